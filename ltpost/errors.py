@@ -1,0 +1,21 @@
+"""The two kinds of error that a user can cause; both are one clear sentence.
+
+A message names the file, the dataset or option, what is required, the value that was found, and what to do.
+Commands print it after ``ltpost:`` and exit with ``exit_code``; a notebook sees the exception.
+"""
+
+
+class LtpostError(Exception):
+    """Base of every error that ltpost raises on purpose."""
+
+    exit_code = 1
+
+
+class DataError(LtpostError):
+    """A file or an array is not what it has to be (exit code 1)."""
+
+
+class UsageError(LtpostError):
+    """An option or an argument cannot be used as given (exit code 2)."""
+
+    exit_code = 2
