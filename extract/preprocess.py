@@ -1,0 +1,134 @@
+"""How an image becomes the input of a network: resize, centre crop, x/255, mean and std.
+
+The pixels are cut to size here (uint8, in the loader's workers); scaling and normalising happen on the device, on a
+whole batch. Resizing is Pillow's, which is what torchvision's presets and timm's evaluation transforms use: the
+result is theirs bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError, UsageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+
+
+def need(package: str, what: str) -> UsageError:
+    """The error for a missing optional package."""
+    return UsageError(f'{what} needs {package}; install it with: pip install "ltpost[vision]"')
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The evaluation transform.
+
+    Args:
+        resize: the shorter side is resized to this many pixels; None leaves the size as it is.
+        crop: side of the centre crop; None takes all.
+        squash: resize both sides, whatever the aspect ratio.
+        interpolation: one of ``INTERPOLATIONS``.
+        mean, std: of the channels, for pixels in 0..1.
+    """
+
+    resize: int | None = None
+    crop: int | None = None
+    squash: bool = False
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(
+                f"--interpolation must be one of {', '.join(INTERPOLATIONS)}, but is '{self.interpolation}'"
+            )
+        if any(not value > 0 for value in self.std):
+            raise UsageError(f"--std must be positive, but is {list(self.std)}")
+
+    @property
+    def resizes(self) -> bool:
+        """Whether pixels change at all before they are scaled."""
+        return self.resize is not None or self.crop is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored with the features."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def changed(
+        self,
+        *,
+        img_size: int | None = None,
+        crop_pct: float | None = None,
+        interpolation: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> Preprocess:
+        """This transform with some settings replaced; ``resize`` follows as floor(img_size / crop_pct)."""
+        new = self
+        if img_size is not None or crop_pct is not None:
+            crop = img_size or self.crop
+            if crop is None:
+                raise UsageError("--crop-pct needs --img-size: this architecture has no input size of its own")
+            if crop_pct is not None and not 0 < crop_pct <= 1:
+                raise UsageError(f"--crop-pct must be above 0 and at most 1, but is {crop_pct}")
+            pct = crop_pct or (self.crop / self.resize if self.crop and self.resize else 1.0)
+            resize = math.floor(crop / pct + 1e-6)
+            new = replace(new, crop=crop, resize=resize)
+        changes = {"interpolation": interpolation, "mean": mean and tuple(mean), "std": std and tuple(std)}
+        return replace(new, **{key: value for key, value in changes.items() if value is not None})
+
+    def cut(self, image: Any) -> NDArray[np.uint8]:
+        """A PIL image to uint8 pixels (h, w, channels)."""
+        from PIL import Image
+
+        if self.resize is not None:
+            size = (self.resize, self.resize) if self.squash else _shorter_side(image.size, self.resize)
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        if self.crop is not None and image.size != (self.crop, self.crop):
+            left, top = _offset(image.width, self.crop), _offset(image.height, self.crop)
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        pixels = np.asarray(image)
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    def normalise(self, pixels: Any) -> Any:
+        """uint8 tensor (n, h, w, channels) to float32 (n, channels, h, w), channels last in memory."""
+        channels = pixels.shape[-1]
+        images = pixels.permute(0, 3, 1, 2).float().div_(255)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise DataError(f"--{name} has {len(values)} values, but the images have {channels} channels")
+        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
+        std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        return images.sub_(mean).div_(std)
+
+    def __str__(self) -> str:
+        steps = []
+        if self.resize is not None:
+            steps.append(f"{'squash' if self.squash else 'resize'} to {self.resize} ({self.interpolation})")
+        if self.crop is not None:
+            steps.append(f"centre crop {self.crop}")
+        numbers = [", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
+        return ", ".join([*steps, f"x/255, mean ({numbers[0]}), std ({numbers[1]})"])
+
+
+def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height whose smaller one is ``shorter``; the other is cut to a whole number, as torchvision does."""
+    width, height = size
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def _offset(size: int, crop: int) -> int:
+    """Where a centre crop begins; before the image where that is too small (the rest is black)."""
+    return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)
