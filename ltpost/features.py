@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ltpost._version import __version__
 from ltpost.errors import DataError
 from ltpost.head import Array, Head, LinearHead
+from ltpost.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 
 FORMAT = "ltpost-features"
 FORMAT_VERSION = 1
@@ -127,6 +128,7 @@ class FeatureSet:
         name: str = "features",
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
+        self._knows_classes = True
         self.head, self.class_names = head, class_names
         self._check(
             features is not None or logits is not None,
@@ -163,10 +165,10 @@ class FeatureSet:
         self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
         self._paths = paths if keep is None or paths is None else np.asarray(paths)[keep]
-        self._check_labels(all_labels, keep)
+        self._check_labels(all_labels, integers["sample"])
         self._check_head()
 
-    # -- what is inside ------------------------------------------------------------------------------------------------
+    # -- what is inside ----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """N, rows that could not be read left out."""
@@ -214,11 +216,75 @@ class FeatureSet:
             )
         return LinearHead.identity(self.num_classes)
 
+    def stored(self) -> dict[str, str]:
+        """Name of everything that is known, to its shape and type."""
+        arrays = {
+            "features": self._features,
+            "labels": self.labels,
+            "logits": self._logits,
+            "head/weight": None if self.head is None else self.head.weight,
+            "head/bias": None if self.head is None else self.head.bias,
+            "class_counts": self.class_counts,
+            "sample": self.sample,
+            "view": self.view,
+        }
+        found = {key: f"{value.shape} {value.dtype}" for key, value in arrays.items() if value is not None}
+        if self.class_names is not None:
+            found["class_names"] = f"({len(self.class_names)},) text"
+        if self._paths is not None:
+            found["paths"] = f"({len(self._paths)},) text"
+        return found
+
     def require_head(self, why: str) -> LinearHead:
         """The joint classifier's weights, or an error that says what needs them."""
         if self.head is None:
             raise DataError(f"{self.name}: has no 'head/weight' (C, D), which {why}; ltpost extract stores it")
         return self.head
+
+    def require_counts(self, why: str) -> NDArray[np.int64]:
+        """The training class counts, or an error that says what needs them."""
+        if self.class_counts is None:
+            raise DataError(
+                f"{self.name}: has no 'class_counts' (C,), which {why} needs; ltpost extract counts them in the "
+                "training split, or reads them from --class-counts FILE"
+            )
+        return self.class_counts
+
+    def shot_groups(self, many_shot: int = MANY_SHOT, few_shot: int = FEW_SHOT) -> ShotGroups | None:
+        """The many/medium/few-shot classes, or None where the training counts are not known."""
+        return None if self.class_counts is None else shot_groups(self.class_counts, many_shot, few_shot)
+
+    def count_samples(self) -> NDArray[np.int64]:
+        """Distinct samples per label, (C,): the class counts, if this is the training split."""
+        return _count_samples(self.labels, self.sample, self.num_classes)
+
+    def adopt(self, other: FeatureSet) -> None:
+        """Take from ``other``, a file of the same extraction, the head, counts and names that are not known here.
+
+        Raises:
+            DataError: what both know does not agree.
+        """
+
+        def agree(same: bool, what: str) -> None:
+            if not same:
+                raise DataError(
+                    f"{self.name} and {other.name} disagree on {what}; files of one folder must come from one "
+                    "checkpoint and one training split"
+                )
+
+        for key in ("num_features", "class_counts", "class_names"):
+            mine, theirs = getattr(self, key), getattr(other, key)
+            agree(mine is None or theirs is None or np.array_equal(mine, theirs), f"'{key}'")
+        agree(self.head is None or other.head is None or self.head.same_as(other.head), "the joint classifier 'head'")
+        if self._knows_classes and other._knows_classes:
+            agree(self.num_classes == other.num_classes, f"C ({self.num_classes} and {other.num_classes})")
+        elif other._knows_classes:
+            self.num_classes, self._knows_classes = other.num_classes, True
+        self.class_counts = other.class_counts if self.class_counts is None else self.class_counts
+        self.class_names = self.class_names or other.class_names
+        self.head = self.head or other.head
+        self._check_labels(self.labels, self.sample)
+        self._check_head()
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""
@@ -233,7 +299,7 @@ class FeatureSet:
         part._paths = None if self._paths is None else np.asarray(self._paths[:])[rows]
         return part
 
-    # -- reading in blocks ---------------------------------------------------------------------------------------------
+    # -- reading in blocks -------------------------------------------------------------------------------------------
 
     def block_rows(self) -> int:
         """How many rows make a block of about 16 MiB."""
@@ -286,7 +352,7 @@ class FeatureSet:
             return head.num_classes == self.num_classes
         return self.head is not None and head.same_as(self.head)
 
-    # -- writing -------------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a feature file; an existing one is replaced only when the new one is complete."""
@@ -324,7 +390,7 @@ class FeatureSet:
         finish_file(partial, target)
         return target
 
-    # -- checks --------------------------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------------------------
 
     def _check(self, holds: bool | np.bool_, requirement: str) -> None:
         if not holds:
@@ -357,6 +423,7 @@ class FeatureSet:
             "class_names": None if self.class_names is None else len(self.class_names),
         }
         found = {key: value for key, value in said.items() if value is not None}
+        self._knows_classes = bool(found)
         if not found:
             return int(labels.max(initial=0)) + 1
         if len(set(found.values())) > 1:
@@ -364,7 +431,7 @@ class FeatureSet:
             self._check(False, f"the number of classes C must be one, but differs: {listed}")
         return next(iter(found.values()))
 
-    def _check_labels(self, labels: NDArray[np.int64], keep: NDArray[np.int64] | None) -> None:
+    def _check_labels(self, labels: NDArray[np.int64], sample: NDArray[np.int64] | None) -> None:
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
             row = int(bad[0])
@@ -430,17 +497,13 @@ class FeatureSet:
         parts = [f"N={len(self)}", f"C={self.num_classes}"]
         if self.num_features is not None:
             parts.insert(1, f"D={self.num_features}")
-        stored = [
-            key
-            for key, there in (
-                ("features", self._features is not None),
-                ("logits", self.has_logits),
-                ("head", self.head is not None),
-                ("class_counts", self.class_counts is not None),
-            )
-            if there
-        ]
-        return f"FeatureSet({self.split or self.name}: {', '.join(parts)}; {', '.join(stored)})"
+        return f"FeatureSet({self.split or self.name}: {', '.join(parts)}; {', '.join(self.stored())})"
+
+
+def _count_samples(labels: NDArray[np.int64], sample: NDArray[np.int64] | None, num_classes: int) -> NDArray[np.int64]:
+    if sample is not None:
+        labels = labels[np.unique(sample, return_index=True)[1]]
+    return np.bincount(labels, minlength=num_classes)
 
 
 def _parts(total: int, size: int, rows: NDArray[np.int64] | None) -> Iterator[tuple[slice, slice | NDArray[np.int64]]]:

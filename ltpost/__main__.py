@@ -1,0 +1,5 @@
+"""``python -m ltpost``."""
+
+from ltpost.cli import main
+
+main()

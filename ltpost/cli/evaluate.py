@@ -1,0 +1,66 @@
+"""``ltpost evaluate``: figures of saved heads on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltpost.cli.options import output_options, print_json
+from ltpost.priors import FEW_SHOT, MANY_SHOT
+
+
+@click.command()
+@click.option(
+    "--head",
+    "heads",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A head that ltpost saved; may be given several times. The joint classifier is always shown.",
+)
+@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
+@click.option(
+    "--features",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature files <split>.h5.",
+)
+@click.option(
+    "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
+)
+@click.option(
+    "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
+)
+@click.option("--per-class", is_flag=True, help="Print the accuracy of every class too.")
+@output_options
+def evaluate(
+    heads: tuple[Path, ...],
+    split: str,
+    folder: Path,
+    many_shot: int,
+    few_shot: int,
+    per_class: bool,
+    csv_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Figures of saved heads on a split, beside the joint classifier.
+
+    Example: ltpost evaluate --head heads/tnorm.safetensors --split test
+    """
+    from ltpost.evaluation import evaluate_heads
+    from ltpost.folder import FeatureFolder
+    from ltpost.head import LinearHead
+
+    report = evaluate_heads(
+        {str(path): LinearHead.load(path) for path in heads}, FeatureFolder(folder)[split], many_shot, few_shot
+    )
+    if csv_file is not None:
+        report.to_csv(csv_file)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    click.echo(str(report))
+    if per_class:
+        click.echo(f"\n{report.per_class_table()}")

@@ -1,0 +1,138 @@
+"""Options that several commands share, and how results leave a command."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+
+from ltpost.metrics import SELECT
+from ltpost.priors import FEW_SHOT, MANY_SHOT
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+MOST_GRID_VALUES = 100_000
+
+
+class Grid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
+    """``start:stop:step`` with the stop included, or values parted by commas, as a tuple of floats."""
+
+    name = "grid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse, or fail with the reason."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_grid(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Parse a grid of values.
+
+    >>> parse_grid("0:2:0.5")
+    (0.0, 0.5, 1.0, 1.5, 2.0)
+    >>> parse_grid("0.1, 1")
+    (0.1, 1.0)
+    """
+    example = "use start:stop:step, such as 0:2:0.1, or values such as 0.5,1,1.5"
+    parts = text.split(":") if ":" in text else text.split(",")
+    try:
+        numbers = [float(part) for part in parts if part.strip() or ":" in text]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a grid; {example}") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{text!r} must hold finite numbers; {example}")
+    if ":" not in text:
+        if not numbers:
+            raise ValueError(f"the grid is empty; {example}")
+        return tuple(sorted(set(numbers)))
+    if len(numbers) != 3:
+        raise ValueError(f"{text!r} must have three parts; {example}")
+    start, stop, step = numbers
+    if step == 0:
+        raise ValueError(f"the step of {text!r} must not be 0; {example}")
+    if (stop - start) * step < 0:
+        raise ValueError(f"{text!r} is empty: a step of {step:g} does not lead from {start:g} to {stop:g}; {example}")
+    count = int(np.floor((stop - start) / step + 1e-9)) + 1
+    if count > MOST_GRID_VALUES:
+        raise ValueError(
+            f"{text!r} has {count:,} values; at most {MOST_GRID_VALUES:,} make sense, the curve is exact anyway"
+        )
+    return tuple(sorted(round(start + k * step, 10) for k in range(count)))
+
+
+def experiment_options(command: Command) -> Command:
+    """Options of :class:`ltpost.pipeline.Experiment`; the command gets them as ``experiment``."""
+
+    @click.option(
+        "--features",
+        "folder",
+        type=click.Path(path_type=Path),
+        default=Path("features"),
+        show_default=True,
+        help="Folder of the feature files <split>.h5.",
+    )
+    @click.option("--val", default="val", show_default=True, help="Split to choose on.")
+    @click.option("--test", default="test", show_default=True, help="Split to report.")
+    @click.option(
+        "--select",
+        type=click.Choice(SELECT),
+        default="all",
+        show_default=True,
+        help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups.",
+    )
+    @click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so.")
+    @click.option(
+        "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
+    )
+    @click.option(
+        "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
+    )
+    @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, bootstrap and sampling.")
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        folder: Path,
+        val: str,
+        test: str,
+        select: str,
+        oracle: bool,
+        many_shot: int,
+        few_shot: int,
+        seed: int,
+        **kwargs: Any,
+    ) -> Any:
+        from ltpost.pipeline import Experiment
+
+        experiment = Experiment(
+            folder, select=select, oracle=oracle, val=val, test=test, many_shot=many_shot, few_shot=few_shot, seed=seed
+        )
+        return command(*args, experiment=experiment, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def output_options(command: Command) -> Command:
+    """``--csv FILE`` and ``--json``; the command gets them by these names."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON (fractions, null for an empty group).")(
+        command
+    )
+    return click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the results to a CSV file.")(
+        command
+    )
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, and nothing else there."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else list(value)

@@ -1,0 +1,63 @@
+"""A folder of feature files, one per split: ``features/train.h5``, ``val.h5``, ``test.h5``.
+
+The files of one folder belong together: their class counts, class names and joint classifier must agree, and what one
+of them lacks is taken from another. Counts come from the training split alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ltpost.errors import DataError
+from ltpost.features import FeatureSet, load
+
+
+class FeatureFolder:
+    """The splits of one extraction.
+
+    Args:
+        path: the folder; splits are its ``<split>.h5``.
+
+    Raises:
+        DataError: there is no such folder, or no feature file in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] = "features"):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise DataError(
+                f"{self.path}: no such folder of feature files; run ltpost extract, or name one with --features"
+            )
+        if not self.splits():
+            raise DataError(
+                f"{self.path}: holds no <split>.h5; run ltpost extract, or name another folder with --features"
+            )
+        self._loaded: dict[str, FeatureSet] = {}
+
+    def splits(self) -> list[str]:
+        """The splits that have a file."""
+        return sorted(file.stem for file in self.path.glob("*.h5"))
+
+    def __contains__(self, split: str) -> bool:
+        return (self.path / f"{split}.h5").is_file()
+
+    def __getitem__(self, split: str) -> FeatureSet:
+        """A split, with the head, counts and names that the other files may know.
+
+        Raises:
+            DataError: no such file, or it contradicts another one.
+        """
+        if split not in self._loaded:
+            found = self._loaded[split] = load(self.path / f"{split}.h5")
+            for other in sorted(self.splits(), key=lambda name: name != "train"):
+                if other in self._loaded or found.class_counts is None or found.head is None:
+                    self._adopt(found, other)
+        return self._loaded[split]
+
+    def _adopt(self, found: FeatureSet, other: str) -> None:
+        """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
+        source = self._loaded[other] if other in self._loaded else load(self.path / f"{other}.h5")
+        found.adopt(source)
+        if found.class_counts is None and other == "train":
+            found.class_counts = source.count_samples()

@@ -1,0 +1,421 @@
+"""One exact sweep: the accuracy for EVERY value of a parameter, from one pass over the scores.
+
+Where scores are affine in a parameter t,
+
+    s_c(t) = a_c - t · b_c,
+
+a row of class y is right on one interval of t. A rival c with b_c > b_y loses once t ≥ (a_c - a_y) / (b_c - b_y);
+one with b_c < b_y wins beyond that value; with b_c = b_y the larger a decides for all t. The largest of the first and
+the smallest of the second bound the interval. Sorting the 2N ends gives the accuracy of every class group as an exact
+step function of t: no grid, the exact best plateau, and bootstrap resamples of the whole curve at the cost of a
+cumulative sum.
+
+Where scores are *scaled*, s_c(t) = z_c · exp(-t · b_c), positive scores are affine in their logarithms. A row whose own
+score is not positive loses to any positive rival; where no score of a row is positive, the signs flip.
+
+A tie is won by the class with the lowest number, as by ``argmax``. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import UsageError
+from ltpost.evaluation import predict
+from ltpost.features import FeatureSet
+from ltpost.head import Array, Head
+from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
+from ltpost.priors import ShotGroups
+
+_NEVER = 1e200  # stands for infinity in a logarithm: (x - _NEVER) / b stays finite and binds nothing
+_NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
+_SAME = 1e-9  # accuracies that differ by less are the same number of rows
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of a parameter: the middle of the best plateau ``low`` ≤ t ≤ ``high``.
+
+    ``figures`` are those of the curve there, ``score`` is the selected one of them. ``interval`` is the 95 % bootstrap
+    interval of the value, where one was asked for.
+    """
+
+    value: float
+    low: float
+    high: float
+    score: float
+    figures: Figures
+    interval: tuple[float, float] | None = None
+
+    @property
+    def tau(self) -> float:
+        """The value, by the name that it usually has."""
+        return self.value
+
+
+class Curve:
+    """Accuracy against one parameter, for all rows of a split; the base of the exact and of the tabulated curve.
+
+    Args:
+        parameter: its name ("tau", "strength").
+        labels: (N,).
+        groups: many/medium/few-shot classes, or None.
+        num_classes: C.
+    """
+
+    def __init__(self, parameter: str, labels: NDArray[np.int64], groups: ShotGroups | None, num_classes: int):
+        self.parameter, self.labels, self.groups, self.num_classes = parameter, labels, groups, num_classes
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``."""
+        raise NotImplementedError
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        raise NotImplementedError
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """The best plateau within ``low`` ≤ t ≤ ``high`` (the widest, where several are equally good).
+
+        Args:
+            select: the figure to maximise, one of ``metrics.SELECT``.
+            low: lower end of the range.
+            high: upper end of the range.
+            multiplicity: (N,), how often each row counts; default once.
+        """
+        raise NotImplementedError
+
+    def bootstrap_best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """95 % percentile interval of the best value, rows resampled within each class."""
+        rng = np.random.default_rng(seed)
+        order = np.argsort(self.labels, kind="stable")
+        totals = np.bincount(self.labels, minlength=self.num_classes)
+        first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals)
+        values = []
+        for _ in range(num):
+            drawn = order[first + (rng.random(len(order)) * size).astype(np.int64)]
+            times = np.bincount(drawn, minlength=len(order)).astype(np.float64)
+            values.append(self.best(select, low, high, times).value)
+        interval = np.quantile(values, [0.025, 0.975])
+        return float(interval[0]), float(interval[1])
+
+    def grid(self) -> Array:
+        """Values at which a table or a plot of the curve makes sense."""
+        raise NotImplementedError
+
+    def to_frame(self, values: Iterable[float] | None = None) -> Any:
+        """A pandas DataFrame of the figures, one row per value (default: :meth:`grid`)."""
+        import pandas as pd
+
+        points = np.asarray(self.grid() if values is None else list(values), dtype=np.float64)
+        rows = [vars(row) for row in self.at(points)]
+        return pd.DataFrame(rows, columns=list(FIGURES), index=pd.Index(points, name=self.parameter))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the curve of every figure; returns the matplotlib axes."""
+        from ltpost.plots import plot_curve
+
+        return plot_curve(self, ax)
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+
+
+class ExactCurve(Curve):
+    """The step function of every figure, from the interval on which each row is right (empty where low > high).
+
+    Args:
+        parameter: its name.
+        low: (N,), where a row becomes right.
+        high: (N,), where it ends to be; both included.
+        labels: (N,).
+        groups: see :class:`Curve`.
+        num_classes: C.
+    """
+
+    def __init__(
+        self,
+        parameter: str,
+        low: Array,
+        high: Array,
+        labels: NDArray[np.int64],
+        groups: ShotGroups | None,
+        num_classes: int,
+    ):
+        super().__init__(parameter, labels, groups, num_classes)
+        self.low, self.high = low, high
+        ever = np.flatnonzero(low <= high)
+        # a row enters at its low end and leaves just after its high end
+        ends = np.concatenate([low[ever], np.nextafter(high[ever], np.inf)])
+        order = np.argsort(ends, kind="stable")
+        self.ends = ends[order]
+        self._row = np.concatenate([ever, ever])[order]
+        self._sign = np.where(order < len(ever), 1.0, -1.0)
+        self._weights = row_weights(labels, groups, num_classes)
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        return (self.low <= value) & (value <= self.high)
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``."""
+        steps = self._steps(self._weights)
+        where = np.searchsorted(self.ends, np.asarray(list(values), dtype=np.float64), side="right")
+        return [Figures(*(float(value) for value in steps[:, k])) for k in where]
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """See :meth:`Curve.best`."""
+        weights = self._weights
+        if multiplicity is not None:
+            weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity)
+        first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
+        steps = self._steps(weights)[:, first : last + 1]
+        starts = np.concatenate([[low], self.ends[first:last]])
+        stops = np.concatenate([self.ends[first:last], [high]])
+        score = selection_score(steps, select)
+        wide = stops - starts > _NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(starts), starts, 0.0)))
+        eligible = np.where(wide | ~wide.any(), score, -np.inf)
+        top = eligible.max()
+        # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
+        good = np.flatnonzero(eligible >= top - _SAME)
+        parted = np.flatnonzero((starts[good[1:]] - stops[good[:-1]]) > _NARROW) + 1
+        runs = [(starts[run[0]], stops[run[-1]]) for run in np.split(good, parted)]
+        begin, end = max(runs, key=lambda run: run[1] - run[0])
+        value = _middle(float(begin), float(end))
+        return Best(value, float(begin), float(end), float(top), Figures(*map(float, steps[:, good[0]])))
+
+    def grid(self) -> Array:
+        """21 values over the middle 95 % of the finite ends, 0 to 2 where those are usual."""
+        finite = self.ends[np.isfinite(self.ends) & (np.abs(self.ends) < _NEVER / 1e50)]
+        top = float(np.quantile(finite, 0.9)) if len(finite) else 2.0
+        return np.linspace(0.0, max(2.0, np.ceil(top)) if top < 10 else 2.0, 21)
+
+    def _steps(self, weights: Array) -> Array:
+        """Figures before, between and after the ends, (5, M + 1)."""
+        steps = np.zeros((len(weights), len(self.ends) + 1))
+        np.cumsum(weights[:, self._row] * self._sign, axis=1, out=steps[:, 1:])
+        steps[np.isnan(weights).all(axis=1)] = np.nan
+        return steps
+
+
+def _middle(low: float, high: float) -> float:
+    if np.isfinite(low) and np.isfinite(high):
+        return (low + high) / 2
+    if np.isfinite(low):
+        return low + abs(low) * 0.01 + 0.01  # a plateau without an upper end: a little inside it
+    return high - abs(high) * 0.01 - 0.01 if np.isfinite(high) else 0.0
+
+
+class GridCurve(Curve):
+    """Figures at some values only, from which rows are right at each of them.
+
+    Args:
+        parameter: its name.
+        values: (K,); the order is the order of preference where figures are equal.
+        correct: (K, N) bool.
+        labels: (N,).
+        groups: see :class:`Curve`.
+        num_classes: C.
+    """
+
+    def __init__(
+        self,
+        parameter: str,
+        values: Iterable[float],
+        correct: NDArray[np.bool_],
+        labels: NDArray[np.int64],
+        groups: ShotGroups | None,
+        num_classes: int,
+    ):
+        super().__init__(parameter, labels, groups, num_classes)
+        self.values, self._correct = np.asarray(list(values), dtype=np.float64), correct
+
+    @classmethod
+    def of_heads(
+        cls,
+        parameter: str,
+        values: Iterable[float],
+        heads: Iterable[Head],
+        feature_set: FeatureSet,
+        groups: ShotGroups | None,
+    ) -> GridCurve:
+        """The curve of one head per value, on the rows of a split."""
+        labels = feature_set.labels
+        correct = np.stack([predict(head, feature_set) == labels for head in heads])
+        return cls(parameter, values, correct, labels, groups, feature_set.num_classes)
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        return np.asarray(self._correct[self._index(value)])
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``, which must be in the grid."""
+        table = self._table(None)
+        return [Figures(*map(float, table[:, self._index(value)])) for value in values]
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """See :meth:`Curve.best`; here ``low`` = ``high`` = the value, the first of equals in the grid's order."""
+        inside = (low <= self.values) & (self.values <= high)
+        if not inside.any():
+            raise UsageError(f"no value of {self.parameter} lies from {low:g} to {high:g}")
+        table = self._table(multiplicity)
+        score = np.where(inside, selection_score(table, select), -np.inf)
+        index = int(np.argmax(score >= score.max() - _SAME))
+        value = float(self.values[index])
+        return Best(value, value, value, float(score[index]), Figures(*map(float, table[:, index])))
+
+    def grid(self) -> Array:
+        """The values of the table."""
+        return self.values
+
+    def _index(self, value: float) -> int:
+        index = int(np.argmin(np.abs(self.values - value)))
+        if not np.isclose(self.values[index], value):
+            raise UsageError(
+                f"{self.parameter} {value:g} is not in the grid {', '.join(f'{v:g}' for v in self.values)}"
+            )
+        return index
+
+    def _table(self, multiplicity: Array | None) -> Array:
+        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity)
+        return np.asarray(weights @ self._correct.T.astype(np.float64))
+
+
+# -- sweeping a split -----------------------------------------------------------------------------------------------
+
+
+def affine_curve(
+    feature_set: FeatureSet,
+    slope: Array,
+    groups: ShotGroups | None,
+    *,
+    head: Head | None = None,
+    parameter: str = "tau",
+) -> ExactCurve:
+    """The exact curve of s_c(t) = z_c - t · slope_c.
+
+    Args:
+        feature_set: N rows.
+        slope: (C,).
+        groups: many/medium/few-shot classes, or None.
+        head: whose logits are z; default the joint classifier's.
+        parameter: what t is called.
+    """
+    low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
+    for rows, label, scores in _by_label(feature_set, head):
+        low[rows], high[rows] = affine_interval(scores.astype(np.float64), label, slope)
+    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+
+
+def scaled_curve(
+    feature_set: FeatureSet,
+    slope: Array,
+    groups: ShotGroups | None,
+    *,
+    head: Head | None = None,
+    parameter: str = "tau",
+) -> ExactCurve:
+    """The exact curve of s_c(t) = z_c · exp(-t · slope_c); arguments as for :func:`affine_curve`."""
+    low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
+    for rows, label, scores in _by_label(feature_set, head):
+        low[rows], high[rows] = scaled_interval(scores, label, slope)
+    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+
+
+def affine_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Array]:
+    """Where a row of class ``label`` is right under s_c(t) = a_c - t · b_c.
+
+    Args:
+        scores: a, (n, C) float64; overwritten.
+        label: y, the class of all n rows.
+        slope: b, (C,).
+
+    Returns:
+        The closed intervals [low, high], (n,) each; low > high where the row is never right.
+    """
+    steeper = slope - slope[label]
+    above, below = steeper > 0, steeper < 0
+    level = np.flatnonzero(~above & ~below)  # rivals of the same slope, and the class itself
+    own = scores[:, label].copy()
+    lost = (scores[:, level] > own[:, None]).any(axis=1)
+    lost |= (scores[:, level[level < label]] == own[:, None]).any(axis=1)
+
+    scores -= own[:, None]
+    scores /= np.where(above | below, steeper, 1.0)
+    rows = np.arange(len(scores))
+    crossing = scores + np.where(above, 0.0, -np.inf)
+    rival = crossing.argmax(axis=1)
+    low = crossing[rows, rival]
+    np.copyto(low, np.nextafter(low, np.inf), where=rival < label)  # that rival wins a tie
+    np.add(scores, np.where(below, 0.0, np.inf), out=crossing)
+    rival = crossing.argmin(axis=1)
+    high = crossing[rows, rival]
+    np.copyto(high, np.nextafter(high, -np.inf), where=rival < label)
+    low[np.abs(low) > _NEVER / 1e50] = -np.inf
+    high[np.abs(high) > _NEVER / 1e50] = np.inf
+    low[lost], high[lost] = np.inf, -np.inf
+    return low, high
+
+
+def scaled_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Array]:
+    """Where a row of class ``label`` is right under s_c(t) = z_c · exp(-t · b_c).
+
+    Args:
+        scores: z, (n, C).
+        label: y, the class of all n rows.
+        slope: b, (C,).
+
+    Returns:
+        As :func:`affine_interval`.
+    """
+    own = scores[:, label]
+    low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
+    positive = np.flatnonzero(own > 0)
+    if len(positive):
+        part = scores if len(positive) == len(scores) else scores[positive]
+        low[positive], high[positive] = affine_interval(_log(part), label, slope)
+    if len(positive) == len(scores):
+        return low, high
+    best = scores.max(axis=1)
+    zero = (own == 0) & (best == 0)  # a tie of zeros at every t
+    right = zero & ((scores == 0).argmax(axis=1) == label)
+    low[right], high[right] = -np.inf, np.inf
+    negative = np.flatnonzero(best < 0)
+    if len(negative):  # -exp(log|z| - t b): the smallest exponent wins
+        low[negative], high[negative] = affine_interval(-_log(-scores[negative]), label, -slope)
+    return low, high
+
+
+def _log(scores: Array) -> Array:
+    """Natural logarithm in float64, a very negative number for what is not positive."""
+    result: Array = np.maximum(scores, 1e-300, dtype=np.float64)
+    np.log(result, out=result)
+    result -= (scores <= 0) * _NEVER
+    return result
+
+
+def _by_label(feature_set: FeatureSet, head: Head | None) -> Iterator[tuple[NDArray[np.int64] | slice, int, Array]]:
+    """Scores of rows of one class at a time: (rows, label, scores)."""
+    labels = feature_set.labels
+    order = None if np.all(labels[1:] >= labels[:-1]) else np.argsort(labels, kind="stable")
+    grouped = labels if order is None else labels[order]
+    for part, scores in feature_set.score_blocks(head, rows=order):
+        block = grouped[part]
+        cuts = [0, *(np.flatnonzero(block[1:] != block[:-1]) + 1), len(block)]
+        for start, stop in pairwise(cuts):
+            where = slice(part.start + start, part.start + stop)
+            yield where if order is None else order[where], int(block[start]), scores[start:stop]
