@@ -1,0 +1,175 @@
+"""NCM, nearest class mean: a class is the mean of its training features; no training.
+
+    μ_c = mean_{i: y_i = c} x_i        cosine   z_c = x · μ_c / ‖μ_c‖        Euclidean   z_c = x · μ_c - ‖μ_c‖²/2
+
+Source: Kang, Xie, Rohrbach, Yan, Gordo, Feng, Kalantidis, "Decoupling Representation and Classifier for Long-Tailed
+Recognition", ICLR 2020, arXiv 1910.09217, section 4.2. The metrics ``un``, ``l2n`` and ``cl2n`` are those of its code
+(``models/KNNClassifier.py``), the last ones after Wang, Chao, Weinberger, van der Maaten, "SimpleShot", 2019,
+arXiv 1911.04623.
+
+What this module does not do: take neighbours (k-NN), or weigh the means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError, UsageError
+from ltpost.features import FeatureSet
+from ltpost.head import Array, LinearHead
+from ltpost.methods import Family
+from ltpost.priors import ShotGroups
+from ltpost.sampling import rows_per_class
+from ltpost.sweep import Curve
+
+_BLOCK_ELEMENTS = 2**20  # per thread: 8 MiB as float64
+
+METRICS = ("cosine", "euclidean", "un", "l2n", "cl2n")
+
+
+class NormalizedMeanHead:
+    """Nearest mean of normalised features: z_c = -‖q - μ_c‖², q = (x - m) / ‖x - m‖.
+
+    The norm of the query makes it no linear function of x, so that there is no weight matrix to export.
+
+    Args:
+        means: (C, D) means of the normalised training features; not normalised again.
+        centre: (D,) m, the mean of all training rows (``cl2n``) or 0 (``l2n``).
+        info: what is known of how the head was made.
+    """
+
+    input = "features"
+
+    def __init__(self, means: Array, centre: Array, info: dict[str, Any]):
+        self.means, self.centre, self.info = means, centre, info
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.means)
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return len(self.centre)
+
+    def logits(self, features: Array) -> Array:
+        """(n, D) features to (n, C) float32: minus the squared distance to every mean."""
+        query = _normalised(np.asarray(features, dtype=np.float64) - self.centre)
+        # ‖q - μ‖² = ‖q‖² - 2 q·μ + ‖μ‖²
+        squares = np.square(query).sum(1)[:, None] + np.square(self.means).sum(1)
+        scores: Array = (2 * query @ self.means.T - squares).astype(np.float32)
+        return scores
+
+    def save(self, path: str | os.PathLike[str]) -> NoReturn:
+        """There is nothing to write.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"{path}: ncm with metric {self.info['metric']} normalises every feature vector, so it is not linear in "
+            "the features and cannot be saved or exported as one linear layer; use metric cosine or euclidean for that"
+        )
+
+
+def nearest_class_mean(train: FeatureSet, metric: str = "cosine") -> LinearHead | NormalizedMeanHead:
+    """Nearest class mean; one pass over the features (``cl2n``: two).
+
+    Args:
+        train: training features (N, D) and labels; several views of a sample are several rows.
+        metric: ``cosine`` to the class mean; ``euclidean`` to it, which is the reference code's ``un`` with its
+            default distance; ``l2n``: Euclidean to the mean of x / ‖x‖; ``cl2n``: of (x - m) / ‖x - m‖ with m the mean
+            of all training rows, so mostly that of the many-shot classes.
+
+    Returns:
+        A linear head; for ``l2n`` and ``cl2n`` one that is not (:class:`NormalizedMeanHead`).
+
+    Raises:
+        DataError: a class without a row, or whose mean is 0 (cosine); features that are missing or not finite.
+        UsageError: unknown metric.
+
+    >>> train = FeatureSet(np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 5.0]]), np.array([0, 0, 1]))
+    >>> nearest_class_mean(train).weight
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    >>> nearest_class_mean(train, "euclidean").bias
+    array([ -2. , -12.5], dtype=float32)
+    """
+    if metric not in METRICS:
+        raise UsageError(f"metric must be one of {', '.join(METRICS)}, but is '{metric}'")
+    counts = rows_per_class(train)[:, None]
+    info = {"method": "ncm", "metric": metric}
+    # NOTE[DIFF]: the reference's "cos" divides x · μ by D and normalises neither, so it is no cosine. Here it is one,
+    # up to ‖x‖, which is the same for all classes.
+    if metric == "cosine":
+        means = class_sums(train) / counts
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        if not norms.all():
+            raise DataError(
+                f"{train.name}: the mean feature of class {int(np.argmin(norms))} is 0, and has no direction for the "
+                "cosine metric; use euclidean"
+            )
+        return LinearHead(means / norms, info=info)
+    if metric in ("euclidean", "un"):
+        means = class_sums(train) / counts
+        return LinearHead(means, -np.square(means).sum(1) / 2, info=info)
+    centre = np.zeros(train.num_features or 0)
+    if metric == "cl2n":
+        centre = class_sums(train).sum(0) / len(train)
+    means = class_sums(train, lambda block: _normalised(block - centre)) / counts
+    return NormalizedMeanHead(means, centre, info)
+
+
+def family(train: FeatureSet, *, metric: str = "cosine") -> Family:
+    """NCM for ``model_selection``: one head, nothing to choose."""
+    head = nearest_class_mean(train, metric)
+
+    def no_curve(split: FeatureSet, groups: ShotGroups | None) -> Curve:
+        raise AssertionError("a single head has no curve")
+
+    return Family("ncm", None, curve=no_curve, head=lambda _: head, params={"metric": metric})
+
+
+def class_sums(train: FeatureSet, change: Callable[[Array], Array] | None = None) -> NDArray[np.float64]:
+    """(C, D) sums of the features of every class, after ``change`` of each block; one pass, in float64."""
+    features, (num_rows, num_features) = train.features, train.features.shape
+    size = max(1, _BLOCK_ELEMENTS // max(1, num_features))
+
+    def add(begin: int, end: int) -> NDArray[np.float64]:
+        sums = np.zeros((train.num_classes, num_features))
+        for start in range(begin, end, size):
+            part = slice(start, min(start + size, end))
+            block = features[part].astype(np.float64)
+            classes, position = np.unique(train.labels[part], return_inverse=True)
+            sums[classes] += _one_hot(position, len(classes)) @ (block if change is None else change(block))
+        return sums
+
+    with ThreadPoolExecutor(2) as pool, np.errstate(invalid="ignore"):
+        first = pool.submit(add, 0, num_rows // 2)
+        sums = add(num_rows // 2, num_rows)
+        sums += first.result()
+    if not np.isfinite(sums).all():  # then a feature is not: the slower, checking pass says which
+        for _ in train.feature_blocks():
+            pass
+    return sums
+
+
+def _one_hot(classes: NDArray[np.int64], num_classes: int) -> Any:
+    """(num_classes, n) sparse, whose product with (n, D) sums the rows of every class."""
+    from scipy.sparse import csc_array
+
+    rows = len(classes)
+    return csc_array((np.ones(rows), classes, np.arange(rows + 1)), shape=(num_classes, rows)).tocsr()
+
+
+def _normalised(rows: Array) -> Array:
+    """Rows / their Euclidean norms; a row of zeros stays one."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
