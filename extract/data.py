@@ -34,6 +34,9 @@ class Images(Protocol):
     def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
         """The uint8 pixels (h, w, channels) of the rows, and why some of them (by position) could not be read."""
 
+    def close(self) -> None:
+        """Close what reading has opened in this process."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -104,6 +107,9 @@ class ImageFiles:
                 pixels.append(np.empty((0, 0, 3), np.uint8))
                 bad[position] = str(error) or type(error).__name__
         return pixels, bad
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
 
 def _image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
@@ -236,7 +242,7 @@ class NpzImages:
     member: str
     shape: tuple[int, ...]
     dear: bool = False
-    _opened: tuple[int, Any, int] | None = None
+    _opened: tuple[int, zipfile.ZipFile, Any, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -255,16 +261,24 @@ class NpzImages:
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
         if self._opened is None or self._opened[0] != os.getpid():
-            stream: Any = zipfile.ZipFile(self.file).open(f"{self.member}.npy")  # noqa: SIM115 - kept open
+            archive = zipfile.ZipFile(self.file)
+            stream = archive.open(f"{self.member}.npy")
             _npy_header(stream)
-            self._opened = (os.getpid(), stream, stream.tell())
-        _, stream, begin = self._opened
+            self._opened = (os.getpid(), archive, stream, stream.tell())
+        _, _, stream, begin = self._opened
         start, stop, _ = rows.indices(self.shape[0])
         size = int(np.prod(self.shape[1:]))
         stream.seek(begin + start * size)
         pixels = np.frombuffer(stream.read((stop - start) * size), dtype=np.uint8)
         images = pixels.reshape(stop - start, *self.shape[1:])
         return images[..., None] if images.ndim == 3 else images
+
+    def close(self) -> None:
+        """See :class:`Images`."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[2].close()
+            self._opened[1].close()
+        self._opened = None
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

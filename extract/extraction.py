@@ -274,14 +274,15 @@ def _run(
     )
     writer: FeatureWriter | None = None
     with contextlib.ExitStack() as stack:
+        stack.callback(batches.source.images.close)
         bar = stack.enter_context(tqdm(total=total, unit="img", desc=f"extract {target.stem}", disable=None))
         for start, pixels, bad in _checked(loader):
             features, scores = backbone(batches.preprocess.normalise(pixels.to(backbone.device, non_blocking=True)))
+            rows = {"features": _stored(features, dtype, target)}
             if writer is None:
                 backbone.verify(features, scores)
                 _start(target, batches.source, backbone, dtype, logits, counts, names, attrs)
                 writer = stack.enter_context(FeatureWriter(target))
-            rows = {"features": _stored(features, dtype, target)}
             if logits:
                 stored = torch.from_numpy(rows["features"]).to(features) if backbone.amp else features
                 rows["logits"] = (backbone.linear(stored) if backbone.amp else scores).cpu().numpy()
@@ -347,6 +348,6 @@ def _stored(features: Tensor, dtype: str, target: Path) -> NDArray[Any]:
         raise DataError(f"{target}: the backbone gives NaN or infinite features; try --amp off or bf16")
     if dtype == "float16":
         largest = float(np.abs(rows).max(initial=0.0))
-        if largest > np.finfo(np.float16).max:
+        if largest > 65504:
             raise DataError(f"{target}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32")
     return rows.astype(dtype)

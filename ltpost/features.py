@@ -164,7 +164,7 @@ class FeatureSet:
         self.labels: NDArray[np.int64] = all_labels if keep is None else all_labels[keep]
         self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
-        self._paths = paths if keep is None or paths is None else np.asarray(paths)[keep]
+        self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
         self._check_labels(all_labels, integers["sample"])
         self._check_head()
 
