@@ -157,7 +157,7 @@ def _line_search(
             secant = low + (high - low) * -low_slope / (high_slope - low_slope)
             step = min(max(secant, low + 0.1 * (high - low)), high - 0.1 * (high - low))
         else:
-            step = (low + high) / 2
+            step = low + 0.01 * (high - low)  # overflow: far too long
     return None
 
 

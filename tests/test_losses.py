@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from slow_reference import slow_balanced_loss, slow_cross_entropy
+
+from ltpost.losses import balanced_row_weights, cross_entropy_
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(0, 3, (7, 4))
+LABELS = np.array([0, 1, 2, 3, 0, 0, 1])
+WEIGHTS = RANDOM.random(7)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, np.full(7, 0.25)])
+def test_loss_and_gradient_equal_the_slow_ones(weights):
+    scores = torch.tensor(LOGITS)
+    given = torch.tensor(weights) if len(set(weights)) > 1 else float(weights[0])
+    loss = cross_entropy_(scores, torch.from_numpy(LABELS), given)
+    slow_loss, slow_gradient = slow_cross_entropy(LOGITS, LABELS, weights)
+    assert float(loss) == pytest.approx(slow_loss, rel=1e-12)
+    np.testing.assert_allclose(scores.numpy(), slow_gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_equals_finite_differences():
+    def loss(logits):
+        return float(cross_entropy_(torch.tensor(logits), torch.from_numpy(LABELS), torch.tensor(WEIGHTS)))
+
+    gradient = torch.tensor(LOGITS)
+    cross_entropy_(gradient, torch.from_numpy(LABELS), torch.tensor(WEIGHTS))
+    for i, k in [(0, 0), (0, 1), (3, 3), (6, 2)]:
+        step = np.zeros_like(LOGITS)
+        step[i, k] = 1e-5
+        assert (loss(LOGITS + step) - loss(LOGITS - step)) / 2e-5 == pytest.approx(float(gradient[i, k]), abs=1e-9)
+
+
+def test_huge_logits_do_not_overflow():
+    scores = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
+    loss = cross_entropy_(scores, torch.tensor([1, 1]), 0.5)
+    assert float(loss) == pytest.approx(1e4)
+    np.testing.assert_array_equal(scores.numpy(), [[0.5, -0.5], [0, 0]])
+
+
+def test_weights_give_the_mean_over_classes_of_the_mean_loss():
+    weights = balanced_row_weights(LABELS, np.bincount(LABELS))
+    assert weights.sum() == pytest.approx(1)
+    loss = cross_entropy_(torch.tensor(LOGITS), torch.from_numpy(LABELS), torch.tensor(weights))
+    assert float(loss) == pytest.approx(slow_balanced_loss(LOGITS, LABELS, 4), rel=1e-12)
