@@ -165,7 +165,8 @@ class FeatureSet:
         self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
         self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
-        self._check_labels(all_labels, integers["sample"])
+        self._check_labels(all_labels)
+        self._check_counts(all_labels, integers["sample"])
         self._check_head()
 
     # -- what is inside ----------------------------------------------------------------------------------------------
@@ -272,7 +273,9 @@ class FeatureSet:
                     "checkpoint and one training split"
                 )
 
-        for key in ("num_features", "class_counts", "class_names"):
+        sizes = (self.num_features, other.num_features)
+        agree(None in sizes or sizes[0] == sizes[1], "D, the columns of 'features' ({} and {})".format(*sizes))
+        for key in ("class_counts", "class_names"):
             mine, theirs = getattr(self, key), getattr(other, key)
             agree(mine is None or theirs is None or np.array_equal(mine, theirs), f"'{key}'")
         agree(self.head is None or other.head is None or self.head.same_as(other.head), "the joint classifier 'head'")
@@ -283,7 +286,7 @@ class FeatureSet:
         self.class_counts = other.class_counts if self.class_counts is None else self.class_counts
         self.class_names = self.class_names or other.class_names
         self.head = self.head or other.head
-        self._check_labels(self.labels, self.sample)
+        self._check_labels(self.labels)
         self._check_head()
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
@@ -431,7 +434,7 @@ class FeatureSet:
             self._check(False, f"the number of classes C must be one, but differs: {listed}")
         return next(iter(found.values()))
 
-    def _check_labels(self, labels: NDArray[np.int64], sample: NDArray[np.int64] | None) -> None:
+    def _check_labels(self, labels: NDArray[np.int64]) -> None:
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(bad):
             row = int(bad[0])
@@ -440,12 +443,20 @@ class FeatureSet:
                 f"'labels' must be 0 <= label < C = {self.num_classes}, but row {row} is {labels[row]}"
                 f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}",
             )
-        if self.class_counts is not None:
-            bad = np.flatnonzero(self.class_counts < 0)
-            self._check(
-                len(bad) == 0,
-                f"'class_counts' must not be negative, but class {bad[0] if len(bad) else ''} is",
-            )
+
+    def _check_counts(self, labels: NDArray[np.int64], sample: NDArray[np.int64] | None) -> None:
+        if self.class_counts is None:
+            return
+        for c in np.flatnonzero(self.class_counts < 0)[:1]:
+            self._check(False, f"'class_counts' must not be negative, but class {c} has {self.class_counts[c]}")
+        if self.split == "train":
+            counted = _count_samples(labels, sample, self.num_classes)
+            for c in np.flatnonzero(counted != self.class_counts)[:1]:
+                self._check(
+                    False,
+                    f"'class_counts' of the train split must count its samples, but class {c} has {counted[c]} and the "
+                    f"count is {self.class_counts[c]}",
+                )
 
     def _check_head(self) -> None:
         """Shapes, and on some rows that features @ weight.T + bias reproduces the logits."""
@@ -667,7 +678,7 @@ def start_file(
             )
             file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64))
             for key, (shape, dtype) in datasets.items():
-                file.create_dataset(key, shape=shape, dtype=dtype)
+                file.create_dataset(key, shape=shape, dtype=dtype, dcpl=None if dtype == object else _allocated_now())
             if head is not None:
                 file.create_dataset("head/weight", data=head.weight)
                 if head.bias is not None:
@@ -681,6 +692,14 @@ def start_file(
             f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
         ) from None
     return partial
+
+
+def _allocated_now() -> h5py.h5p.PropDCID:
+    """Contiguous, with its place in the file from the start, filled by nobody but its writer."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return properties
 
 
 def finish_file(partial: Path, path: Path) -> None:

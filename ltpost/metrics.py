@@ -75,7 +75,9 @@ def selection_score(values: Array, select: str) -> Array:
     if select == "harmonic":
         there = values[:3][~np.isnan(values[:3]).reshape(3, -1).any(axis=1)]
         with np.errstate(divide="ignore"):
-            score: Array = len(there) / (1 / there).sum(axis=0) if len(there) else np.full(values.shape[1:], np.nan)
+            score: Array = (
+                len(there) / (1 / np.abs(there)).sum(axis=0) if len(there) else np.full(values.shape[1:], np.nan)
+            )
     else:
         score = values[FIGURES.index(select)]
     if np.isnan(score).any():

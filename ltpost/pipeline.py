@@ -170,6 +170,9 @@ class Experiment:
         self.has_test = test in self.folder
         self.report_set = self.folder[test if self.has_test else val]
         self.chosen_on = self.report_set if oracle else self.folder[val]
+        for part in (self.report_set, self.chosen_on):
+            if len(part) == 0:
+                raise DataError(f"{part.name}: has no readable rows, so there is nothing to choose on or to report")
         self.class_counts = self.report_set.class_counts
         self.groups: ShotGroups | None = None
         if self.class_counts is not None:
@@ -239,10 +242,13 @@ class Experiment:
         if free.score <= best.score + 1e-9 or low <= free.value <= high:
             return ()
         end = high if free.value > high else low
-        gain = f"{self.select} {percent(free.score)} % instead of {percent(best.score)} %"
+        rises = end in (best.low, best.high)
+        where = (
+            f"the curve still rises at {family.parameter} {end:g}, the end of the grid" if rises else "outside the grid"
+        )
         note = (
-            f"the curve still rises at {family.parameter} {end:g}, the end of the grid: over all values the best is "
-            f"{family.parameter} {free.value:.3f} ({gain}); widen the grid to choose it"
+            f"{where}: over all values the best is {family.parameter} {free.value:.3f}, with {self.select} "
+            f"{percent(free.score)} % instead of {percent(best.score)} %; widen the grid to choose it"
         )
         return (note,)
 

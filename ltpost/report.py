@@ -117,8 +117,10 @@ def percent(value: float) -> str:
 
 def curve_table(parameter: str, values: Sequence[float], rows: Sequence[Figures]) -> str:
     """Figures against a hyperparameter, as text."""
+    places = max(len(f"{value:g}".partition(".")[2]) for value in values)
+    exact = any("e" in f"{value:g}" for value in values)
     cells = [
-        [f"{value:g}", *(percent(getattr(row, name)) for name in FIGURES)]
+        [f"{value:g}" if exact else f"{value:.{places}f}", *(percent(getattr(row, name)) for name in FIGURES)]
         for value, row in zip(values, rows, strict=True)
     ]
     return text_table([parameter, *HEADINGS.values()], cells)

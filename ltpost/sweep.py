@@ -206,6 +206,7 @@ class ExactCurve(Curve):
         """Figures before, between and after the ends, (5, M + 1)."""
         steps = np.zeros((len(weights), len(self.ends) + 1))
         np.cumsum(weights[:, self._row] * self._sign, axis=1, out=steps[:, 1:])
+        np.round(steps, 12, out=steps)  # what a sum of 2N terms cannot know
         steps[np.isnan(weights).all(axis=1)] = np.nan
         return steps
 

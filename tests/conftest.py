@@ -1,0 +1,47 @@
+"""Small feature files that every test may use, and where the real data is."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltpost import FeatureSet, LinearHead
+
+SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (LTPOST_SHARED_DATA)")
+
+COUNTS = np.array([400, 300, 150, 101, 100, 60, 20, 19, 8, 3])
+
+
+def make_split(split, rows_per_class=30, *, seed=0, bias=True, logits=True, **changes):
+    """A long-tailed problem: separable features, and a joint head whose norms follow the class counts."""
+    shape = np.random.default_rng(0)
+    classes, dims = len(COUNTS), 16
+    centres = np.abs(shape.normal(size=(classes, dims))).astype(np.float32)
+    weight = (centres - centres.mean(0)) * (COUNTS[:, None] / COUNTS.max()) ** 0.25
+    head = LinearHead(weight, (0.1 * shape.normal(size=classes)) if bias else None)
+    rng = np.random.default_rng(seed + {"train": 1, "val": 2, "test": 3}.get(split, 4))
+    per_class = COUNTS if split == "train" else np.full(classes, rows_per_class)
+    labels = np.repeat(np.arange(classes), per_class)
+    features = np.maximum(centres[labels] + 0.8 * rng.normal(size=(len(labels), dims)), 0).astype(np.float32)
+    options = {"head": head, "class_counts": COUNTS, "split": split, **changes}
+    if logits:
+        options.setdefault("logits", head.logits(features))
+    return FeatureSet(features, labels, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder features/ with train, val and test, and the working directory beside it."""
+    for split in ("train", "val", "test"):
+        make_split(split).save(tmp_path / "features" / f"{split}.h5")
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def at_home(folder, monkeypatch):
+    """The current folder is the one that holds features/."""
+    monkeypatch.chdir(folder.parent)
+    return folder.parent

@@ -1,0 +1,251 @@
+import csv
+import json
+import subprocess
+import sys
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import make_split
+
+import ltpost
+from ltpost import Experiment, LinearHead
+from ltpost.cli import COMMANDS, cli
+from ltpost.cli.options import parse_grid
+
+
+def run(*args):
+    return CliRunner().invoke(cli, [str(arg) for arg in args])
+
+
+def good(*args):
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def bad(code, *args):
+    """The one line that a user sees."""
+    result = run(*args)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    return last
+
+
+# -- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def test_grid():
+    assert parse_grid("0:2:0.1") == tuple(round(k / 10, 10) for k in range(21))
+    assert parse_grid("2:0:-1") == (0.0, 1.0, 2.0)
+    assert parse_grid("1:1:0.5") == (1.0,)
+    assert parse_grid("1,0.5, 1") == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the grid is empty"),
+        ("a:b:c", "'a:b:c' is not a grid; use start:stop:step"),
+        ("0:2", "must have three parts"),
+        ("0:2:0", "the step of '0:2:0' must not be 0"),
+        ("2:0:0.1", "is empty: a step of 0.1 does not lead from 2 to 0"),
+        ("0:1:1e-9", "has 1,000,000,000 values"),
+        ("0:inf:1", "must hold finite numbers"),
+        ("nan", "must hold finite numbers"),
+    ],
+)
+def test_bad_grids(at_home, text, message):
+    assert message in bad(2, "tnorm", "--tau-grid", text)
+
+
+# -- commands are the library -----------------------------------------------------------------------------------------
+
+
+def test_tnorm_as_the_design_says_it(at_home):
+    text = good("tnorm", "--tau-grid", "0:2:0.1")
+    outcome = Experiment("features").run("tnorm")
+    assert outcome.summary() in text
+    rows = [line.split()[0] for line in text.splitlines() if line[:1].isdigit()]
+    assert rows == [f"{k / 10:.1f}" for k in range(21)]
+    saved = LinearHead.load("heads/tnorm.safetensors")
+    np.testing.assert_array_equal(saved.weight, outcome.head.weight)
+    assert saved.info["signature"] == outcome.signature
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "options"),
+    [
+        (["tnorm", "--bias", "keep", "--tau-grid", "0,1"], "tnorm", {"bias": "keep", "grid": (0.0, 1.0)}),
+        (["la", "--tau-grid", "0:1:0.5"], "la", {"grid": (0.0, 0.5, 1.0)}),
+        (["ncm", "--metric", "cl2n"], "ncm", {"metric": "cl2n"}),
+        (["crt", "--strengths", "0.01,0.1"], "crt", {"strengths": (0.01, 0.1), "grid": (0.01, 0.1)}),
+        (["crt", "--solver", "sgd", "--epochs", "2", "--lr", "0.1", "--sampler", "instance"], "crt",
+         {"solver": "sgd", "epochs": 2, "learning_rate": 0.1, "sampler": "instance"}),
+        (["lws", "--solver", "convex"], "lws", {"solver": "convex"}),
+    ],
+)  # fmt: skip
+def test_json_is_the_library_call_and_nothing_else(at_home, args, method, options):
+    printed = json.loads(good(*args, "--json"))
+    expected = Experiment("features").run(method, **options).as_dict()
+    assert printed["results"] == json.loads(json.dumps(expected["results"], default=float))
+    assert printed["params"] == json.loads(json.dumps(expected["params"], default=float))
+    assert (printed["head"] is None) == (method == "ncm")
+
+
+def test_experiment_options_reach_the_library(at_home):
+    (at_home / "features" / "val.h5").rename(at_home / "features" / "dev.h5")
+    text = good(
+        "la", "--val", "dev", "--select", "harmonic", "--many-shot", "200", "--few-shot", "10", "--seed", "3", "--json"
+    )
+    signature = json.loads(text)["signature"]
+    assert "select:harmonic|on:val|groups:>200/<10" in signature
+    assert "seed:3" in signature
+
+
+def test_csv(at_home):
+    good("la", "--csv", "out/results.csv")
+    with open("out/results.csv") as file:  # noqa: PTH123
+        rows = list(csv.DictReader(file))
+    assert [(row["split"], row["method"]) for row in rows] == [
+        ("test", "joint"),
+        ("test", "la"),
+        ("val", "joint"),
+        ("val", "la"),
+    ]
+    assert 0 < float(rows[0]["few_low"]) <= float(rows[0]["few"]) <= float(rows[0]["few_high"]) < 1
+
+
+def test_compare_and_evaluate(at_home):
+    text = good("compare", "--methods", "tnorm, la,ncm", "--csv", "all.csv")
+    assert text.count("joint") == 2
+    for method in ("tnorm", "la", "ncm"):
+        assert (at_home / "heads" / f"{method}.safetensors").is_file()
+    text = good("evaluate", "--head", "heads/tnorm.safetensors", "--head", "heads/la.safetensors", "--split", "test")
+    assert "heads/la.safetensors" in text
+    printed = json.loads(good("evaluate", "--head", "heads/la.safetensors", "--json"))
+    head = LinearHead.load("heads/la.safetensors")
+    expected = ltpost.evaluate(head, ltpost.load("features/test.h5")).figures.all
+    assert printed["test"]["heads/la.safetensors"]["all"] == pytest.approx(expected)
+    assert "class  rows   joint\n    0    30" in good("evaluate", "--per-class")
+    assert {"methods", "results"} == set(json.loads(good("compare", "--methods", "la", "--json")))
+
+
+def test_info(at_home):
+    text = good("info", "features/val.h5")
+    for words in ("300 rows, 10 classes", "(300, 16) float32", "400 to 3 per class (imbalance factor 133.333)",
+                  "4 many-, 3 medium-, 3 few-shot classes", "joint classifier: Many"):  # fmt: skip
+        assert words in text
+    (printed,) = json.loads(good("info", "features/val.h5", "--json"))
+    assert printed["class_counts"]["imbalance_factor"] == pytest.approx(400 / 3)
+    make_split("val", head=None, logits=False, class_counts=None).save("bare.h5")
+    assert "not known (no class_counts)" in good("info", "bare.h5")
+
+
+def test_every_command_has_help_with_an_example():
+    listed = good("--help")
+    for name in [*COMMANDS, "extract"]:
+        assert name in listed
+        text = good(name, "--help")
+        assert "Usage:" in text
+        if name != "demo":
+            assert "Example: ltpost" in text, name
+
+
+def test_defaults_are_those_of_the_library():
+    import inspect
+
+    from ltpost.cli import methods
+    from ltpost.cli.evaluate import evaluate
+
+    signatures = [inspect.signature(Experiment.__init__), inspect.signature(ltpost.evaluation.evaluate_heads)]
+    library = {name: par.default for sig in signatures for name, par in sig.parameters.items()}
+    checked = 0
+    for command in (methods.tnorm, methods.la, methods.ncm, methods.crt, methods.lws, methods.compare, evaluate):
+        for option in command.params:
+            if option.name in ("select", "oracle", "val", "test", "many_shot", "few_shot", "seed"):
+                default = option.get_default(click.Context(command))
+                assert default == library[option.name] or (default is None and option.is_flag), (
+                    command.name,
+                    option.name,
+                )
+                checked += 1
+    assert checked > 40
+    tau_grid = next(option for option in methods.tnorm.params if option.name == "tau_grid")
+    assert parse_grid(tau_grid.default) == ltpost.pipeline.GRID
+    metric = next(option for option in methods.ncm.params if option.name == "metric")
+    assert metric.default == inspect.signature(ltpost.nearest_class_mean).parameters["metric"].default
+    assert set(metric.type.choices) == set(sys.modules["ltpost.methods.ncm"].METRICS)
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_usage_errors_exit_2(at_home):
+    assert "'--bias'" in bad(2, "tnorm", "--bias", "none")
+    assert "No such option" in bad(2, "tnorm", "--taugrid", "0:1:1")
+    assert "No such command 'tnrom'" in bad(2, "tnrom")
+    assert "--few-shot must be" in bad(2, "la", "--few-shot", "500")
+    assert "the method must be one of" in bad(2, "compare", "--methods", "svm")
+    assert "no option of crt with solver convex" in bad(2, "crt", "--solver", "convex", "--epochs", "3")
+    assert "device" in bad(2, "crt", "--device", "cuda:77")
+
+
+def test_data_errors_exit_1_and_leave_old_results_alone(at_home):
+    good("tnorm")
+    head = (at_home / "heads" / "tnorm.safetensors").read_bytes()
+    (at_home / "features" / "val.h5").write_text("not hdf5")
+    assert "features/val.h5: is not an HDF5 file" in bad(1, "tnorm")
+    assert (at_home / "heads" / "tnorm.safetensors").read_bytes() == head
+    assert "no such folder of feature files" in bad(1, "tnorm", "--features", "nowhere")
+    assert "no such head file" in bad(1, "evaluate", "--head", "nowhere.safetensors")
+    assert "no such feature file" in bad(1, "evaluate", "--split", "other")
+    assert "no such feature file" in bad(1, "info", "nowhere.h5")
+
+
+def test_unwritable_outputs(at_home):
+    (at_home / "file").write_text("")
+    assert "cannot be written" in bad(1, "la", "--out", "file/la.safetensors")
+    assert "cannot be written" in bad(1, "la", "--csv", "file/la.csv")
+
+
+def test_a_head_for_other_features(at_home):
+    LinearHead(np.ones((3, 16))).save("three.safetensors")
+    assert "has C = 10 classes, but the head has 3" in bad(1, "evaluate", "--head", "three.safetensors")
+    LinearHead(np.ones((10, 7))).save("seven.safetensors")
+    assert "features must have shape (N, 7)" in bad(1, "evaluate", "--head", "seven.safetensors")
+
+
+# -- start-up ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--version"], ["--help"], ["tnorm"], ["la"], ["ncm"], ["info", "features/val.h5"], ["evaluate"]],
+    ids=lambda args: args[0],
+)
+def test_commands_that_start_without_torch(at_home, args):
+    """The import of torch alone takes longer than all of these."""
+    code = (
+        "import sys; from ltpost.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "loaded = {'torch', 'pandas', 'matplotlib', 'sklearn', 'torchvision'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+def test_module_and_version():
+    result = subprocess.run([sys.executable, "-m", "ltpost", "--version"], capture_output=True, text=True, check=True)
+    assert ltpost.__version__ in result.stdout
+
+
+def test_commands_are_click_commands():
+    assert all(isinstance(cli.get_command(click.Context(cli), name), click.Command) for name in COMMANDS)

@@ -1,0 +1,38 @@
+import numpy as np
+from conftest import COUNTS, make_split
+
+from ltpost.model_selection import cross_fit, stratified_folds
+from ltpost.sweep import GridCurve, affine_curve
+
+SLOPE = np.log(COUNTS / COUNTS.sum())
+
+
+def test_folds_are_stratified_and_balanced():
+    labels = np.repeat(np.arange(7), [30, 20, 10, 5, 3, 2, 1])
+    folds = stratified_folds(np.random.default_rng(0).permutation(labels), 5, seed=1)
+    assert np.ptp(np.bincount(folds)) <= 1
+    folds = stratified_folds(labels, 5)
+    for c in range(7):
+        assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
+
+
+def test_cross_fit_chooses_without_the_rows_it_judges():
+    """Against the definition: subset, choose, apply."""
+    split = make_split("val", 20)
+    curve = affine_curve(split, SLOPE, None)
+    folds = stratified_folds(split.labels, 5, seed=2)
+    expected = np.zeros(len(split), bool)
+    for fold in range(5):
+        rest = np.flatnonzero(folds != fold)
+        value = affine_curve(split.subset(rest), SLOPE, None).best("all", 0, 2).value
+        expected[folds == fold] = curve.correct(value)[folds == fold]
+    np.testing.assert_array_equal(cross_fit(curve, "all", 0, 2, seed=2), expected)
+
+
+def test_cross_fit_is_honest_where_a_plain_choice_is_not():
+    """500 candidates that guess: the best of them looks good on the rows it was chosen on, and only there."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 10)
+    curve = GridCurve("strength", np.arange(500.0), rng.random((500, 100)) < 0.3, labels, None, 10)
+    assert curve.best("all").score > 0.42
+    assert cross_fit(curve, "all").mean() < 0.38

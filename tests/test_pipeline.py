@@ -1,0 +1,237 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import COUNTS, SHARED, make_split, needs_shared_data
+
+from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, UsageError, compare, evaluate
+from ltpost.metrics import FIGURES
+from ltpost.pipeline import METHODS, compare_report
+
+
+def test_chosen_on_val_reported_on_test(folder):
+    experiment = Experiment(folder)
+    outcome = experiment.run("tnorm")
+    val, test = experiment.folder["val"], experiment.folder["test"]
+    assert outcome.selected_on == "val"
+    assert [(row.split, row.name) for row in outcome.results] == [
+        ("test", "joint"), ("test", "tnorm"), ("val", "joint"), ("val", "tnorm")
+    ]  # fmt: skip
+    assert outcome.best.value == outcome.curve.best("all", 0, 2).value
+    assert len(outcome.curve.labels) == len(val)
+    assert outcome.results[1].figures == evaluate(outcome.head, test).figures
+    assert "cross-fitted" in outcome.results[3].detail
+
+
+def test_val_only_is_cross_fitted_and_says_so(folder):
+    (folder / "test.h5").unlink()
+    outcome = Experiment(folder).run("la")
+    assert [(row.split, row.name) for row in outcome.results] == [("val", "joint"), ("val", "la")]
+    assert "5-fold cross-fitted" in str(outcome)
+    assert outcome.selected_on == "val"
+    chosen_on_itself = outcome.curve.best("all", 0, 2).score
+    assert outcome.results[1].figures.all <= chosen_on_itself
+
+
+def test_test_only_needs_oracle_and_says_so(folder):
+    (folder / "val.h5").unlink()
+    with pytest.raises(DataError, match=r"has no val.h5 to choose on; .* pass --oracle"):
+        Experiment(folder)
+    outcome = Experiment(folder, oracle=True).run("tnorm")
+    assert outcome.selected_on == "test (oracle)"
+    assert "oracle: chosen on test" in str(outcome)
+    assert "on:test (oracle)" in outcome.signature
+    assert outcome.results[1].figures.all == pytest.approx(outcome.best.score, abs=1e-6)
+
+
+def test_oracle_with_val_at_hand_reports_test_alone(folder):
+    outcome = Experiment(folder, oracle=True).run("la")
+    assert {row.split for row in outcome.results} == {"test"}
+
+
+@pytest.mark.parametrize("select", ["all", "many", "medium", "few", "top1", "harmonic"])
+def test_select(folder, select):
+    outcome = Experiment(folder, select=select).run("tnorm")
+    others = outcome.curve.at(np.linspace(0, 2, 500))
+    if select != "harmonic":
+        assert outcome.best.score >= max(getattr(row, select) for row in others) - 1e-9
+    assert f"select:{select}" in outcome.signature
+
+
+def test_a_curve_that_still_rises_is_noted(folder):
+    outcome = Experiment(folder, select="few").run("tnorm", grid=(0.0, 0.1))
+    note = next(note for note in outcome.notes if "still rises" in note)
+    free = outcome.curve.best("few")
+    assert "at tau 0.1" in note
+    assert f"tau {free.value:.3f}" in note
+    assert outcome.best.value <= 0.1
+    assert not Experiment(folder, select="many").run("tnorm", grid=(-9.0, 9.0)).notes
+    below = Experiment(folder, select="many").run("tnorm", grid=(0.0, 2.0)).notes
+    assert "still rises at tau 0, the end of the grid: over all values the best is tau -0.6" in below[0]
+
+
+def test_json_has_the_promised_shape(folder):
+    experiment = Experiment(folder)
+    for method, parameter in (("tnorm", "tau"), ("la", "tau"), ("crt", "strength"), ("ncm", None)):
+        value = json.loads(json.dumps(experiment.run(method).as_dict(), allow_nan=False, default=lambda x: x.item()))
+        keys = {"method", "params", "selected_on", "curve", "best", "results", "signature"}
+        assert keys <= set(value)
+        assert value["method"] == method
+        assert set(value["results"]["test"]) == {"joint", method}
+        assert set(FIGURES) <= set(value["results"]["test"]["joint"])
+        assert all(0 <= value["results"]["test"]["joint"][name] <= 1 for name in FIGURES)
+        if parameter:
+            assert {parameter, "low", "high", "all"} <= set(value["best"])
+            assert set(value["curve"][0]) == {parameter, *FIGURES}
+        else:
+            assert value["curve"] == []
+            assert value["best"] is None
+
+
+def test_an_empty_group_is_null_in_json_and_a_dash_in_text(tmp_path):
+    counts = np.full(10, 500)
+    for split in ("val", "test"):
+        make_split(split, class_counts=counts).save(tmp_path / f"{split}.h5")
+    outcome = Experiment(tmp_path).run("tnorm")
+    assert outcome.as_dict()["results"]["test"]["tnorm"]["few"] is None
+    assert "–" in str(outcome)
+    with pytest.raises(DataError, match="--select few is not defined here"):
+        Experiment(tmp_path, select="few").run("tnorm")
+
+
+def test_thresholds(folder):
+    groups = Experiment(folder, many_shot=350, few_shot=4).groups
+    assert groups.many.sum() == 1
+    assert groups.few.sum() == 1
+
+
+def test_classes_absent_from_a_split(tmp_path):
+    for split in ("val", "test"):
+        whole = make_split(split)
+        whole.subset(np.flatnonzero((whole.labels != 3) & (whole.labels != 9))).save(tmp_path / f"{split}.h5")
+    outcome = Experiment(tmp_path).run("tnorm")
+    assert outcome.as_dict()["results"]["test"]["joint"]["classes_without_rows"] == [3, 9]
+    assert "8 of 10 classes" in str(outcome)
+    assert outcome.results[0].figures.all == pytest.approx(outcome.results[0].figures.top1)
+
+
+def test_methods_that_need_something_say_what(tmp_path):
+    split = make_split("val")
+    FeatureSet(labels=split.labels, logits=split.logits, split="val").save(tmp_path / "val.h5")
+    experiment = Experiment(tmp_path)
+    for method, message in {
+        "tnorm": "has no 'head/weight'",
+        "la": "has no 'class_counts'",
+        "ncm": "has no train.h5",
+        "crt": "has no train.h5",
+        "lws": "has no train.h5",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            experiment.run(method)
+    with pytest.raises(UsageError, match="must be one of tnorm, ncm, lws, crt, la, but is 'svm'"):
+        experiment.run("svm")
+
+
+def test_features_without_a_head_still_give_ncm_and_crt(tmp_path):
+    for split in ("train", "val", "test"):
+        make_split(split, head=None, logits=False, class_counts=None).save(tmp_path / f"{split}.h5")
+    experiment = Experiment(tmp_path)
+    for method in ("ncm", "crt"):
+        outcome = experiment.run(method)
+        assert [row.name for row in outcome.results] == [method, method]
+        assert outcome.results[0].figures.all > 0.5
+
+
+def test_empty_splits(tmp_path):
+    make_split("val").subset(np.arange(0)).save(tmp_path / "val.h5")
+    with pytest.raises(DataError, match="has no readable rows"):
+        Experiment(tmp_path).run("tnorm")
+
+
+def test_compare_is_one_table_of_every_method(folder):
+    outcomes = compare(Experiment(folder))
+    report = compare_report(outcomes)
+    assert [row.name for row in report.results if row.split == "test"] == ["joint", *METHODS]
+    frame = report.to_frame()
+    assert frame.loc[("test", "tnorm"), "few"] > frame.loc[("test", "joint"), "few"]
+    assert str(report).count("joint") == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(folder, tmp_path, method):
+    """What holds for all: shapes, an untouched input, the same answer twice, a head that evaluates alike when read."""
+    files = {split: (folder / f"{split}.h5").read_bytes() for split in ("train", "val", "test")}
+    outcome, again = Experiment(folder).run(method), Experiment(folder).run(method)
+    assert {split: (folder / f"{split}.h5").read_bytes() for split in files} == files
+    assert outcome.head.weight.shape == (10, 16)
+    assert outcome.head.weight.dtype == np.float32
+    np.testing.assert_array_equal(outcome.head.weight, again.head.weight)
+    assert outcome.signature == again.signature
+    assert f"method:{method}" in outcome.signature
+    saved = LinearHead.load(outcome.save_head(tmp_path / "h.safetensors"))
+    assert saved.info["signature"] == outcome.signature
+    test = FeatureFolder(folder)["test"]
+    assert evaluate(saved, test).figures.all == pytest.approx(outcome.results[1].figures.all, abs=0.004)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_permuting_classes_changes_no_figure(tmp_path, method):
+    order = np.random.default_rng(0).permutation(10)
+    rank = np.argsort(order)
+    for split in ("train", "val", "test"):
+        one = make_split(split)
+        one.save(tmp_path / "plain" / f"{split}.h5")
+        head = LinearHead(one.head.weight[order], one.head.bias[order])
+        FeatureSet(one.features, rank[one.labels], head=head, class_counts=COUNTS[order], split=split).save(
+            tmp_path / "permuted" / f"{split}.h5"
+        )
+    options = {"solver": "convex"} if method == "lws" else {}
+    plain = Experiment(tmp_path / "plain").run(method, **options).results[1]
+    permuted = Experiment(tmp_path / "permuted").run(method, **options).results[1]
+    np.testing.assert_allclose(plain.per_class[order], permuted.per_class, atol=0.05)
+    assert plain.figures.all == pytest.approx(permuted.figures.all, abs=0.01)
+
+
+# -- real features -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """CIFAR-100-LT by the shared data's convention: val = the first 20 test rows of each class."""
+    folder = tmp_path_factory.mktemp("real")
+    data = np.load(SHARED / "cifar100lt_resnet32" / "features.npz")
+    head, labels = LinearHead(data["weight"], data["bias"]), data["y_test"]
+    first = np.concatenate([np.flatnonzero(labels == c)[:20] for c in range(100)])
+    rest = np.setdiff1d(np.arange(len(labels)), first)
+    shared = {"head": head, "class_counts": data["class_counts"]}
+    for split, rows in (("val", np.sort(first)), ("test", rest)):
+        features, logits = data["feat_test"][rows], data["logits_test"][rows]
+        FeatureSet(features, labels[rows], logits=logits, split=split, **shared).save(folder / f"{split}.h5")
+    FeatureSet(data["feat_train"], data["y_train"], split="train", **shared).save(folder / "train.h5")
+    return Experiment(folder)
+
+
+def figures_of(outcome, row=1):
+    return [round(100 * getattr(outcome.results[row].figures, name), 2) for name in ("many", "medium", "few", "all")]
+
+
+@needs_shared_data
+def test_real_figures_are_those_of_the_shared_readme(real):
+    tnorm = real.run("tnorm")
+    assert figures_of(tnorm, 0) == [68.04, 38.29, 11.42, 40.64]
+    assert figures_of(tnorm) == [61.00, 41.79, 27.62, 44.26]
+    assert tnorm.best.value == pytest.approx(0.851, abs=1e-3)
+    assert figures_of(real.run("ncm")) == [62.25, 43.14, 21.75, 43.41]
+    assert figures_of(real.run("ncm", metric="euclidean")) == [63.00, 40.43, 20.38, 42.31]
+    assert figures_of(real.run("crt"))[3] == pytest.approx(42.94, abs=0.15)
+    at_one = evaluate(real.run("la", grid=(1.0, 1.0)).head, real.report_set)
+    assert 100 * at_one.figures.all == pytest.approx(44.17, abs=0.01)
+
+
+@needs_shared_data
+def test_real_ranking(real):
+    all_figures = {outcome.method: figures_of(outcome) for outcome in compare(real)}
+    joint = figures_of(real.run("ncm"), 0)
+    assert all(figures[3] > joint[3] + 1 for figures in all_figures.values())
+    assert all(figures[2] > joint[2] + 4 for figures in all_figures.values())
+    assert min(all_figures["tnorm"][3], all_figures["la"][3]) > max(all_figures["crt"][3], all_figures["lws"][3])

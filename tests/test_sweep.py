@@ -1,0 +1,227 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import COUNTS, make_split
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltpost import DataError, FeatureSet, LinearHead, UsageError
+from ltpost.metrics import FIGURES
+from ltpost.priors import shot_groups
+from ltpost.sweep import ExactCurve, GridCurve, affine_curve, affine_interval, scaled_curve, scaled_interval
+
+# -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
+
+
+def slow_affine_winner(scores, slope, t):
+    """argmax_c a_c - t b_c in exact arithmetic, the lowest class of a tie."""
+    best, winner = None, None
+    for c, (a, b) in enumerate(zip(scores, slope, strict=True)):
+        value = Fraction(float(a)) - Fraction(t) * Fraction(float(b))
+        if best is None or value > best:
+            best, winner = value, c
+    return winner
+
+
+def slow_scaled_winner(scores, base, power):
+    """argmax_c z_c / base_c^power for whole powers, in exact arithmetic."""
+    best, winner = None, None
+    for c, (z, n) in enumerate(zip(scores, base, strict=True)):
+        value = Fraction(float(z)) / Fraction(float(n)) ** power
+        if best is None or value > best:
+            best, winner = value, c
+    return winner
+
+
+halves = st.integers(-6, 6).map(lambda k: k / 2)
+
+
+@given(
+    scores=st.lists(st.lists(halves, min_size=4, max_size=4), min_size=1, max_size=6),
+    slope=st.lists(halves, min_size=4, max_size=4),
+    label=st.integers(0, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_affine_interval_is_exact_with_ties(scores, slope, label):
+    scores, slope = np.array(scores), np.array(slope)
+    low, high = affine_interval(scores.copy(), label, slope)
+    for t in [Fraction(k, 4) for k in range(-30, 31)]:
+        for row in range(len(scores)):
+            right = slow_affine_winner(scores[row], slope, t) == label
+            assert (low[row] <= float(t) <= high[row]) == right, (scores[row], slope, label, t)
+
+
+@given(
+    scores=st.lists(st.lists(st.integers(-4, 4).map(float), min_size=4, max_size=4), min_size=1, max_size=6),
+    base=st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=4, max_size=4),
+    label=st.integers(0, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_scaled_interval_is_exact_with_ties_zeros_and_negative_scores(scores, base, label):
+    # logarithms in base 2 of these norms, and of scores that are powers of 2, are exact; other scores never tie
+    scores, base = np.array(scores), np.array(base)
+    low, high = scaled_interval(scores.copy(), label, np.log(base))
+    for power in range(-5, 6):
+        for row in range(len(scores)):
+            right = slow_scaled_winner(scores[row], base, power) == label
+            near_end = min(abs(low[row] - power), abs(high[row] - power)) < 1e-12  # log rounds: a tie may go either way
+            assert near_end or (low[row] <= power <= high[row]) == right, (scores[row], base, label, power)
+
+
+def argmax_at(z, slope, labels, t):
+    return (z.astype(np.float64) - t * slope).argmax(axis=1) == labels
+
+
+def test_affine_curve_equals_argmax_at_hundreds_of_values():
+    split = make_split("val", 40, seed=5)
+    slope = np.log(COUNTS / COUNTS.sum())
+    curve = affine_curve(split, slope, None)
+    for t in np.random.default_rng(0).uniform(-3, 5, 300):
+        np.testing.assert_array_equal(curve.correct(t), argmax_at(split.logits, slope, split.labels, t))
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0, -100.0], ids=["mixed", "mostly negative", "all negative"])
+def test_scaled_curve_equals_argmax_at_hundreds_of_values(shift):
+    split = make_split("val", 40, seed=6)
+    z = split.logits + np.float32(shift)
+    split = FeatureSet(labels=split.labels, logits=z)
+    slope = np.random.default_rng(1).normal(size=len(COUNTS))
+    curve = scaled_curve(split, slope, None)
+    ever_right = 0
+    for t in np.random.default_rng(0).uniform(-3, 3, 300):
+        right = (z.astype(np.float64) * np.exp(-t * slope)).argmax(axis=1) == split.labels
+        np.testing.assert_array_equal(curve.correct(t), right)
+        ever_right += right.sum()
+    assert ever_right > 0
+
+
+def test_rows_in_any_order_and_stored_in_any_block_size(monkeypatch):
+    split = make_split("val", 30)
+    slope = np.log(COUNTS / COUNTS.sum())
+    whole = affine_curve(split, slope, None)
+    shuffled = np.random.default_rng(0).permutation(len(split))
+    monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 200)
+    part = affine_curve(split.subset(shuffled), slope, None)
+    np.testing.assert_array_equal(part.low, whole.low[shuffled])
+    np.testing.assert_array_equal(part.high, whole.high[shuffled])
+
+
+def test_from_features_equals_from_stored_logits():
+    with_logits, without = make_split("val"), make_split("val", logits=False)
+    slope = np.log(COUNTS / COUNTS.sum())
+    one, other = affine_curve(with_logits, slope, None), affine_curve(without, slope, None)
+    np.testing.assert_allclose(one.low, other.low, rtol=1e-5)
+    assert not without.has_logits
+
+
+# -- the curve --------------------------------------------------------------------------------------------------------
+
+
+def toy_curve():
+    """Two classes; right on [0, 2], [1, 3], [1, 1.5] (class 0) and everywhere (class 1), never."""
+    low = np.array([0.0, 1.0, 1.0, -np.inf, np.inf])
+    high = np.array([2.0, 3.0, 1.5, np.inf, -np.inf])
+    labels = np.array([0, 0, 0, 1, 1])
+    return ExactCurve("tau", low, high, labels, shot_groups(np.array([500, 5])), 2)
+
+
+def test_figures_of_a_curve_by_hand():
+    rows = toy_curve().at([-1, 0, 1, 1.5, 1.6, 2, 2.5, 4])
+    assert [round(row.many * 3) for row in rows] == [0, 1, 3, 3, 2, 2, 1, 0]
+    assert all(row.few == 0.5 for row in rows)
+    assert all(np.isnan(row.medium) for row in rows)
+    assert rows[2].all == pytest.approx(0.75)
+    assert rows[2].top1 == pytest.approx(4 / 5)
+
+
+def test_best_plateau_by_hand():
+    best = toy_curve().best("all")
+    assert (best.low, best.high) == pytest.approx((1.0, 1.5))
+    assert best.value == best.tau == pytest.approx(1.25)
+    assert best.score == pytest.approx(0.75)
+    inside = toy_curve().best("all", 1.7, 10)
+    assert (inside.low, inside.high) == pytest.approx((1.7, 2.0))
+    everywhere = toy_curve().best("few")
+    assert (everywhere.low, everywhere.high) == (-np.inf, np.inf)
+    assert np.isfinite(everywhere.value)
+
+
+def test_best_agrees_with_a_fine_scan():
+    curve = affine_curve(make_split("val", 25), np.log(COUNTS / COUNTS.sum()), shot_groups(COUNTS))
+    scan = np.linspace(0, 2, 20_001)
+    for select in ("all", "many", "medium", "few", "top1", "harmonic"):
+        values = np.array([[getattr(row, name) for name in FIGURES] for row in curve.at(scan)])
+        with np.errstate(divide="ignore"):
+            score = 3 / (1 / values[:, :3]).sum(axis=1) if select == "harmonic" else values[:, FIGURES.index(select)]
+        best = curve.best(select, 0, 2)
+        assert best.score >= score.max() - 1e-9
+        assert 0 <= best.low <= best.value <= best.high <= 2
+        at_best = curve.at([best.value])[0]
+        achieved = getattr(at_best, select, None) or 3 / sum(1 / getattr(at_best, name) for name in FIGURES[:3])
+        assert achieved == pytest.approx(best.score)
+
+
+def test_a_tied_point_is_not_chosen_over_a_plateau():
+    # two rows meet in one point, t = 1, where both are right; a plateau of positive width is preferred
+    low, high = np.array([0.0, 1.0]), np.array([1.0, 3.0])
+    curve = ExactCurve("tau", low, high, np.array([0, 0]), None, 1)
+    assert curve.at([1.0])[0].all == 1.0
+    best = curve.best("all")
+    assert best.score == 0.5
+    assert best.high - best.low == pytest.approx(3.0)
+
+
+def test_bootstrap_interval_covers_the_choice_and_shrinks_with_rows():
+    slope = np.log(COUNTS / COUNTS.sum())
+    widths = []
+    for rows in (10, 400):
+        curve = affine_curve(make_split("val", rows), slope, None)
+        low, high = curve.bootstrap_best("all", 0, 3, seed=1)
+        assert low <= curve.best("all", 0, 3).value <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_multiplicity_equals_repeated_rows():
+    split = make_split("val", 12)
+    slope = np.log(COUNTS / COUNTS.sum())
+    times = np.random.default_rng(0).integers(0, 3, len(split))
+    weighted = affine_curve(split, slope, None).best("top1", 0, 2, multiplicity=times.astype(float))
+    repeated = affine_curve(split.subset(np.repeat(np.arange(len(split)), times)), slope, None).best("top1", 0, 2)
+    assert weighted.score == pytest.approx(repeated.score)
+    assert weighted.value == pytest.approx(repeated.value)
+
+
+def test_grid_curve():
+    labels = np.array([0, 0, 1])
+    correct = np.array([[True, False, True], [True, True, False], [True, True, True], [True, True, True]])
+    curve = GridCurve("strength", [1.0, 0.1, 0.01, 0.001], correct, labels, None, 2)
+    assert curve.best("all").value == 0.01, "the first of equals, in the order given"
+    assert curve.best("all", 0.05, 2).value == 0.1 or curve.best("all", 0.05, 2).value == 1.0
+    assert curve.at([0.1])[0].all == pytest.approx(0.5)
+    assert curve.to_frame().index.name == "strength"
+    with pytest.raises(UsageError, match=r"strength 5 is not in the grid 1, 0\.1"):
+        curve.correct(5)
+    with pytest.raises(UsageError, match="no value of strength"):
+        curve.best("all", 7, 8)
+
+
+def test_selecting_by_an_empty_group_says_so():
+    with pytest.raises(DataError, match="--select medium is not defined here"):
+        toy_curve().best("medium")
+
+
+def test_one_class():
+    split = FeatureSet(np.ones((3, 2), np.float32), np.zeros(3, int), head=LinearHead(np.ones((1, 2))))
+    curve = affine_curve(split, np.zeros(1), None)
+    assert curve.at([0.0, 1.0])[1].all == 1.0
+    assert curve.best("all", 0, 2).value == 1.0
+
+
+def test_frame_and_html():
+    curve = toy_curve()
+    frame = curve.to_frame([0, 1])
+    assert list(frame.columns) == list(FIGURES)
+    assert frame.loc[1.0, "many"] == pytest.approx(1.0)
+    assert "<table" in curve._repr_html_()
