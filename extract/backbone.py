@@ -151,10 +151,12 @@ def _table(linear: Mapping[str, nn.Linear]) -> str:
     return "candidates (name, outputs x inputs):\n" + "\n".join(rows[-12:])
 
 
-def choose_device(device: str) -> torch.device:
-    """``auto`` is the first CUDA device, Apple's, or the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def choose_device(device: str, local: int | None = None) -> torch.device:
+    """``auto`` is the CUDA device of this process's number on its machine, Apple's, or the CPU."""
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{(local or 0) % torch.cuda.device_count()}"
+    elif device == "auto":
+        device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:

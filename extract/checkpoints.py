@@ -146,6 +146,16 @@ def _sha256(source: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_state(state: Mapping[str, Any]) -> str:
+    """Of the names and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ltpost.errors import UsageError
+
 
 class Numbers(click.ParamType):
     """Numbers separated by commas or spaces, e.g. 0.485,0.456,0.406."""
@@ -63,6 +65,8 @@ class Numbers(click.ParamType):
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 8]")
+@click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
+@click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
 def extract(**options: Any) -> None:
     r"""Cache the features of one split: what enters the classifier of a trained network.
 
@@ -74,3 +78,25 @@ def extract(**options: Any) -> None:
 
     path: Path = extract_features(**options)
     click.echo(f"ltpost: wrote {path}", err=True)
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FEATURES.h5]...")
+def merge(files: tuple[str, ...]) -> None:
+    r"""Join the shards that ltpost extract --shard I/N wrote.
+
+    FEATURES.h5 is the file to be; by default every features/SPLIT.h5 that has shards.
+
+    \b
+    Example:
+      ltpost extract --ckpt r50.pth --split train --shard 0/2
+      ltpost extract --ckpt r50.pth --split train --shard 1/2
+      ltpost merge features/train.h5
+    """
+    from ltpost.extract.shards import merge_shards
+
+    shards = sorted(Path("features").glob("*.shards"))
+    for file in files or [str(folder.with_suffix(".h5")) for folder in shards]:
+        click.echo(f"ltpost: wrote {merge_shards(file)}", err=True)
+    if not files and not shards:
+        raise UsageError("features: has no shards; name the feature file to be, as in ltpost merge features/train.h5")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from tqdm.auto import tqdm
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, choose_device
-from ltpost.extract.checkpoints import Checkpoint, read_checkpoint
+from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, sha256_of_state
 from ltpost.extract.data import Source, check_labels, open_source, read_class_counts
+from ltpost.extract.lock import held
 from ltpost.extract.preprocess import Preprocess
-from ltpost.extract.writer import DONE, UNREADABLE, FeatureWriter
-from ltpost.features import start_file
+from ltpost.extract.shards import Shard, adopt, launched, merge_if_complete, parse_shard
+from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
+from ltpost.features import partial_name
 
 #: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
 TRAIN_LOGITS_BYTES = 2**30
@@ -55,6 +57,8 @@ def extract_features(
     logits: bool | None = None,
     batch_size: int = 64,
     workers: int | None = None,
+    shard: str | tuple[int, int] | None = None,
+    restart: bool = False,
 ) -> Path:
     """Run the images of one split through a backbone and store what enters its classifier.
 
@@ -80,9 +84,12 @@ def extract_features(
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
+        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
+            variables, and then the last process joins the parts.
+        restart: discard the rows that an interrupted run has left, instead of going on from there.
 
     Returns:
-        The feature file.
+        The feature file, or the shard's.
 
     Raises:
         UsageError: an argument cannot be used.
@@ -92,49 +99,59 @@ def extract_features(
         raise UsageError(f"--dtype must be float32 or float16, but is '{dtype}'")
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, but is {batch_size}")
+    part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
     source = open_source(data, split, list_file, root)
-    checkpoint = None if isinstance(model, nn.Module) else read_checkpoint(model)
-    if checkpoint is None:
-        assert isinstance(model, nn.Module)
-        name, preprocess = type(model).__name__, architectures.own_preprocess(model)
+    target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
+    where = choose_device(device, part.local if part else None)
+    attrs: dict[str, Any] = {"split": split}
+    if isinstance(model, nn.Module):
+        arch, preprocess = type(model).__name__, architectures.own_preprocess(model)
+        attrs["model_sha256"] = sha256_of_state(model.state_dict())
         first = next(model.parameters(), None)
-        where = first.device if first is not None and device == "auto" else choose_device(device)
+        where = first.device if first is not None and device == "auto" else where
     else:
-        if head_key is not None:
-            head_key = checkpoint.module_name(head_key)
-        name, model, preprocess = open_model(checkpoint, arch, head_key)
-        where = choose_device(device)
+        checkpoint = read_checkpoint(model)
+        head_key = None if head_key is None else checkpoint.module_name(head_key)
+        arch, model, preprocess = open_model(checkpoint, arch, head_key)
+        attrs |= {"checkpoint": checkpoint.path.name, "checkpoint_sha256": checkpoint.sha256}
     preprocess = preprocess.changed(
         img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
     )
-    target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     with _left_as_it_was(model):
         backbone = Backbone(model, head_key, device=where, amp=amp)
-        num_classes = backbone.head.num_classes
-        check_labels(source.name, source.labels, num_classes)
-        counts = _class_counts(source, class_counts, num_classes)
-        names = source.class_names
-        if names is not None and len(names) != num_classes:
-            raise DataError(
-                f"{source.name}: has {len(names)} class names, but the classifier has {num_classes} classes; without a "
-                "train folder that has all classes the labels would be shifted"
-            )
-        attrs = {
-            "split": split,
-            "arch": name if arch is None else arch,
-            **({} if checkpoint is None else _provenance(checkpoint)),
-            "head_key": backbone.head_key,
-            "transform": json.dumps(preprocess.to_json()),
-            "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": len(source)}),
-            "dtype": dtype,
-            "amp": amp,
-            "torch_version": str(torch.__version__),
-        }
+        head = backbone.head
+        check_labels(source.name, source.labels, head.num_classes)
         if logits is None:
-            logits = split != "train" or len(source) * num_classes * 4 <= TRAIN_LOGITS_BYTES
-        batches = _Batches(source, preprocess, batch_size)
-        tell(f"{name}, classifier '{backbone.head_key}', on {where}; {preprocess}")
-        return _run(batches, backbone, target, _workers(workers, source), dtype, logits, counts, names, attrs)
+            logits = split != "train" or len(source) * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
+        spec = Spec(
+            labels=source.labels,
+            head=head,
+            dtype=dtype,
+            logits=logits,
+            class_counts=_class_counts(source, class_counts, head.num_classes),
+            class_names=_class_names(source, head.num_classes),
+            paths=source.paths,
+            columns={},
+            attrs=attrs
+            | {
+                "arch": arch,
+                "head_key": backbone.head_key,
+                "transform": json.dumps(preprocess.to_json()),
+                "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": len(source)}),
+                "dtype": dtype,
+                "amp": amp,
+                "torch_version": str(torch.__version__),
+            },
+        )
+        if part is None or part.index == 0:
+            tell(f"{arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
+        job = _Job(source, preprocess, batch_size, backbone, spec, _workers(workers, source), restart)
+        if part is None:
+            return job.run(target, slice(0, len(source)))
+        path = job.run(part.path(target), part.rows(len(source), batch_size), target, part)
+        if shard is None and merge_if_complete(target, part.count):
+            return target
+        return path
 
 
 def tell(message: str) -> None:
@@ -179,10 +196,6 @@ def open_model(
     return arch, model, preprocess
 
 
-def _provenance(checkpoint: Checkpoint) -> dict[str, str]:
-    return {"checkpoint": checkpoint.path.name, "checkpoint_sha256": checkpoint.sha256}
-
-
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Training flags of a model are restored."""
@@ -212,6 +225,16 @@ def _class_counts(source: Source, given: Any, num_classes: int) -> NDArray[np.in
     return counts
 
 
+def _class_names(source: Source, num_classes: int) -> list[str] | None:
+    names = source.class_names
+    if names is not None and len(names) != num_classes:
+        raise DataError(
+            f"{source.name}: has {len(names)} class names, but the classifier has {num_classes} classes; without a "
+            "train folder that has all classes the labels would be shifted"
+        )
+    return names
+
+
 def _workers(workers: int | None, source: Source) -> int:
     if workers is not None:
         return workers
@@ -224,24 +247,25 @@ def _workers(workers: int | None, source: Source) -> int:
 
 @dataclass
 class _Batches(Dataset[Any]):
-    """Item i is batch i: first row, pixels uint8 (n, h, w, channels), and the rows that could not be read."""
+    """Item i is the batch from row ``starts[i]``: that row, pixels uint8 (n, h, w, channels), and unreadable rows."""
 
     source: Source
     preprocess: Preprocess
     batch_size: int
+    starts: list[int]
+    stop: int
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size)
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
         try:
-            return self._read(index)
+            return self._read(self.starts[index])
         except LtpostError as error:  # a worker's exceptions lose their type on the way, its results do not
             return error
 
-    def _read(self, index: int) -> tuple[int, Tensor, dict[int, str]]:
-        start = index * self.batch_size
-        rows = slice(start, min(start + self.batch_size, len(self.source)))
+    def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
+        rows = slice(start, min(start + self.batch_size, self.stop))
         pixels, bad = self.source.images.read(rows, self.preprocess)
         shapes = {image.shape for position, image in enumerate(pixels) if position not in bad}
         if len(shapes) > 1:
@@ -254,49 +278,132 @@ class _Batches(Dataset[Any]):
         return start, torch.from_numpy(np.stack(pixels)), bad
 
 
-def _run(
-    batches: _Batches,
-    backbone: Backbone,
-    target: Path,
-    workers: int,
-    dtype: str,
-    logits: bool,
-    counts: NDArray[np.int64] | None,
-    names: list[str] | None,
-    attrs: dict[str, Any],
-) -> Path:
-    total = len(batches.source)
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=min(workers, len(batches)),
-        pin_memory=backbone.device.type == "cuda",
-    )
-    writer: FeatureWriter | None = None
-    with contextlib.ExitStack() as stack:
-        stack.callback(batches.source.images.close)
-        bar = stack.enter_context(tqdm(total=total, unit="img", desc=f"extract {target.stem}", disable=None))
-        for start, pixels, bad in _checked(loader):
-            features, scores = backbone(batches.preprocess.normalise(pixels.to(backbone.device, non_blocking=True)))
-            rows = {"features": _stored(features, dtype, target)}
-            if writer is None:
-                backbone.verify(features, scores)
-                _start(target, batches.source, backbone, dtype, logits, counts, names, attrs)
-                writer = stack.enter_context(FeatureWriter(target))
-            if logits:
-                stored = torch.from_numpy(rows["features"]).to(features) if backbone.amp else features
-                rows["logits"] = (backbone.linear(stored) if backbone.amp else scores).cpu().numpy()
-            done = np.full(len(pixels), DONE, np.uint8)
-            for position, reason in bad.items():
-                done[position] = UNREADABLE
-                row = start + position
-                tell(f"warning: row {row} cannot be read ({_path(batches.source, row)}: {reason})")
-                for block in rows.values():
-                    block[position] = np.nan
-            writer.write(start, rows, done)
-            bar.update(len(pixels))
-        assert writer is not None
-        return writer.finish()
+@dataclass
+class _Job:
+    """An extraction; ``run`` does a range of its rows."""
+
+    source: Source
+    preprocess: Preprocess
+    batch_size: int
+    backbone: Backbone
+    spec: Spec
+    workers: int
+    restart: bool
+
+    def run(self, path: Path, rows: slice, target: Path | None = None, shard: Shard | None = None) -> Path:
+        """Write ``rows`` of the source to ``path``, which is a shard of ``target`` or the whole file."""
+        spec = self.spec
+        if shard is not None:
+            where = {"index": shard.index, "count": shard.count, "start": rows.start, "stop": rows.stop}
+            paths = None if spec.paths is None else spec.paths[rows]
+            attrs = {**spec.attrs, "shard": json.dumps(where)}
+            spec = replace(spec, labels=spec.labels[rows], paths=paths, attrs=attrs)
+        with held(path):
+            if shard is not None and not self.restart and _is_finished(path, spec):
+                return path
+            done = prepare(path, spec, restart=self.restart)
+            if not done.any() and not self.restart:
+                done = adopt(path, target or path, rows, spec)
+            try:
+                return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
+            except BaseException as error:
+                self._leave(path, error)
+                raise
+
+    def _fill(self, path: Path, rows: slice, done: NDArray[np.uint8], *, quiet: bool) -> Path:
+        starts = [
+            start
+            for start in range(rows.start, rows.stop, self.batch_size)
+            if (done[start - rows.start : start - rows.start + self.batch_size] == MISSING).any()
+        ]
+        batches = _Batches(self.source, self.preprocess, self.batch_size, starts, rows.stop)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=min(self.workers, len(batches)),
+            pin_memory=self.backbone.device.type == "cuda",
+        )
+        errors: dict[int, str] = {}
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.source.images.close)
+            bar = stack.enter_context(
+                tqdm(
+                    total=rows.stop - rows.start,
+                    initial=int((done != MISSING).sum()),
+                    unit="img",
+                    desc=f"extract {path.stem}",
+                    disable=True if quiet else None,
+                )
+            )
+            writer: FeatureWriter | None = None
+            for start, pixels, bad in _checked(loader):
+                features, scores = self._compute(pixels, verify=writer is None)
+                if writer is None:  # not before the loader has started its workers, who would inherit the open file
+                    writer = stack.enter_context(FeatureWriter(path))
+                block = {"features": features} | ({"logits": scores} if self.spec.logits else {})
+                marks = np.full(len(pixels), DONE, np.uint8)
+                for position, reason in bad.items():
+                    errors[start - rows.start + position] = reason
+                    marks[position] = UNREADABLE
+                    self._tell_unreadable(start + position, reason)
+                    for values in block.values():
+                        values[position] = np.nan
+                writer.write(start - rows.start, block, marks)
+                bar.update(len(pixels))
+            return (writer or stack.enter_context(FeatureWriter(path))).finish(errors)
+
+    def _compute(self, pixels: Tensor, *, verify: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Features as stored, and float32 logits; with amp those of the float32 classifier on the stored features."""
+        backbone = self.backbone
+        images = self.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
+        features, scores = backbone(images)
+        stored = self._stored(features)
+        if verify:
+            backbone.verify(features, scores)
+        if backbone.amp:
+            scores = backbone.linear(torch.from_numpy(stored).to(features))
+        return stored, scores.cpu().numpy()
+
+    def _stored(self, features: Tensor) -> NDArray[Any]:
+        """Features as they are stored; float16 only where they fit."""
+        rows = features.cpu().numpy()
+        if not np.isfinite(rows).all():
+            raise DataError(
+                f"{self.source.name}: the features must be finite, but some are NaN or infinite; try --amp off"
+            )
+        if self.spec.dtype == "float16":
+            largest = float(np.abs(rows).max(initial=0.0))
+            if largest > 65504:
+                raise DataError(
+                    f"{self.source.name}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32"
+                )
+        return rows.astype(self.spec.dtype)
+
+    def _tell_unreadable(self, row: int, reason: str) -> None:
+        name = self.source.paths[row] if self.source.paths is not None else self.source.name
+        tell(f"warning: row {row} cannot be read ({name}: {reason})")
+
+    def _leave(self, path: Path, error: BaseException) -> None:
+        """A run that failed before its first row leaves nothing; else it says what is kept."""
+        partial = partial_name(path)
+        try:
+            with h5py.File(partial, "r") as file:
+                kept = int((done_of(file) != MISSING).sum())
+        except (OSError, KeyError):
+            return
+        if kept == 0:
+            partial.unlink(missing_ok=True)
+        elif isinstance(error, KeyboardInterrupt):
+            tell(f"interrupted; {kept} of {len(self.source)} rows are kept, and the same command goes on from there")
+
+
+def _is_finished(path: Path, spec: Spec) -> bool:
+    """Whether a shard is there already."""
+    try:
+        with h5py.File(path, "r") as file:
+            return not differences(file.attrs, spec.attrs)
+    except OSError:
+        return False
 
 
 def _checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
@@ -310,44 +417,3 @@ def _checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, s
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(f"a process that decodes images died ({error}); try --workers 0") from None
-
-
-def _path(source: Source, row: int) -> str:
-    return source.paths[row] if source.paths is not None else source.name
-
-
-def _start(
-    target: Path,
-    source: Source,
-    backbone: Backbone,
-    dtype: str,
-    logits: bool,
-    counts: NDArray[np.int64] | None,
-    names: list[str] | None,
-    attrs: dict[str, Any],
-) -> None:
-    total, head = len(source), backbone.head
-    datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, head.num_features), dtype)}
-    if logits:
-        datasets["logits"] = ((total, head.num_classes), "float32")
-    datasets["done"] = ((total,), "uint8")
-    if source.paths is not None:
-        datasets["paths"] = ((total,), h5py.string_dtype())
-    partial = start_file(
-        target, source.labels, datasets, head=head, class_counts=counts, class_names=names, attrs=attrs
-    )
-    with h5py.File(partial, "r+") as file:
-        if source.paths is not None:
-            file["paths"][:] = source.paths
-
-
-def _stored(features: Tensor, dtype: str, target: Path) -> NDArray[Any]:
-    """Features as they are stored; float16 only where they fit."""
-    rows = features.cpu().numpy()
-    if not np.isfinite(rows).all():
-        raise DataError(f"{target}: the backbone gives NaN or infinite features; try --amp off or bf16")
-    if dtype == "float16":
-        largest = float(np.abs(rows).max(initial=0.0))
-        if largest > 65504:
-            raise DataError(f"{target}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32")
-    return rows.astype(dtype)

@@ -1,13 +1,21 @@
 """Rows to a feature file, in any order, in a thread of its own; what is on disk survives a kill.
 
-The file is created by ``ltpost.features.start_file`` at its full size. ``done`` (N,) uint8 says which rows are there:
-data, flush, ``done``, flush. ``finish`` drops it and gives the file its name.
+The file is created at its full size under its partial name. ``done`` (N,) uint8 says which rows are there: data, flush,
+``done``, flush. A later run of the same extraction takes up what is there. ``finish`` drops ``done`` and gives the file
+its name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
+import os
 import queue
 import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,17 +25,181 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.features import finish_file, partial_name
+from ltpost.features import finish_file, partial_name, start_file
+from ltpost.head import LinearHead
 
 MISSING, DONE, UNREADABLE = 0, 1, 2
 _FLUSH_SECONDS = 1.0
+_COPY_ROWS = 4096
+#: what must be the same for rows to belong together, beside the data set: attributes of the file
+FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "views")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is known of a feature file before the first row.
+
+    Args:
+        labels: (N,).
+        head: the joint classifier, (C, D).
+        dtype: of the features.
+        logits: whether they are stored.
+        class_counts: (C,), or None.
+        class_names: C names, or None.
+        paths: N names, or None.
+        columns: more datasets of N integers.
+        attrs: provenance.
+    """
+
+    labels: NDArray[np.int64]
+    head: LinearHead
+    dtype: str
+    logits: bool
+    class_counts: NDArray[np.int64] | None
+    class_names: list[str] | None
+    paths: Sequence[str] | None
+    columns: Mapping[str, NDArray[np.int64]]
+    attrs: Mapping[str, Any]
+
+
+def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint8]:
+    """Make sure that there is a partial file of ``spec``: the unfinished one of an earlier run, or a new one.
+
+    Returns:
+        ``done`` (N,).
+
+    Raises:
+        DataError: the unfinished file is of another extraction, or there is no room for a new one.
+    """
+    partial = partial_name(path)
+    if partial.is_file() and not restart:
+        done = _resumable(partial, spec)
+        if done is not None:
+            return done
+    start(path, spec)
+    return np.zeros(len(spec.labels), np.uint8)
+
+
+def start(path: Path, spec: Spec) -> None:
+    """Create the partial file of ``spec`` at its full size, with room on the disk kept for it."""
+    total, head = len(spec.labels), spec.head
+    datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, head.num_features), spec.dtype)}
+    if spec.logits:
+        datasets["logits"] = ((total, head.num_classes), "float32")
+    per_row = head.num_features * np.dtype(spec.dtype).itemsize + 4 * head.num_classes * spec.logits + 16
+    partial = partial_name(path)
+    with _room_is_said(path):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:  # HDF5 does not survive a full disk, so try before it starts
+            _keep_room(file.fileno(), total * per_row + head.weight.nbytes + 2**14)
+    start_file(
+        path,
+        spec.labels,
+        datasets,
+        head=head,
+        class_counts=spec.class_counts,
+        class_names=spec.class_names,
+        attrs=spec.attrs,
+    )
+    with _room_is_said(path), h5py.File(partial, "r+") as file:
+        file.create_dataset("done", data=np.zeros(total, np.uint8))
+        if spec.paths is not None:
+            file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
+        for key, column in spec.columns.items():
+            file.create_dataset(key, data=column)
+        file.flush()
+        _keep_room(file.id.get_vfd_handle(), file.id.get_filesize())
+
+
+def _keep_room(descriptor: int, size: int) -> None:
+    """Make the file system give the blocks now, where it can be asked."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, 0, size)
+
+
+@contextlib.contextmanager
+def _room_is_said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial_name(path).unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be written ({reason}); choose another place with --out") from None
+
+
+def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
+    """``done`` of an unfinished file, or None where it cannot be read at all."""
+    try:
+        with h5py.File(partial, "r+") as file:
+            differing = differences(file.attrs, spec.attrs)
+            if not np.array_equal(file["head/weight"][:], spec.head.weight):
+                differing.append("head")
+            if ("logits" in file) != spec.logits:
+                differing.append("logits")
+            if differing:
+                raise DataError(
+                    f"{partial}: is the unfinished file of another extraction ({', '.join(differing)} differ); finish "
+                    "that one, or discard it with --restart"
+                )
+            file.pop("class_counts", None)
+            if spec.class_counts is not None:
+                file.create_dataset("class_counts", data=spec.class_counts)
+            done = done_of(file)
+    except (OSError, KeyError):
+        return None  # killed before its first flush
+    return to_do_again(done)
+
+
+def to_do_again(done: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``done`` for another run: what could not be read is tried once more."""
+    return np.where(done == DONE, DONE, MISSING).astype(np.uint8)
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Which attributes show that two files are not of one extraction."""
+    differing = [key for key in FINGERPRINT if ours.get(key) != theirs.get(key)]
+    one, other = (json.loads(attrs.get("dataset", "{}")) for attrs in (ours, theirs))
+    if any(one.get(key) != other.get(key) for key in ("sha256", "rows")):
+        differing.append("dataset")
+    return differing
+
+
+def done_of(file: h5py.File) -> NDArray[np.uint8]:
+    """DONE, UNREADABLE or MISSING for every row of a partial or complete file."""
+    if "done" in file:
+        return np.asarray(file["done"][:])
+    if "valid" in file:
+        return np.where(file["valid"][:], DONE, UNREADABLE).astype(np.uint8)
+    return np.full(len(file["labels"]), DONE, np.uint8)
+
+
+def copy_rows(source: h5py.File, begin: int, target: h5py.File, start: int, count: int) -> None:
+    """Copy what is done of rows ``begin…`` of one file to rows ``start…`` of another."""
+    done = done_of(source)[begin : begin + count]
+    edges = np.flatnonzero(np.diff(done, prepend=MISSING, append=MISSING))
+    for first, last in itertools.pairwise(edges):
+        for row in range(first, last if done[first] != MISSING else first, _COPY_ROWS):
+            stop = min(row + _COPY_ROWS, last)
+            for key in ("features", "logits"):
+                if key in target:
+                    target[key][start + row : start + stop] = source[key][begin + row : begin + stop]
+            target["done"][start + row : start + stop] = done[row:stop]
+
+
+def errors_of(file: h5py.File) -> dict[int, str]:
+    """Why rows could not be read."""
+    if "errors" not in file:
+        return {}
+    rows, reasons = file["errors/row"][:], file["errors/reason"][:]
+    return {int(row): reason.decode() for row, reason in zip(rows, reasons, strict=True)}
 
 
 class FeatureWriter:
-    """Fills a partial file.
+    """Fills the partial file of ``path``.
 
     Args:
-        path: the final name; ``start_file`` has made the partial one, with a dataset ``done``.
+        path: the final name; ``prepare`` has made the partial one.
 
     Raises:
         DataError: a row cannot be stored (from ``write`` or ``finish``, after it happened).
@@ -46,21 +218,33 @@ class FeatureWriter:
         self._raise()
         self._queue.put((start, rows, done))
 
-    def finish(self) -> Path:
-        """Wait for the last row, and give the file its name."""
+    def finish(self, errors: Mapping[int, str] | None = None) -> Path:
+        """Wait for the last row, and give the file its name.
+
+        Args:
+            errors: why rows could not be read.
+        """
         self._stop()
         self._raise()
-        done = self.file["done"][:]
-        del self.file["done"]
-        if (done == UNREADABLE).any():
-            self.file.create_dataset("valid", data=(done == DONE).astype(np.uint8))
-        self.file.close()
-        finish_file(partial_name(self.path), self.path)
+        try:
+            done = done_of(self.file)
+            if (done == UNREADABLE).any():
+                self.file.create_dataset("valid", data=(done == DONE).astype(np.uint8))
+            if errors:
+                rows = sorted(errors)
+                self.file.create_dataset("errors/row", data=np.array(rows, np.int64))
+                reasons = [errors[row] for row in rows]
+                self.file.create_dataset("errors/reason", data=reasons, dtype=h5py.string_dtype())
+            self.file.flush()
+            self.file.pop("done", None)
+            self.file.close()
+            finish_file(partial_name(self.path), self.path)
+        except OSError as error:
+            self._error = error
+            self._raise()
         return self.path
 
     def _run(self) -> None:
-        import time
-
         pending: list[tuple[int, NDArray[np.uint8]]] = []
         flushed = time.monotonic()
         while (item := self._queue.get()) is not None:
@@ -71,7 +255,7 @@ class FeatureWriter:
                 for key, block in rows.items():
                     self.file[key][start : start + len(block)] = block
                 pending.append((start, done))
-                if time.monotonic() - flushed > _FLUSH_SECONDS:
+                if time.monotonic() - flushed >= _FLUSH_SECONDS:
                     self._flush(pending)
                     flushed = time.monotonic()
             except BaseException as error:  # noqa: BLE001,RUF100 - handed to the thread that writes
@@ -97,8 +281,8 @@ class FeatureWriter:
     def _raise(self) -> None:
         if isinstance(self._error, OSError):
             raise DataError(
-                f"{self.path}: cannot be written ({self._error}); the finished rows are kept in "
-                f"{partial_name(self.path).name}"
+                f"{self.path}: cannot be written ({self._error}); make room and run the same command again, the "
+                f"finished rows are kept in {partial_name(self.path).name}"
             ) from None
         if self._error is not None:
             raise self._error
@@ -110,4 +294,8 @@ class FeatureWriter:
         """Stop; what has been written so far stays in the partial file."""
         self._stop()
         if self.file.id.valid:
-            self.file.close()
+            try:
+                self.file.close()
+            except OSError:  # of a full disk, which has been said
+                if error is None:
+                    raise

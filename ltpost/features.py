@@ -28,6 +28,7 @@ from ltpost.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 FORMAT = "ltpost-features"
 FORMAT_VERSION = 1
 BLOCK_ELEMENTS = 2**22  # of the widest of features and logits: 16 MiB as float32
+_STORED_ELEMENTS = 2**18  # of stored logits at a time: 1 MiB stays in the cache while it is rescaled
 _SPOT_CHECK_ROWS = 64
 
 
@@ -128,7 +129,7 @@ class FeatureSet:
         name: str = "features",
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
-        self._knows_classes = True
+        self._knows_classes, self._logits_finite = True, False
         self.head, self.class_names = head, class_names
         self._check(
             features is not None or logits is not None,
@@ -338,14 +339,18 @@ class FeatureSet:
                 yield part, head.logits(block)
             return
         assert self._logits is not None
-        for part, key in _parts(len(self) if rows is None else len(rows), size or self.block_rows(), rows):
+        size = size or max(1, _STORED_ELEMENTS // self.num_classes)
+        for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
             scores = self._logits[key]
-            self._check_finite("logits", scores, key)
+            if not self._logits_finite:
+                self._check_finite("logits", scores, key)
             scores = scores.astype(np.float32, copy=False)
-            if scale is not None and offset is not None:
+            if scale is not None:
                 scores = scores * scale
-                scores += offset
+            if offset is not None:
+                scores = scores + offset if scale is None else np.add(scores, offset, out=scores)
             yield part, scores
+        self._logits_finite = self._logits_finite or rows is None or len(np.unique(rows)) == len(self)
 
     def _answers_for(self, head: Head) -> bool:
         """Whether the stored logits are those of ``head``."""

@@ -295,7 +295,7 @@ def test_float16_overflow(tmp_path):
     with pytest.raises(DataError, match=r"beyond float16 \(65504\); use --dtype float32"):
         extract_features(model, tmp_path, "val", tmp_path, dtype="float16")
     model.conv.weight.data.fill_(float("inf"))
-    with pytest.raises(DataError, match="NaN or infinite features"):
+    with pytest.raises(DataError, match="must be finite, but some are NaN or infinite"):
         extract_features(model, tmp_path, "val", tmp_path)
 
 
@@ -383,15 +383,15 @@ def test_classifier_candidates(tmp_path):
     with pytest.raises(UsageError, match=r"several possible classifiers(.|\n)*  fc  3 x 6\n  head  3 x 6"):
         extract_features(Two(), tmp_path, "val", tmp_path)
     assert ltpost.load(extract_features(Two(), tmp_path, "val", tmp_path, head_key="fc")).num_features == 6
-    with pytest.raises(DataError, match="'head' must be called once .* but was called never"):
+    with pytest.raises(DataError, match=r"'head' must be called once .* but was called never"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="head")
     with pytest.raises(UsageError, match=r"--head-key nose: the model has no such nn.Linear"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="nose")
     before = (tmp_path / "val.h5").read_bytes()
-    with pytest.raises(DataError, match="must reproduce the model's logits, but differ by .* scales"):
+    with pytest.raises(DataError, match=r"must reproduce the model's logits, but differ by .* scales"):
         extract_features(Scaled(), tmp_path, "val", tmp_path)
     assert (tmp_path / "val.h5").read_bytes() == before  # a failed run leaves a good file alone
-    with pytest.raises(UsageError, match="no nn.Linear"):
+    with pytest.raises(UsageError, match=r"no nn\.Linear"):
         extract_features(nn.Flatten(), tmp_path, "val", tmp_path)
 
 

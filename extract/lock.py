@@ -1,0 +1,81 @@
+"""One writer per output: a lock file beside it that says who holds it.
+
+A POSIX record lock goes with the process, however that ends, and is not inherited by workers. Where the file system
+has no locks there is no protection, and no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from ltpost.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+
+class HeldError(DataError):
+    """Another process is writing this output."""
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path`` inside the block.
+
+    Raises:
+        HeldError: another process holds it; the message says which.
+    """
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock, path)
+    except HeldError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be written ({reason}); choose another place with --out") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _locked(lock: Path, path: Path) -> int:
+    while True:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return file  # no locks on this file system
+            holder = _holder(file)
+            os.close(file)
+            raise HeldError(f"{path}: is being written by {holder}; wait until it has finished, or stop it") from None
+        if lock.exists() and os.fstat(file).st_ino == lock.stat().st_ino:
+            break
+        os.close(file)  # the one before has just removed it
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    os.ftruncate(file, 0)
+    os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
+    return file
+
+
+def _holder(file: int) -> str:
+    try:
+        said = json.loads(os.pread(file, 1000, 0))
+        return f"process {said['pid']} on {said['host']} since {said['since']}"
+    except (ValueError, KeyError, OSError):
+        return "another process"

@@ -1,0 +1,216 @@
+"""Several processes, one file: each writes a shard, whoever finishes last joins them by copying.
+
+Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
+every row is computed in the same batch as by one process. Processes are told by torchrun (RANK, WORLD_SIZE), by srun
+(SLURM_PROCID, SLURM_STEP_NUM_TASKS), or by ``--shard i/n``; they never talk to each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract import writer
+from ltpost.extract.lock import HeldError, held
+from ltpost.head import LinearHead
+
+#: the variables that say which process this is, and how many there are
+LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``; ``local`` numbers the processes of one machine, None where nobody said."""
+
+    index: int
+    count: int
+    local: int | None = None
+
+    def rows(self, total: int, batch_size: int) -> slice:
+        """Its rows of ``total``: whole batches."""
+        batches = -(-total // batch_size)
+        first, last = (batches * part // self.count for part in (self.index, self.index + 1))
+        return slice(min(first * batch_size, total), min(last * batch_size, total))
+
+    def path(self, target: Path) -> Path:
+        """Where it is written."""
+        return folder_of(target) / f"{self.index}-of-{self.count}.h5"
+
+
+def folder_of(target: Path) -> Path:
+    """Where the shards of a feature file are."""
+    return target.with_name(f"{target.stem}.shards")
+
+
+def parse_shard(text: str) -> Shard:
+    """``i/n`` with 0 <= i < n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise UsageError(f"--shard must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """What torchrun or srun says of this process; None where it is the only one.
+
+    Raises:
+        UsageError: only part of the variables are set.
+    """
+    for rank, size, local in LAUNCHERS:
+        if size not in environment:
+            continue
+        try:
+            shard = Shard(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
+        except (KeyError, ValueError):
+            raise UsageError(f"{size} is set, so {rank} must be a number too; start with torchrun or srun") from None
+        return shard if shard.count > 1 else None
+    return None
+
+
+def merge_shards(target: str | os.PathLike[str], count: int | None = None) -> Path:
+    """Join the shards of ``target`` and remove them.
+
+    Args:
+        target: the feature file to be.
+        count: how many shards it was cut into; None takes the set that is complete.
+
+    Raises:
+        DataError: a shard is missing or unfinished, or they are not of one extraction.
+    """
+    path = Path(target)
+    shards = complete_shards(path, count)
+    if shards is None:
+        raise DataError(f"{path}: {_what_is_missing(path)}")
+    with held(path):
+        _join(path, shards)
+        shutil.rmtree(folder_of(path))
+    return path
+
+
+def merge_if_complete(target: Path, count: int) -> bool:
+    """Join the ``count`` shards if all are there and nobody else is at it."""
+    if complete_shards(target, count) is None:
+        return False
+    try:
+        merge_shards(target, count)
+    except (HeldError, FileNotFoundError):
+        return False  # the other process that saw the last shard finish does it
+    return True
+
+
+def complete_shards(target: Path, count: int | None = None) -> list[Path] | None:
+    """The files of a complete set of ``count`` shards (of any number where None), or None."""
+    sizes = {int(match[1]) for file in _shard_files(target) if (match := re.fullmatch(r"\d+-of-(\d+)", file.stem))}
+    for size in sorted(sizes & {count} if count else sizes):
+        files = [Shard(index, size).path(target) for index in range(size)]
+        if all(file.is_file() for file in files):
+            return files
+    return None
+
+
+def _shard_files(target: Path) -> list[Path]:
+    return sorted(folder_of(target).glob("*-of-*.h5"))
+
+
+def _what_is_missing(target: Path) -> str:
+    files = _shard_files(target)
+    if not files:
+        return f"has no finished shards in {folder_of(target)}; write them with ltpost extract --shard i/n"
+    count = int(files[0].stem.rpartition("-")[2])
+    missing = [str(index) for index in range(count) if not Shard(index, count).path(target).is_file()]
+    return f"shards {', '.join(missing)} of {count} are not finished; run ltpost extract --shard i/{count} for them"
+
+
+def adopt(path: Path, target: Path, rows: slice, spec: writer.Spec) -> NDArray[np.uint8]:
+    """Copy into the new partial file of ``path`` what earlier runs, in other numbers of processes, have left.
+
+    Args:
+        path: the shard, or the whole file.
+        target: the whole file.
+        rows: those of the whole file that ``path`` has.
+        spec: of the extraction.
+
+    Returns:
+        ``done`` of the new file.
+    """
+    ours = writer.partial_name(path)
+    others = [writer.partial_name(target), *_shard_files(target), *sorted(folder_of(target).glob("*-of-*.h5.partial"))]
+    for other in others:
+        if other in (ours, path) or not other.is_file():
+            continue
+        try:
+            with h5py.File(other, "r") as left, h5py.File(ours, "r+") as new:
+                if not writer.differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
+                    _copy_common(left, new, rows)
+        except (OSError, KeyError):
+            continue  # being written, or never flushed
+    with h5py.File(ours, "r") as new:
+        return writer.to_do_again(writer.done_of(new))
+
+
+def _copy_common(left: h5py.File, new: h5py.File, rows: slice) -> None:
+    begin = _begin(left)
+    first, last = max(begin, rows.start), min(begin + len(left["labels"]), rows.stop)
+    if first < last:
+        writer.copy_rows(left, first - begin, new, first - rows.start, last - first)
+
+
+def _join(target: Path, shards: list[Path]) -> None:
+    """Check that the shards fit, and copy them into one file."""
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(h5py.File(shard, "r", locking="best-effort")) for shard in shards]
+        first, row = parts[0], 0
+        for shard, part in zip(shards, parts, strict=True):
+            differing = writer.differences(first.attrs, part.attrs)
+            if differing or _begin(part) != row:
+                what = ", ".join(differing) or "rows"
+                raise DataError(f"{shard}: does not belong to {shards[0].name} ({what} differ); extract it again")
+            row += len(part["labels"])
+        writer.start(target, _spec_of_all(parts))
+        errors = {}
+        with h5py.File(writer.partial_name(target), "r+") as whole:
+            for part in tqdm(parts, desc=f"merge {target.stem}", unit="shard", disable=None):
+                writer.copy_rows(part, 0, whole, _begin(part), len(part["labels"]))
+                errors.update({_begin(part) + row: reason for row, reason in writer.errors_of(part).items()})
+    with writer.FeatureWriter(target) as joined:
+        joined.finish(errors)
+
+
+def _begin(file: h5py.File) -> int:
+    """The first row of a shard in the whole file; 0 for a whole file."""
+    return int(json.loads(file.attrs.get("shard", "{}")).get("start", 0))
+
+
+def _spec_of_all(parts: list[h5py.File]) -> writer.Spec:
+    first = parts[0]
+
+    def column(key: str) -> Any:
+        return np.concatenate([part[key][:] for part in parts])
+
+    def strings(values: Any) -> list[str]:
+        return [value.decode() for value in values]
+
+    return writer.Spec(
+        labels=column("labels"),
+        head=LinearHead(first["head/weight"][:], first["head/bias"][:] if "head/bias" in first else None),
+        dtype=first.attrs["dtype"],
+        logits="logits" in first,
+        class_counts=first["class_counts"][:] if "class_counts" in first else None,
+        class_names=strings(first["class_names"][:]) if "class_names" in first else None,
+        paths=strings(column("paths")) if "paths" in first else None,
+        columns={key: column(key) for key in ("sample", "view") if key in first},
+        attrs={key: value for key, value in first.attrs.items() if key not in ("shard", "created")},
+    )
