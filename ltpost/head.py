@@ -85,20 +85,19 @@ class LinearHead:
         """The head whose logits are ``scale * z + offset`` for the logits z of this one.
 
         Args:
-            scale: (C,), default ones. It multiplies the bias too.
-            offset: (C,), default zeros.
+            scale: (C,), or None for ones. It multiplies the bias too.
+            offset: (C,), or None for zeros.
             info: see :class:`LinearHead`.
         """
-        scale64 = np.ones(self.num_classes) if scale is None else np.asarray(scale, dtype=np.float64)
-        offset64 = np.zeros(self.num_classes) if offset is None else np.asarray(offset, dtype=np.float64)
-        bias = offset64 if self.bias is None else scale64 * self.bias + offset64
         head = LinearHead.identity(self.num_classes)
-        head.shape, head.input, head.info = self.shape, self.input, dict(info or {})
-        head.joint, head.scale, head.offset = (
-            self,
-            scale64.astype(np.float32),
-            offset64.astype(np.float32),
-        )
+        head.shape, head.input, head.info, head.joint = self.shape, self.input, dict(info or {}), self
+        bias = np.zeros(self.num_classes) if self.bias is None else self.bias.astype(np.float64)
+        if scale is not None:
+            head.scale = np.asarray(scale, dtype=np.float32)
+            bias *= scale
+        if offset is not None:
+            head.offset = np.asarray(offset, dtype=np.float32)
+            bias += offset
         head.bias = bias.astype(np.float32) if np.any(bias) else None
         return head
 
@@ -109,8 +108,7 @@ class LinearHead:
             if self.joint is None:
                 self._weight = np.eye(self.num_classes, dtype=np.float32)
             else:
-                assert self.scale is not None
-                self._weight = self.joint.weight * self.scale[:, None]
+                self._weight = self.joint.weight if self.scale is None else self.joint.weight * self.scale[:, None]
         return self._weight
 
     @property

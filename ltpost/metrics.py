@@ -42,6 +42,7 @@ def row_weights(
     groups: ShotGroups | None,
     num_classes: int,
     multiplicity: Array | None = None,
+    only: str | None = None,
 ) -> Array:
     """What a correct row adds to each figure, (5, N) in the order of ``FIGURES``; NaN rows for empty groups.
 
@@ -50,19 +51,21 @@ def row_weights(
         groups: None where the training counts are not known.
         num_classes: C.
         multiplicity: (N,), how often each row counts (bootstrap, folds); default once.
+        only: a figure to select by; what it does not need is left NaN.
     """
     times = np.ones(len(labels)) if multiplicity is None else multiplicity
     totals = np.bincount(labels, weights=times, minlength=num_classes)
     present = totals > 0
-    within_class = times / np.maximum(totals, 1e-300)[labels]
     weights = np.full((len(FIGURES), len(labels)), np.nan)
-    for index, name in enumerate(GROUPS):
-        members = present & getattr(groups, name) if groups is not None else np.zeros(num_classes, bool)
+    for index, name in enumerate(FIGURES):
+        if only not in (None, name) and (only != "harmonic" or name not in GROUPS):
+            continue
+        members = present
+        if name in GROUPS:
+            members = np.zeros_like(present) if groups is None else present & getattr(groups, name)
         if members.any():
-            weights[index] = within_class * members[labels] / members.sum()
-    if present.any():
-        weights[3] = within_class / present.sum()
-        weights[4] = times / totals.sum()
+            share = np.divide(members, totals * members.sum(), out=np.zeros(num_classes), where=members)
+            weights[index] = times / totals.sum() if name == "top1" else share[labels] * times
     return weights
 
 
@@ -89,7 +92,8 @@ def selection_score(values: Array, select: str) -> Array:
 
 def figures(hits: Array, totals: Array, groups: ShotGroups | None) -> Figures:
     """Figures from correct rows and rows per class, both (C,)."""
-    return Figures(*(float(value) for value in _figures(hits[None], totals, groups)[:, 0]))
+    values = _figures(hits[None], totals, _group_of(totals, groups), np.ones(len(totals)))
+    return Figures(*(float(value) for value in values[:, 0]))
 
 
 def bootstrap_figures(
@@ -97,27 +101,34 @@ def bootstrap_figures(
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of every figure, from ``num`` resamples of the rows within each class.
 
-    Drawing n_c rows of class c with replacement gives Binomial(n_c, h_c / n_c) hits, so only counts are drawn.
+    Drawing n_c rows of class c with replacement gives Binomial(n_c, h_c / n_c) hits, so only counts are drawn; for k
+    classes of a group with the same n and h, their sum is Binomial(k n, h / n), so only once for all of them.
     """
     rng = np.random.default_rng(seed)
-    sizes = totals.astype(np.int64)
-    drawn = rng.binomial(sizes, hits / np.maximum(sizes, 1), size=(num, len(sizes)))
-    values = _figures(drawn, totals, groups)
+    kinds, classes = np.unique(np.stack([_group_of(totals, groups), totals, hits]), axis=1, return_counts=True)
+    kinds, classes = kinds[:, kinds[1] > 0].astype(np.int64), classes[kinds[1] > 0]
+    drawn = rng.binomial(classes * kinds[1], kinds[2] / kinds[1], size=(num, len(classes)))
+    values = _figures(drawn, kinds[1], kinds[0], classes)
     tails = [(1 - level) / 2, (1 + level) / 2]
     bounds = [np.quantile(row, tails) if not np.isnan(row[0]) else (np.nan, np.nan) for row in values]
     return {name: (float(low), float(high)) for name, (low, high) in zip(FIGURES, bounds, strict=True)}
 
 
-def _figures(hits: Array, totals: Array, groups: ShotGroups | None) -> Array:
-    """(5, K) from hits (K, C)."""
+def _group_of(totals: Array, groups: ShotGroups | None) -> Array:
+    """0, 1, 2 for many, medium, few; 3 where the training counts are not known; (C,)."""
+    if groups is None:
+        return np.full(len(totals), 3)
+    return np.select([groups.many, groups.medium], [0, 1], 2)
+
+
+def _figures(hits: Array, totals: Array, group: Array, classes: Array) -> Array:
+    """(5, K) from hits (K, M), for M kinds of class: rows per class, its group, how many classes are of the kind."""
+    accuracy = hits / np.maximum(totals, 1)  # the sum over the classes of the kind
     present = totals > 0
-    accuracy = hits / np.maximum(totals, 1)
     values = np.full((len(FIGURES), len(hits)), np.nan)
-    for index, name in enumerate(GROUPS):
-        members = present & getattr(groups, name) if groups is not None else np.zeros_like(present)
+    for index, members in enumerate([*(present & (group == g) for g in range(3)), present]):
         if members.any():
-            values[index] = accuracy[:, members].mean(axis=1)
+            values[index] = accuracy[:, members].sum(axis=1) / classes[members].sum()
     if present.any():
-        values[3] = accuracy[:, present].mean(axis=1)
-        values[4] = hits.sum(axis=1) / totals.sum()
+        values[4] = hits.sum(axis=1) / (totals * classes).sum()
     return values

@@ -89,7 +89,8 @@ class Curve:
             select: the figure to maximise, one of ``metrics.SELECT``.
             low: lower end of the range.
             high: upper end of the range.
-            multiplicity: (N,), how often each row counts; default once.
+            multiplicity: (N,), how often each row counts; default once. Other figures than the one selected by are
+                then NaN.
         """
         raise NotImplementedError
 
@@ -179,7 +180,7 @@ class ExactCurve(Curve):
         """See :meth:`Curve.best`."""
         weights = self._weights
         if multiplicity is not None:
-            weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity)
+            weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
         first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
         steps = self._steps(weights)[:, first : last + 1]
         starts = np.concatenate([[low], self.ends[first:last]])
@@ -204,11 +205,12 @@ class ExactCurve(Curve):
 
     def _steps(self, weights: Array) -> Array:
         """Figures before, between and after the ends, (5, M + 1)."""
-        steps = np.zeros((len(weights), len(self.ends) + 1))
-        np.cumsum(weights[:, self._row] * self._sign, axis=1, out=steps[:, 1:])
-        np.round(steps, 12, out=steps)  # what a sum of 2N terms cannot know
-        steps[np.isnan(weights).all(axis=1)] = np.nan
-        return steps
+        steps = np.full((len(weights), len(self.ends) + 1), np.nan)
+        for step, weight in zip(steps, weights, strict=True):
+            if not (len(weight) and np.isnan(weight[0])):
+                step[0] = 0.0
+                np.cumsum(weight[self._row] * self._sign, out=step[1:])
+        return np.round(steps, 12, out=steps)  # beyond that a sum of 2N terms knows nothing
 
 
 def _middle(low: float, high: float) -> float:
@@ -273,7 +275,7 @@ class GridCurve(Curve):
         inside = (low <= self.values) & (self.values <= high)
         if not inside.any():
             raise UsageError(f"no value of {self.parameter} lies from {low:g} to {high:g}")
-        table = self._table(multiplicity)
+        table = self._table(multiplicity, select)
         score = np.where(inside, selection_score(table, select), -np.inf)
         index = int(np.argmax(score >= score.max() - _SAME))
         value = float(self.values[index])
@@ -291,8 +293,9 @@ class GridCurve(Curve):
             )
         return index
 
-    def _table(self, multiplicity: Array | None) -> Array:
-        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity)
+    def _table(self, multiplicity: Array | None, select: str | None = None) -> Array:
+        only = None if multiplicity is None else select
+        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only)
         return np.asarray(weights @ self._correct.T.astype(np.float64))
 
 
