@@ -71,8 +71,18 @@ class Result:
         return str(Report([self]))
 
 
-def predict(head: Head, feature_set: FeatureSet) -> NDArray[np.int64]:
-    """The class of the largest logit of every row, (N,); the lowest class number where several are equal."""
+def predict(head: Head, feature_set: FeatureSet, device: str = "cpu") -> NDArray[np.int64]:
+    """The class of the largest logit of every row, (N,); the lowest class number where several are equal.
+
+    Args:
+        head: any head.
+        feature_set: N rows.
+        device: where to compute; anything but "cpu" imports torch.
+    """
+    if device != "cpu":
+        from ltpost import on_device
+
+        return on_device.predict(head, feature_set, device)
     predicted = np.empty(len(feature_set), dtype=np.int64)
     for part, scores in feature_set.score_blocks(head):
         predicted[part] = scores.argmax(axis=1)
@@ -87,6 +97,7 @@ def evaluate(
     name: str = "head",
     detail: str = "",
     seed: int = 0,
+    device: str = "cpu",
 ) -> Result:
     """Figures of a head on a split.
 
@@ -97,6 +108,7 @@ def evaluate(
         name: what to call the row.
         detail: shown beside the name.
         seed: of the bootstrap.
+        device: where the logits are computed.
 
     Raises:
         DataError: no rows, or another number of classes.
@@ -107,7 +119,7 @@ def evaluate(
             "it was made for other features"
         )
     groups = feature_set.shot_groups() if groups is None else groups
-    correct = predict(head, feature_set) == feature_set.labels
+    correct = predict(head, feature_set, device) == feature_set.labels
     return result_of(correct, feature_set, groups, name=name, detail=detail, seed=seed)
 
 

@@ -331,13 +331,12 @@ class FeatureSet:
         it; other heads, and files without logits, cost a matrix product. The arrays may be views of the file.
         """
         head = self.joint if head is None else head
-        scale = offset = None
-        if isinstance(head, LinearHead) and head.joint is not None and self._answers_for(head.joint):
-            scale, offset = head.scale, head.offset
-        elif not self._answers_for(head):
+        if not self.answers_for(head):
             for part, block in self.feature_blocks(rows, size):
                 yield part, head.logits(block)
             return
+        scale = head.scale if isinstance(head, LinearHead) else None
+        offset = head.offset if isinstance(head, LinearHead) else None
         assert self._logits is not None
         size = size or max(1, _STORED_ELEMENTS // self.num_classes)
         for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
@@ -352,11 +351,13 @@ class FeatureSet:
             yield part, scores
         self._logits_finite = self._logits_finite or rows is None or len(np.unique(rows)) == len(self)
 
-    def _answers_for(self, head: Head) -> bool:
-        """Whether the stored logits are those of ``head``."""
+    def answers_for(self, head: Head) -> bool:
+        """Whether the logits of ``head`` follow from the stored ones, class by class."""
         if self._logits is None or not isinstance(head, LinearHead):
             return False
-        if head.input == "logits" and head.joint is None:
+        if head.joint is not None:
+            return head.joint.joint is None and self.answers_for(head.joint)
+        if head.input == "logits":
             return head.num_classes == self.num_classes
         return self.head is not None and head.same_as(self.head)
 

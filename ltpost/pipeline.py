@@ -137,6 +137,7 @@ class Experiment:
         many_shot: classes with more training samples are many-shot.
         few_shot: classes with fewer are few-shot.
         seed: of folds, bootstrap and stochastic solvers.
+        device: where to fit and to compute scores ("cpu", "cuda", "cuda:1", "auto").
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -153,6 +154,7 @@ class Experiment:
         many_shot: int = MANY_SHOT,
         few_shot: int = FEW_SHOT,
         seed: int = 0,
+        device: str = "cpu",
     ):
         self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder)
         if select not in SELECT:
@@ -166,7 +168,7 @@ class Experiment:
                 f"{self.folder.path}: has no {val}.h5 to choose on; extract it, name another split with --val, "
                 f"or pass --oracle to choose on {test} itself (the rows will say so)"
             )
-        self.select, self.oracle, self.seed = select, oracle, seed
+        self.select, self.oracle, self.seed, self.device = select, oracle, seed, device
         self.has_test = test in self.folder
         self.report_set = self.folder[test if self.has_test else val]
         self.chosen_on = self.report_set if oracle else self.folder[val]
@@ -200,7 +202,9 @@ class Experiment:
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
         splits = [self.report_set, *([self.chosen_on] if self._reports_val else [])]
-        return [evaluate(self.joint, part, self.groups, name="joint", seed=self.seed) for part in splits]
+        return [
+            evaluate(self.joint, part, self.groups, name="joint", seed=self.seed, device=self.device) for part in splits
+        ]
 
     @property
     def _reports_val(self) -> bool:
@@ -271,12 +275,16 @@ class Experiment:
         results = list(self.joint_results)
         for part in [self.report_set, *([self.chosen_on] if self._reports_val else [])]:
             if best is None or curve is None or (part is self.report_set and self._reports_val):
-                result = evaluate(head, part, self.groups, name=family.method, detail=detail, seed=self.seed)
+                result = evaluate(
+                    head, part, self.groups, name=family.method, detail=detail, seed=self.seed, device=self.device
+                )
             elif self.oracle:
                 detail = f"{detail}, oracle: chosen on {part.split}"
-                result = evaluate(head, part, self.groups, name=family.method, detail=detail, seed=self.seed)
+                result = evaluate(
+                    head, part, self.groups, name=family.method, detail=detail, seed=self.seed, device=self.device
+                )
             else:
-                correct = cross_fit(curve, self.select, grid[0] if not grid else min(grid), max(grid), seed=self.seed)
+                correct = cross_fit(curve, self.select, min(grid), max(grid), seed=self.seed)
                 label = f"{family.parameter} {FOLDS}-fold cross-fitted"  # never the value chosen on these rows
                 result = result_of(correct, part, self.groups, name=family.method, detail=label, seed=self.seed)
             results.append(result)
@@ -310,13 +318,15 @@ class Experiment:
 def _tnorm(experiment: Experiment, *, bias: str = "drop", grid: Array | None = None) -> Family:
     from ltpost.methods.tau_norm import family
 
-    return family(experiment.report_set.require_head("tau-normalization rescales"), bias=bias, grid=grid)
+    return family(
+        experiment.report_set.require_head("tau-normalization rescales"), bias=bias, grid=grid, device=experiment.device
+    )
 
 
 def _la(experiment: Experiment) -> Family:
     from ltpost.methods.logit_adjustment import family
 
-    return family(experiment.joint, experiment.report_set.require_counts("logit adjustment"))
+    return family(experiment.joint, experiment.report_set.require_counts("logit adjustment"), device=experiment.device)
 
 
 def _ncm(experiment: Experiment, *, metric: str = "cosine") -> Family:
@@ -328,13 +338,13 @@ def _ncm(experiment: Experiment, *, metric: str = "cosine") -> Family:
 def _lws(experiment: Experiment, **options: Any) -> Family:
     from ltpost.methods.lws import family
 
-    return family(experiment.train, seed=experiment.seed, **options)
+    return family(experiment.train, seed=experiment.seed, device=experiment.device, **options)
 
 
 def _crt(experiment: Experiment, **options: Any) -> Family:
     from ltpost.methods.crt import family
 
-    return family(experiment.train, seed=experiment.seed, **options)
+    return family(experiment.train, seed=experiment.seed, device=experiment.device, **options)
 
 
 #: key of a method to the function that makes its family of heads from an experiment

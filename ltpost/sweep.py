@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import UsageError
+from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import predict
 from ltpost.features import FeatureSet
 from ltpost.head import Array, Head
 from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.priors import ShotGroups
 
-_NEVER = 1e200  # stands for infinity in a logarithm: (x - _NEVER) / b stays finite and binds nothing
+NEVER = 1e200  # stands for infinity in a logarithm: (x - NEVER) / b stays finite and binds nothing
 _NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
 
@@ -199,7 +199,7 @@ class ExactCurve(Curve):
 
     def grid(self) -> Array:
         """21 values over the middle 95 % of the finite ends, 0 to 2 where those are usual."""
-        finite = self.ends[np.isfinite(self.ends) & (np.abs(self.ends) < _NEVER / 1e50)]
+        finite = self.ends[np.isfinite(self.ends) & (np.abs(self.ends) < NEVER / 1e50)]
         top = float(np.quantile(finite, 0.9)) if len(finite) else 2.0
         return np.linspace(0.0, max(2.0, np.ceil(top)) if top < 10 else 2.0, 21)
 
@@ -309,6 +309,7 @@ def affine_curve(
     *,
     head: Head | None = None,
     parameter: str = "tau",
+    device: str = "cpu",
 ) -> ExactCurve:
     """The exact curve of s_c(t) = z_c - t · slope_c.
 
@@ -318,10 +319,12 @@ def affine_curve(
         groups: many/medium/few-shot classes, or None.
         head: whose logits are z; default the joint classifier's.
         parameter: what t is called.
+        device: where to compute; anything but "cpu" imports torch.
+
+    Other uses than logit adjustment (slope log π): the strength of a target prior π' (head: the joint one with offset
+    -log π; slope: -log π'), or the mixing of two heads (:func:`mixing_curve`).
     """
-    low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
-    for rows, label, scores in _by_label(feature_set, head):
-        low[rows], high[rows] = affine_interval(scores.astype(np.float64), label, slope)
+    low, high = _intervals(feature_set, slope, head, device, scaled=False)
     return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
 
 
@@ -332,12 +335,57 @@ def scaled_curve(
     *,
     head: Head | None = None,
     parameter: str = "tau",
+    device: str = "cpu",
 ) -> ExactCurve:
     """The exact curve of s_c(t) = z_c · exp(-t · slope_c); arguments as for :func:`affine_curve`."""
+    low, high = _intervals(feature_set, slope, head, device, scaled=True)
+    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+
+
+def mixing_curve(
+    one: FeatureSet,
+    head: Head,
+    other_head: Head,
+    groups: ShotGroups | None,
+    *,
+    other: FeatureSet | None = None,
+    parameter: str = "weight",
+) -> ExactCurve:
+    """The exact curve of a mixture of two classifiers, s(t) = (1 - t) z + t z'.
+
+    Args:
+        one: N rows.
+        head: whose logits are z.
+        other_head: whose logits are z'.
+        groups: many/medium/few-shot classes, or None.
+        other: the same N rows with the features of the other network; default ``one``.
+        parameter: what t is called.
+    """
+    other = one if other is None else other
+    if not np.array_equal(one.labels, other.labels):
+        raise DataError(f"{one.name} and {other.name} must hold the same rows to be mixed, but their labels differ")
+    low, high = np.empty(len(one)), np.empty(len(one))
+    pairs = zip(_by_label(one, head), _by_label(other, other_head), strict=True)
+    for (rows, label, z), (_, _, z_other) in pairs:
+        a = z.astype(np.float64)
+        low[rows], high[rows] = affine_interval(a.copy(), label, a - z_other)
+    return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
+
+
+def _intervals(
+    feature_set: FeatureSet, slope: Array, head: Head | None, device: str, *, scaled: bool
+) -> tuple[Array, Array]:
+    if device != "cpu":
+        from ltpost.on_device import intervals
+
+        return intervals(feature_set, slope, head, device, scaled=scaled)
     low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
     for rows, label, scores in _by_label(feature_set, head):
-        low[rows], high[rows] = scaled_interval(scores, label, slope)
-    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+        if scaled:
+            low[rows], high[rows] = scaled_interval(scores, label, slope)
+        else:
+            low[rows], high[rows] = affine_interval(scores.astype(np.float64), label, slope)
+    return low, high
 
 
 def affine_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Array]:
@@ -346,17 +394,18 @@ def affine_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Arr
     Args:
         scores: a, (n, C) float64; overwritten.
         label: y, the class of all n rows.
-        slope: b, (C,).
+        slope: b, (C,), or (n, C) where it differs from row to row.
 
     Returns:
         The closed intervals [low, high], (n,) each; low > high where the row is never right.
     """
-    steeper = slope - slope[label]
+    steeper = slope - slope[..., label, None]
     above, below = steeper > 0, steeper < 0
-    level = np.flatnonzero(~above & ~below)  # rivals of the same slope, and the class itself
-    own = scores[:, label].copy()
-    lost = (scores[:, level] > own[:, None]).any(axis=1)
-    lost |= (scores[:, level[level < label]] == own[:, None]).any(axis=1)
+    level = np.atleast_2d(~(above | below))  # rivals of the same slope, and the class itself
+    columns = np.flatnonzero(level.any(axis=0))
+    own, rivals = scores[:, label].copy(), scores[:, columns]
+    beaten = (rivals > own[:, None]) | ((rivals == own[:, None]) & (columns < label))
+    lost = (beaten & level[:, columns]).any(axis=1)
 
     scores -= own[:, None]
     scores /= np.where(above | below, steeper, 1.0)
@@ -369,8 +418,8 @@ def affine_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Arr
     rival = crossing.argmin(axis=1)
     high = crossing[rows, rival]
     np.copyto(high, np.nextafter(high, -np.inf), where=rival < label)
-    low[np.abs(low) > _NEVER / 1e50] = -np.inf
-    high[np.abs(high) > _NEVER / 1e50] = np.inf
+    low[np.abs(low) > NEVER / 1e50] = -np.inf
+    high[np.abs(high) > NEVER / 1e50] = np.inf
     low[lost], high[lost] = np.inf, -np.inf
     return low, high
 
@@ -408,7 +457,7 @@ def _log(scores: Array) -> Array:
     """Natural logarithm in float64, a very negative number for what is not positive."""
     result: Array = np.maximum(scores, 1e-300, dtype=np.float64)
     np.log(result, out=result)
-    result -= (scores <= 0) * _NEVER
+    result -= (scores <= 0) * NEVER
     return result
 
 

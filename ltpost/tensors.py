@@ -89,7 +89,7 @@ def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtyp
     """Features (N, D)."""
     features = train.features
     return Matrix(
-        lambda key: _tensor(features[key], device, dtype),
+        lambda key: as_tensor(features[key], device, dtype),
         train.feature_blocks(),
         (len(train), features.shape[1]),
         device,
@@ -102,19 +102,19 @@ def training_logits(train: FeatureSet, device: torch.device) -> Matrix:
     shape = (len(train), train.num_classes)
     if train.has_logits:
         logits = train.logits
-        return Matrix(lambda key: _tensor(logits[key], device), train.score_blocks(), shape, device)
+        return Matrix(lambda key: as_tensor(logits[key], device), train.score_blocks(), shape, device)
     head = train.require_head("LWS rescales")
-    features, weight = train.features, _tensor(head.weight, device)
-    bias = torch.zeros(len(weight), device=device) if head.bias is None else _tensor(head.bias, device)
+    features, weight = train.features, as_tensor(head.weight, device)
+    bias = torch.zeros(len(weight), device=device) if head.bias is None else as_tensor(head.bias, device)
     return Matrix(
-        lambda key: torch.addmm(bias, _tensor(features[key], device), weight.T),
+        lambda key: torch.addmm(bias, as_tensor(features[key], device), weight.T),
         train.feature_blocks(),
         shape,
         device,
     )
 
 
-def _tensor(block: Array, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+def as_tensor(block: Array, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """A copy or a view, whichever is needed; torch converts float16 about ten times faster than numpy."""
     array = np.ascontiguousarray(block)
     if not array.flags.writeable:  # a memory map; torch warns about those

@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltpost import DataError, FeatureSet, LinearHead, UsageError
+from ltpost.evaluation import predict
 from ltpost.metrics import FIGURES
 from ltpost.priors import shot_groups
-from ltpost.sweep import ExactCurve, GridCurve, affine_curve, affine_interval, scaled_curve, scaled_interval
+from ltpost.sweep import (
+    ExactCurve,
+    GridCurve,
+    affine_curve,
+    affine_interval,
+    mixing_curve,
+    scaled_curve,
+    scaled_interval,
+)
 
 # -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
 
@@ -113,6 +122,39 @@ def test_from_features_equals_from_stored_logits():
     one, other = affine_curve(with_logits, slope, None), affine_curve(without, slope, None)
     np.testing.assert_allclose(one.low, other.low, rtol=1e-5)
     assert not without.has_logits
+
+
+@pytest.mark.parametrize("curve", [affine_curve, scaled_curve])
+@pytest.mark.parametrize("shift", [0.0, -3.0, -100.0], ids=["mixed", "mostly negative", "all negative"])
+def test_torch_sweep_equals_numpy(curve, shift):
+    split = make_split("val", 20)
+    z = np.round(split.logits + np.float32(shift), 1)  # rounded: with ties, and zeros
+    split = FeatureSet(labels=split.labels, logits=z)
+    slope = np.round(np.random.default_rng(1).normal(size=len(COUNTS)), 1)
+    ours, torchs = curve(split, slope, None), curve(split, slope, None, device="cpu:0")
+    np.testing.assert_allclose(torchs.low, ours.low, rtol=1e-12)
+    np.testing.assert_allclose(torchs.high, ours.high, rtol=1e-12)
+    ever = ours.low <= ours.high
+    np.testing.assert_array_equal(ever, torchs.low <= torchs.high)
+    assert ever.any()
+
+
+def test_torch_predictions_equal_numpy():
+    for split in (make_split("val"), make_split("val", logits=False)):
+        for head in (split.head, split.head.rescaled(np.linspace(0.5, 2, 10)), LinearHead(split.head.weight[:, ::-1])):
+            np.testing.assert_array_equal(predict(head, split, "cpu:0"), predict(head, split))
+
+
+def test_mixing_curve_equals_argmax():
+    one, other = make_split("val", 20), make_split("val", 20, bias=False)
+    head = LinearHead(np.random.default_rng(0).normal(size=(10, 16)))
+    curve = mixing_curve(one, one.head, head, None, other=other)
+    z, z_other = one.logits.astype(float), head.logits(other.features).astype(float)
+    for t in np.random.default_rng(1).uniform(-1, 2, 200):
+        right = ((1 - t) * z + t * z_other).argmax(1) == one.labels
+        np.testing.assert_array_equal(curve.correct(t), right)
+    with pytest.raises(DataError, match="must hold the same rows"):
+        mixing_curve(one, one.head, head, None, other=make_split("val", 21))
 
 
 # -- the curve --------------------------------------------------------------------------------------------------------

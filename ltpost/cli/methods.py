@@ -97,7 +97,6 @@ def fit_options(command: Any) -> Any:
             click.option("--lr", "learning_rate", type=float, help="sgd: learning rate at the start."),
             click.option("--weight-decay", type=float, help="sgd."),
             click.option("--batch-size", type=click.IntRange(1), help="sgd."),
-            click.option("--device", default="cpu", show_default=True, help="Where to fit: cpu, cuda, cuda:1."),
             head_option,
             output_options,
             experiment_options,
@@ -140,12 +139,9 @@ def _fit(
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where lws and crt fit.")
 @output_options
 @experiment_options
-def compare(
-    experiment: Experiment, methods: str, heads: Path, device: str, csv_file: Path | None, as_json: bool
-) -> None:
+def compare(experiment: Experiment, methods: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
     """Every method, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
@@ -153,8 +149,7 @@ def compare(
     from ltpost.pipeline import compare as run_all
     from ltpost.pipeline import compare_report
 
-    fitted = {"lws": {"device": device}, "crt": {"device": device}}
-    outcomes = run_all(experiment, [name.strip() for name in methods.split(",") if name.strip()], **fitted)
+    outcomes = run_all(experiment, [name.strip() for name in methods.split(",") if name.strip()])
     report = compare_report(outcomes)
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")

@@ -16,6 +16,7 @@ from ltpost.priors import FEW_SHOT, MANY_SHOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
+EXPERIMENT = ("val", "test", "select", "oracle", "many_shot", "few_shot", "seed", "device")
 
 
 class Grid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
@@ -96,24 +97,13 @@ def experiment_options(command: Command) -> Command:
         "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
     )
     @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, bootstrap and sampling.")
+    @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, auto.")
     @functools.wraps(command)
-    def wrapper(
-        *args: Any,
-        folder: Path,
-        val: str,
-        test: str,
-        select: str,
-        oracle: bool,
-        many_shot: int,
-        few_shot: int,
-        seed: int,
-        **kwargs: Any,
-    ) -> Any:
+    def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
         from ltpost.pipeline import Experiment
 
-        experiment = Experiment(
-            folder, select=select, oracle=oracle, val=val, test=test, many_shot=many_shot, few_shot=few_shot, seed=seed
-        )
+        settings = {name: kwargs.pop(name) for name in EXPERIMENT}
+        experiment = Experiment(folder, **settings)
         return command(*args, experiment=experiment, **kwargs)
 
     return wrapper  # type: ignore[return-value]

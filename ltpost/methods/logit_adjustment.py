@@ -47,6 +47,7 @@ def la_curve(
     *,
     class_counts: Array | None = None,
     head: LinearHead | None = None,
+    device: str = "cpu",
 ) -> Curve:
     """Accuracy of the adjusted classifier for every τ, exactly.
 
@@ -55,17 +56,18 @@ def la_curve(
         groups: many/medium/few-shot classes; default from the class counts.
         class_counts: (C,); default those of the file.
         head: the joint classifier; default that of the file.
+        device: where to compute; anything but "cpu" imports torch.
     """
     counts = feature_set.require_counts("logit adjustment") if class_counts is None else class_counts
     groups = feature_set.shot_groups() if groups is None else groups
-    return affine_curve(feature_set, log_prior(counts, feature_set.class_names), groups, head=head)
+    return affine_curve(feature_set, log_prior(counts, feature_set.class_names), groups, head=head, device=device)
 
 
-def family(joint: LinearHead, class_counts: Array) -> Family:
+def family(joint: LinearHead, class_counts: Array, *, device: str = "cpu") -> Family:
     """Logit adjustment as a family of heads, for ``model_selection``."""
     return Family(
         method="la",
         parameter="tau",
-        curve=lambda feature_set, groups: la_curve(feature_set, groups, class_counts=class_counts, head=joint),
+        curve=lambda split, groups: la_curve(split, groups, class_counts=class_counts, head=joint, device=device),
         head=lambda tau: logit_adjust(joint, class_counts, tau),
     )

@@ -61,6 +61,7 @@ def tau_curve(
     head: LinearHead | None = None,
     bias: str = "drop",
     grid: Array | None = None,
+    device: str = "cpu",
 ) -> Curve:
     """Accuracy of the tau-normalized classifier for every τ (exact; with ``bias="keep"`` at the values of ``grid``).
 
@@ -70,6 +71,7 @@ def tau_curve(
         head: the joint classifier; default that of the file.
         bias: see :func:`tau_normalize`. A kept bias is not scaled, so scores are not affine in τ even in logarithms.
         grid: (K,) values of τ, for ``bias="keep"`` only; default 0, 0.1, …, 2.
+        device: where to compute; anything but "cpu" imports torch.
     """
     head = feature_set.require_head("tau-normalization rescales") if head is None else head
     groups = feature_set.shot_groups() if groups is None else groups
@@ -79,15 +81,15 @@ def tau_curve(
             "tau", values, [tau_normalize(head, tau, bias) for tau in values], feature_set, groups
         )
     unscaled = tau_normalize(head, 0.0, bias)  # the joint classifier, without its bias where that is dropped
-    return scaled_curve(feature_set, np.log(_norms(head)), groups, head=unscaled)
+    return scaled_curve(feature_set, np.log(_norms(head)), groups, head=unscaled, device=device)
 
 
-def family(joint: LinearHead, *, bias: str = "drop", grid: Array | None = None) -> Family:
+def family(joint: LinearHead, *, bias: str = "drop", grid: Array | None = None, device: str = "cpu") -> Family:
     """Tau-normalization as a family of heads, for ``model_selection``."""
     return Family(
         method="tnorm",
         parameter="tau",
-        curve=lambda feature_set, groups: tau_curve(feature_set, groups, head=joint, bias=bias, grid=grid),
+        curve=lambda split, groups: tau_curve(split, groups, head=joint, bias=bias, grid=grid, device=device),
         head=lambda tau: tau_normalize(joint, tau, bias),
         params={"bias": bias},
     )
