@@ -1,0 +1,137 @@
+"""ltpost.plots: what is drawn is what was measured."""
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import ltpost
+from ltpost.errors import DataError, UsageError
+from ltpost.evaluation import evaluate
+from ltpost.features import FeatureSet
+from ltpost.head import LinearHead
+from ltpost.plots import COLOURS, new_axes, plot_curve, plot_norms, plot_results
+from ltpost.report import Report
+from ltpost.sweep import GridCurve
+
+COUNTS = np.array([500, 150, 60, 30, 12, 5])
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def val():
+    """Noisy one-hot features, and a head whose weights are longer for frequent classes."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 20)
+    features = np.abs(np.eye(6)[labels] + 0.6 * rng.standard_normal((120, 6))).astype(np.float32)
+    head = LinearHead(np.eye(6) * COUNTS[:, None] ** 0.2)
+    return FeatureSet(features, labels, head=head, class_counts=COUNTS, split="val")
+
+
+def lines_by_colour(ax):
+    return {line.get_color(): line for line in ax.lines if len(line.get_xdata()) > 2}
+
+
+def test_an_exact_curve_is_drawn_as_measured(val):
+    curve = ltpost.tau_curve(val)
+    ax = curve.plot()
+    lines = lines_by_colour(ax)
+    assert set(lines) == set(COLOURS.values())
+    taus = lines[COLOURS["few"]].get_xdata()
+    np.testing.assert_array_equal(lines[COLOURS["few"]].get_ydata(), [row.few for row in curve.at(taus)])
+    assert f"{100 * curve.best('all', taus[0], taus[-1]).score:.1f} %" in ax.get_title(loc="left")
+    assert {text.get_text() for text in ax.texts} == {"Many", "Medium", "Few", "All"}
+
+
+def test_end_labels_stay_apart(val):
+    ax = ltpost.tau_curve(val).plot()
+    heights = sorted(text.xy[1] for text in ax.texts)
+    assert np.diff(heights).min() > 0.05 * np.ptp(ax.get_ylim())
+
+
+def test_a_tabulated_curve_has_its_points_and_a_logarithmic_axis(val):
+    correct = np.random.default_rng(1).random((4, 120)) < 0.5
+    curve = GridCurve("strength", [1.0, 0.1, 0.01, 0.001], correct, val.labels, val.shot_groups(), 6)
+    ax = plot_curve(curve)
+    line = lines_by_colour(ax)[COLOURS["all"]]
+    np.testing.assert_array_equal(line.get_xdata(), [0.001, 0.01, 0.1, 1.0])
+    np.testing.assert_allclose(line.get_ydata(), [row.all for row in curve.at([0.001, 0.01, 0.1, 1.0])])
+    assert (ax.get_xscale(), line.get_marker()) == ("log", "o")
+
+
+def test_unknown_groups_are_not_drawn(val):
+    val.class_counts = None
+    assert set(lines_by_colour(ltpost.tau_curve(val).plot())) == {COLOURS["all"]}
+
+
+def test_bars_have_the_figures_and_their_intervals(val):
+    results = [evaluate(val.joint, val, name="joint"), evaluate(ltpost.tau_normalize(val.head, 1.0), val, name="tnorm")]
+    ax = Report(results).plot()
+    bars = ax.containers[0::2], ax.containers[1::2]
+    for name, container in zip(COLOURS, bars[0], strict=True):
+        assert [bar.get_height() for bar in container] == [getattr(result.figures, name) for result in results]
+    low, high = results[0].intervals["few"]
+    segment = bars[1][2].lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(segment[:, 1], [low, high])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "tnorm"]
+    assert f"{100 * results[1].figures.few:.1f}" in {text.get_text() for text in ax.texts}
+
+
+def test_an_empty_group_has_a_dash_and_other_splits_are_left_out(val):
+    val.class_counts = np.full(6, 50)
+    test = FeatureSet(np.asarray(val.features), val.labels, head=val.head, class_counts=val.class_counts, split="test")
+    ax = plot_results([evaluate(val.joint, val, name="joint"), evaluate(val.joint, test, name="joint")])
+    assert [text.get_text() for text in ax.texts].count("–") == 2  # many and few, of val alone
+    assert ax.get_title(loc="left") == "accuracy on val"
+
+
+def test_norms_before_and_after(val):
+    heads = {"joint": val.head, "tnorm": ltpost.tau_normalize(val.head, 1.0)}
+    ax = plot_norms(heads, COUNTS)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["joint: slope +0.20", "tnorm: slope +0.00"] or labels[1] == "tnorm: slope -0.00"
+    points = next(line for line in ax.lines if line.get_label().startswith("joint"))
+    norms = val.head.norms()
+    np.testing.assert_allclose(points.get_ydata(), norms / np.exp(np.log(norms).mean()))
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_classes_without_samples_or_weights_are_left_out(val):
+    head = LinearHead(val.head.weight * (np.arange(6) != 3)[:, None])
+    ax = plot_norms({"joint": head}, np.where(np.arange(6) == 0, 0, COUNTS))
+    assert len(next(line for line in ax.lines if line.get_label().startswith("joint")).get_xdata()) == 4
+
+
+def test_another_number_of_classes(val):
+    with pytest.raises(DataError, match="head 'joint' has 6 classes, but class_counts has 3"):
+        plot_norms({"joint": val.head}, COUNTS[:3])
+
+
+def test_nothing_to_draw():
+    with pytest.raises(DataError, match="no results"):
+        plot_results([])
+
+
+def test_axes_are_taken_or_saved(val, tmp_path):
+    _, ax = plt.subplots()
+    assert ltpost.tau_curve(val).plot(ax) is ax
+    before = plt.get_fignums()
+    ltpost.tau_curve(val).plot(new_axes(4, 3)).figure.savefig(tmp_path / "curve.png")
+    assert plt.get_fignums() == before
+    assert plt.imread(tmp_path / "curve.png").std() > 0.01
+
+
+def test_without_matplotlib(val, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(UsageError, match=r'pip install "ltpost\[demo\]"'):
+        ltpost.tau_curve(val).plot()
