@@ -17,6 +17,7 @@ from ltpost.features import FeatureSet, load
 from ltpost.folder import FeatureFolder
 from ltpost.head import LinearHead
 from ltpost.methods.logit_adjustment import la_curve, logit_adjust
+from ltpost.methods.multiplicative_adjustment import mla_curve, multiplicative_adjust
 from ltpost.methods.tau_norm import tau_curve, tau_normalize
 from ltpost.pipeline import Experiment, Outcome, compare
 from ltpost.priors import shot_groups
@@ -52,6 +53,8 @@ __all__ = [
     "load",
     "logit_adjust",
     "lws",
+    "mla_curve",
+    "multiplicative_adjust",
     "nearest_class_mean",
     "shot_groups",
     "tau_curve",

@@ -684,7 +684,9 @@ def start_file(
             )
             file.create_dataset("labels", data=np.asarray(labels, dtype=np.int64))
             for key, (shape, dtype) in datasets.items():
-                file.create_dataset(key, shape=shape, dtype=dtype, dcpl=None if dtype == object else _allocated_now())
+                file.create_dataset(
+                    key, shape=shape, dtype=dtype, dcpl=None if np.dtype(dtype).hasobject else _allocated_now()
+                )
             if head is not None:
                 file.create_dataset("head/weight", data=head.weight)
                 if head.bias is not None:

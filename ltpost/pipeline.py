@@ -10,7 +10,7 @@ Every method goes through the same three steps: a family of heads, a choice on v
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,15 +23,13 @@ from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import Result, evaluate, result_of
 from ltpost.features import FeatureSet
 from ltpost.folder import FeatureFolder
-from ltpost.head import Array, Head, LinearHead
+from ltpost.head import Head, LinearHead
 from ltpost.methods import Family
 from ltpost.metrics import SELECT
 from ltpost.model_selection import FOLDS, cross_fit
 from ltpost.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.report import Report, curve_table, percent
 from ltpost.sweep import Best, Curve
-
-GRID = tuple(round(0.1 * k, 10) for k in range(21))
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ class Experiment:
 
     # -- running a method --------------------------------------------------------------------------------------------
 
-    def run(self, method: str | Family, *, grid: Iterable[float] | None = None, **options: Any) -> Outcome:
+    def run(self, method: str | Family, *, grid: Sequence[float] | None = None, **options: Any) -> Outcome:
         """One method, chosen and reported.
 
         Args:
@@ -223,17 +221,15 @@ class Experiment:
         if isinstance(method, str):
             if method not in METHODS:
                 raise UsageError(f"the method must be one of {', '.join(METHODS)}, but is {method!r}")
-            if method in ("tnorm", "la") and grid is None:
-                grid = GRID
-            if method == "tnorm":
-                options["grid"] = None if grid is None else np.asarray(tuple(grid))
+            if method == "tnorm" and grid is not None:
+                options["grid"] = grid = tuple(grid)  # a kept bias is swept at these values only
             family = METHODS[method](self, **options)
         else:
             family = method
         if family.parameter is None:
             return self._outcome(family, None, (), None, (), family.head(0.0))
         curve = family.curve(self.chosen_on, self.groups)
-        values = tuple(float(value) for value in (curve.grid() if grid is None else grid))
+        values = tuple(float(value) for value in grid or family.grid or curve.grid())
         low, high = min(values), max(values)
         best = curve.best(self.select, low, high)
         interval = curve.bootstrap_best(self.select, low, high, seed=self.seed)
@@ -315,18 +311,24 @@ class Experiment:
 # -- the methods ----------------------------------------------------------------------------------------------------
 
 
-def _tnorm(experiment: Experiment, *, bias: str = "drop", grid: Array | None = None) -> Family:
+def _tnorm(experiment: Experiment, **options: Any) -> Family:
     from ltpost.methods.tau_norm import family
 
-    return family(
-        experiment.report_set.require_head("tau-normalization rescales"), bias=bias, grid=grid, device=experiment.device
-    )
+    head = experiment.report_set.require_head("tau-normalization rescales")
+    return family(head, device=experiment.device, **options)
 
 
 def _la(experiment: Experiment) -> Family:
     from ltpost.methods.logit_adjustment import family
 
     return family(experiment.joint, experiment.report_set.require_counts("logit adjustment"), device=experiment.device)
+
+
+def _mla(experiment: Experiment) -> Family:
+    from ltpost.methods.multiplicative_adjustment import family
+
+    counts = experiment.report_set.require_counts("multiplicative logit adjustment")
+    return family(experiment.joint, counts, device=experiment.device)
 
 
 def _ncm(experiment: Experiment, *, metric: str = "cosine") -> Family:
@@ -348,7 +350,14 @@ def _crt(experiment: Experiment, **options: Any) -> Family:
 
 
 #: key of a method to the function that makes its family of heads from an experiment
-METHODS: dict[str, Callable[..., Family]] = {"tnorm": _tnorm, "ncm": _ncm, "lws": _lws, "crt": _crt, "la": _la}
+METHODS: dict[str, Callable[..., Family]] = {
+    "tnorm": _tnorm,
+    "la": _la,
+    "mla": _mla,
+    "ncm": _ncm,
+    "lws": _lws,
+    "crt": _crt,
+}
 
 
 def compare(

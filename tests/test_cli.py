@@ -95,6 +95,7 @@ def test_json_is_the_library_call_and_nothing_else(at_home, args, method, option
     assert printed["results"] == json.loads(json.dumps(expected["results"], default=float))
     assert printed["params"] == json.loads(json.dumps(expected["params"], default=float))
     assert (printed["head"] is None) == (method == "ncm")
+    assert any("the curve is not exact" in note for note in printed["notes"]) == ("keep" in args)
 
 
 def test_experiment_options_reach_the_library(at_home):
@@ -175,8 +176,13 @@ def test_defaults_are_those_of_the_library():
                 )
                 checked += 1
     assert checked > 40
-    tau_grid = next(option for option in methods.tnorm.params if option.name == "tau_grid")
-    assert parse_grid(tau_grid.default) == ltpost.pipeline.GRID
+    for command, grid in (
+        (methods.tnorm, inspect.signature(ltpost.methods.tau_norm.family).parameters["grid"].default),
+        (methods.la, ltpost.methods.TAU_GRID),
+        (methods.mla, ltpost.methods.multiplicative_adjustment.GRID),
+    ):
+        option = next(option for option in command.params if option.name == "tau_grid")
+        assert parse_grid(option.default) == grid
     metric = next(option for option in methods.ncm.params if option.name == "metric")
     assert metric.default == inspect.signature(ltpost.nearest_class_mean).parameters["metric"].default
     assert set(metric.type.choices) == set(sys.modules["ltpost.methods.ncm"].METRICS)

@@ -182,7 +182,7 @@ def test_no_rows(tmp_path):
     assert list(back.score_blocks()) == []
 
 
-# -- every rule of the format, broken one by one ------------------------------------------------------------------------
+# -- every rule of the format, broken one by one ----------------------------------------------------------------------
 
 GOOD = make_split("val", 4)
 BROKEN = {

@@ -122,13 +122,14 @@ def test_methods_that_need_something_say_what(tmp_path):
     for method, message in {
         "tnorm": "has no 'head/weight'",
         "la": "has no 'class_counts'",
+        "mla": "has no 'class_counts'",
         "ncm": "has no train.h5",
         "crt": "has no train.h5",
         "lws": "has no train.h5",
     }.items():
         with pytest.raises(DataError, match=message):
             experiment.run(method)
-    with pytest.raises(UsageError, match="must be one of tnorm, ncm, lws, crt, la, but is 'svm'"):
+    with pytest.raises(UsageError, match="must be one of tnorm, la, mla, ncm, lws, crt, but is 'svm'"):
         experiment.run("svm")
 
 

@@ -73,7 +73,7 @@ def test_curve_equals_the_evaluated_head(bias, logits):
 
 def test_kept_bias_is_a_grid():
     split = make_split("val")
-    curve = tau_curve(split, bias="keep", grid=np.array([0.0, 0.5]))
+    curve = tau_curve(split, bias="keep", grid=[0.0, 0.5])
     head = tau_normalize(split.head, 0.5, "keep")
     np.testing.assert_allclose(head.weight, tau_normalize(split.head, 0.5).weight, rtol=1e-6)
     np.testing.assert_allclose(head.bias, split.head.bias, atol=1e-6)

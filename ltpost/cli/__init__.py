@@ -21,6 +21,7 @@ COMMANDS = {
     "info": "info",
     "tnorm": "methods",
     "la": "methods",
+    "mla": "methods",
     "ncm": "methods",
     "lws": "methods",
     "crt": "methods",

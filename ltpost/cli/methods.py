@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ltpost.cli.options import Grid, experiment_options, output_options, print_json
+from ltpost.cli.options import Command, Grid, experiment_options, output_options, print_json
 
 if TYPE_CHECKING:
     from ltpost.pipeline import Experiment, Outcome
@@ -16,14 +17,19 @@ METRICS = ("cosine", "euclidean", "cl2n", "l2n", "un")
 SOLVERS = ("convex", "sgd")
 SAMPLERS = ("class-balanced", "instance", "square-root", "progressive")
 
-grid_option = click.option(
-    "--tau-grid",
-    type=Grid(),
-    default="0:2:0.1",
-    show_default=True,
-    help="Values of tau to print, start:stop:step with the stop included, or 0.5,1,1.5. tau is chosen exactly, between "
-    "the first and the last of them.",
-)
+
+def grid_option(default: str) -> Callable[[Command], Command]:
+    """``--tau-grid``."""
+    return click.option(
+        "--tau-grid",
+        type=Grid(),
+        default=default,
+        show_default=True,
+        help="Values of tau to print, start:stop:step with the stop included, or 0.5,1,1.5. tau is chosen exactly, "
+        "between the first and the last of them.",
+    )
+
+
 head_option = click.option(
     "--out",
     "head_file",
@@ -33,7 +39,7 @@ head_option = click.option(
 
 
 @click.command()
-@grid_option
+@grid_option("0:2:0.1")
 @click.option(
     "--bias",
     type=click.Choice(["drop", "scale", "keep"]),
@@ -53,7 +59,7 @@ def tnorm(experiment: Experiment, tau_grid: tuple[float, ...], bias: str, **outp
 
 
 @click.command()
-@grid_option
+@grid_option("0:2:0.1")
 @head_option
 @output_options
 @experiment_options
@@ -63,6 +69,19 @@ def la(experiment: Experiment, tau_grid: tuple[float, ...], **output: Any) -> No
     Example: ltpost la
     """
     finish(experiment.run("la", grid=tau_grid), **output)
+
+
+@click.command()
+@grid_option("0:1:0.05")
+@head_option
+@output_options
+@experiment_options
+def mla(experiment: Experiment, tau_grid: tuple[float, ...], **output: Any) -> None:
+    """Multiplicative logit adjustment: z_c / prior_c^tau (Hasegawa & Sato, ICLR 2024).
+
+    Example: ltpost mla --tau-grid 0:1:0.05
+    """
+    finish(experiment.run("mla", grid=tau_grid), **output)
 
 
 @click.command()
@@ -135,7 +154,7 @@ def _fit(
 
 
 @click.command()
-@click.option("--methods", default="tnorm,la,ncm,lws,crt", show_default=True, help="Which ones, parted by commas.")
+@click.option("--methods", default="tnorm,la,mla,ncm,lws,crt", show_default=True, help="Which ones, parted by commas.")
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )

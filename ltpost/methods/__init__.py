@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ltpost.sweep import Curve
 
 
+#: values of tau that the field looks at
+TAU_GRID = tuple(round(0.1 * k, 10) for k in range(21))
+
+
 @dataclass(frozen=True)
 class Family:
     """Heads along one hyperparameter: what ``model_selection`` chooses from.
@@ -26,6 +30,7 @@ class Family:
         parameter: name of the hyperparameter, or None for a method that has none.
         curve: accuracy on a split against the hyperparameter.
         head: the head at one value of it.
+        grid: values of it to show; the choice is made between the least and the greatest. None: those of the curve.
         params: everything else that was set.
         notes: sentences that belong beside the numbers.
     """
@@ -34,5 +39,6 @@ class Family:
     parameter: str | None
     curve: Callable[[FeatureSet, ShotGroups | None], Curve]
     head: Callable[[float], Head]
+    grid: tuple[float, ...] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

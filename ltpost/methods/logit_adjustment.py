@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ltpost.errors import DataError
 from ltpost.head import Array, LinearHead
-from ltpost.methods import Family
+from ltpost.methods import TAU_GRID, Family
 from ltpost.priors import ShotGroups, log_prior
 from ltpost.sweep import Curve, affine_curve
 
@@ -70,4 +70,5 @@ def family(joint: LinearHead, class_counts: Array, *, device: str = "cpu") -> Fa
         parameter="tau",
         curve=lambda split, groups: la_curve(split, groups, class_counts=class_counts, head=joint, device=device),
         head=lambda tau: logit_adjust(joint, class_counts, tau),
+        grid=TAU_GRID,
     )

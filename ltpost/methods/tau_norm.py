@@ -8,13 +8,14 @@ gives rare classes a wider cone. What it does not do: learn anything, or need cl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ltpost.errors import DataError, UsageError
 from ltpost.head import Array, LinearHead
-from ltpost.methods import Family
+from ltpost.methods import TAU_GRID, Family
 from ltpost.priors import ShotGroups, class_list
 from ltpost.sweep import Curve, GridCurve, scaled_curve
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ltpost.features import FeatureSet
 
 BIAS = ("drop", "scale", "keep")
-GRID = tuple(round(0.1 * k, 10) for k in range(21))
 
 
 def tau_normalize(head: LinearHead, tau: float, bias: str = "drop") -> LinearHead:
@@ -60,7 +60,7 @@ def tau_curve(
     *,
     head: LinearHead | None = None,
     bias: str = "drop",
-    grid: Array | None = None,
+    grid: Iterable[float] = TAU_GRID,
     device: str = "cpu",
 ) -> Curve:
     """Accuracy of the tau-normalized classifier for every τ (exact; with ``bias="keep"`` at the values of ``grid``).
@@ -70,13 +70,13 @@ def tau_curve(
         groups: many/medium/few-shot classes; default from its ``class_counts``.
         head: the joint classifier; default that of the file.
         bias: see :func:`tau_normalize`. A kept bias is not scaled, so scores are not affine in τ even in logarithms.
-        grid: (K,) values of τ, for ``bias="keep"`` only; default 0, 0.1, …, 2.
+        grid: values of τ, for ``bias="keep"`` only.
         device: where to compute; anything but "cpu" imports torch.
     """
     head = feature_set.require_head("tau-normalization rescales") if head is None else head
     groups = feature_set.shot_groups() if groups is None else groups
     if bias == "keep" and head.bias is not None:
-        values = np.asarray(GRID if grid is None else grid)
+        values = tuple(grid)
         return GridCurve.of_heads(
             "tau", values, [tau_normalize(head, tau, bias) for tau in values], feature_set, groups
         )
@@ -84,14 +84,19 @@ def tau_curve(
     return scaled_curve(feature_set, np.log(_norms(head)), groups, head=unscaled, device=device)
 
 
-def family(joint: LinearHead, *, bias: str = "drop", grid: Array | None = None, device: str = "cpu") -> Family:
+def family(joint: LinearHead, *, bias: str = "drop", grid: tuple[float, ...] = TAU_GRID, device: str = "cpu") -> Family:
     """Tau-normalization as a family of heads, for ``model_selection``."""
+    notes: tuple[str, ...] = ()
+    if bias == "keep" and joint.bias is not None:
+        notes = ("with a kept bias the curve is not exact: tau is one of the values of the grid",)
     return Family(
         method="tnorm",
         parameter="tau",
         curve=lambda split, groups: tau_curve(split, groups, head=joint, bias=bias, grid=grid, device=device),
         head=lambda tau: tau_normalize(joint, tau, bias),
+        grid=tuple(grid),
         params={"bias": bias},
+        notes=notes,
     )
 
 
