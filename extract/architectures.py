@@ -307,8 +307,8 @@ def misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     if missing:
         unknown = [key for key in state if key not in own]
         return (
-            f"{len(missing)} of its {len(own)} tensors are not in the checkpoint ({_some(missing)})"
-            f"{f', which has {_some(unknown)} instead' if unknown else ''}"
+            f"{len(missing)} of its {len(own)} tensors are not in the checkpoint ({some(missing)})"
+            f"{f', which has {some(unknown)} instead' if unknown else ''}"
         )
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if wrong:
@@ -317,8 +317,35 @@ def misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """The first few of many names."""
     return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+
+
+class Normalise(nn.Module):
+    """x / ‖x‖."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, D) to (n, D)."""
+        return nn.functional.normalize(x, dim=1)
+
+
+def build_normed(arch: str, state: Mapping[str, Tensor], name: str, scale: float) -> tuple[nn.Module, Preprocess]:
+    """A model with LDAM's NormedLinear, z_c = s cos(w_c, x): a normalisation, then a linear layer of norm-s rows.
+
+    Args:
+        arch: as for :func:`build`.
+        state: with ``<name>.weight`` (D, C).
+        name: of the classifier.
+        scale: s, which lives in the loss and is in no file.
+    """
+    weight = scale * nn.functional.normalize(state[f"{name}.weight"].float(), dim=0).T  # (C, D)
+    linear = {f"{name}.weight": weight, f"{name}.bias": weight.new_zeros(len(weight))}
+    model, preprocess = build(arch, {**state, **linear}, len(weight))
+    classifier = nn.Linear(weight.shape[1], len(weight), bias=False)
+    classifier.weight.data.copy_(weight)
+    model.set_submodule(name, nn.Sequential(Normalise(), classifier))
+    return model, preprocess
 
 
 def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tuple[nn.Module, Preprocess]:

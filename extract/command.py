@@ -39,6 +39,8 @@ class Numbers(click.ParamType):
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
 @click.option("--head-key", help="Name of the classifier layer.  [default: found]")
+@click.option("--expert", type=int, metavar="E", help="Which expert of a RIDE or SADE checkpoint.")
+@click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option("--list", "list_file", metavar="FILE", help="Lines 'path label' instead of a folder tree.")
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
 @click.option(
@@ -100,3 +102,53 @@ def merge(files: tuple[str, ...]) -> None:
         click.echo(f"ltpost: wrote {merge_shards(file)}", err=True)
     if not files and not shards:
         raise UsageError("features: has no shards; name the feature file to be, as in ltpost merge features/train.h5")
+
+
+@click.command()
+@click.option("--head", required=True, metavar="FILE", help="heads/METHOD.safetensors, as the methods write it.")
+@click.option("--ckpt", metavar="FILE", help="The checkpoint that the features came from.")
+@click.option("--out", metavar="FILE", help="What to write.  [default: the checkpoint's name with -METHOD]")
+@click.option(
+    "--format",
+    type=click.Choice(["checkpoint", "safetensors", "onnx", "torch-head"]),
+    default="checkpoint",
+    show_default=True,
+    help="A copy of the checkpoint, or the head alone; onnx with --ckpt is the whole model.",
+)
+@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: as the features say]")
+@click.option(
+    "--features",
+    default="features",
+    show_default=True,
+    metavar="PATH",
+    help="Feature file or folder to prove the result on.",
+)
+@click.option("--arch", help="As for extract; only to run images or for onnx.")
+@click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
+@click.option("--split", default="val", show_default=True, help="Of --data.")
+def export(**options: Any) -> None:
+    r"""Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
+
+    The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
+
+    \b
+    Example:
+      ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
+    """
+    from ltpost.extract.export import export_head
+
+    click.echo(f"ltpost: wrote {export_head(**options)}", err=True)
+
+
+@click.command("inspect-ckpt")
+@click.argument("ckpt", metavar="FILE")
+def inspect_ckpt(ckpt: str) -> None:
+    r"""Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
+
+    \b
+    Example:
+      ltpost inspect-ckpt r50.pth
+    """
+    from ltpost.extract.inspection import describe
+
+    click.echo(describe(ckpt))

@@ -33,6 +33,8 @@ from ltpost.features import partial_name
 #: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
 TRAIN_LOGITS_BYTES = 2**30
 DTYPES = ("float32", "float16")
+#: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py), which its checkpoints do not hold
+HEAD_SCALE = 30.0
 
 
 def extract_features(
@@ -43,6 +45,8 @@ def extract_features(
     *,
     arch: str | None = None,
     head_key: str | None = None,
+    expert: int | None = None,
+    head_scale: float = HEAD_SCALE,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     class_counts: Sequence[int] | NDArray[np.int64] | str | os.PathLike[str] | None = None,
@@ -70,6 +74,9 @@ def extract_features(
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
             None reads it from the shapes.
         head_key: name of the classifier module; None finds it.
+        expert: which one, of a checkpoint with several experts.
+        head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
+            stored as they enter it, normalised.
         list_file: lines ``path label``, paths relative to ``root``.
         root: default ``data``.
         class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
@@ -110,10 +117,17 @@ def extract_features(
         first = next(model.parameters(), None)
         where = first.device if first is not None and device == "auto" else where
     else:
-        checkpoint = read_checkpoint(model)
+        checkpoint = read_checkpoint(model, expert)
         head_key = None if head_key is None else checkpoint.module_name(head_key)
-        arch, model, preprocess = open_model(checkpoint, arch, head_key)
-        attrs |= {"checkpoint": checkpoint.path.name, "checkpoint_sha256": checkpoint.sha256}
+        arch, model, preprocess = open_model(checkpoint, arch, head_key, head_scale)
+        if checkpoint.normed:
+            head_key, attrs["head_scale"] = f"{checkpoint.normed}.1", head_scale
+        if expert is not None:
+            attrs["expert"] = expert
+        attrs |= {"layout": checkpoint.layout.name} | {
+            "checkpoint": checkpoint.path.name,
+            "checkpoint_sha256": checkpoint.sha256,
+        }
     preprocess = preprocess.changed(
         img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
     )
@@ -160,7 +174,7 @@ def tell(message: str) -> None:
 
 
 def open_model(
-    checkpoint: Checkpoint, arch: str | None = None, head_key: str | None = None
+    checkpoint: Checkpoint, arch: str | None = None, head_key: str | None = None, head_scale: float = HEAD_SCALE
 ) -> tuple[str, nn.Module, Preprocess]:
     """Name of the architecture, the model with the checkpoint's tensors, and its evaluation transform.
 
@@ -186,12 +200,22 @@ def open_model(
             )
         arch = names[0]
     try:
-        model, preprocess = architectures.build(arch, checkpoint.state, num_classes)
+        if checkpoint.normed:
+            model, preprocess = architectures.build_normed(arch, checkpoint.state, checkpoint.normed, head_scale)
+        else:
+            model, preprocess = architectures.build(arch, checkpoint.state, num_classes)
     except DataError as error:
         raise DataError(f"{checkpoint.path}: {error}") from None
-    unused = [key for key in checkpoint.state if key not in model.state_dict()]
+    used = {*model.state_dict(), f"{checkpoint.normed}.weight"}
+    unused = [key for key in checkpoint.state if key not in used]
+    essential = checkpoint.layout.essential
+    if essential and any(key.startswith(essential) for key in unused):
+        raise DataError(
+            f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} has no place for; "
+            "give a model that has them as --arch package.module:factory"
+        )
     if unused:
-        tell(f"{checkpoint.path}: {len(unused)} tensors are not used by {arch} ({', '.join(unused[:3])}, …)")
+        tell(f"{checkpoint.path}: {len(unused)} of its tensors are not used by {arch} ({architectures.some(unused)})")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return arch, model, preprocess
 

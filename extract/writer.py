@@ -32,7 +32,7 @@ MISSING, DONE, UNREADABLE = 0, 1, 2
 _FLUSH_SECONDS = 1.0
 _COPY_ROWS = 4096
 #: what must be the same for rows to belong together, beside the data set: attributes of the file
-FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "views")
+FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views")
 
 
 @dataclass(frozen=True)

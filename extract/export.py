@@ -1,0 +1,266 @@
+"""A rebalanced head back into the checkpoint that it came from, proven by loading it afresh.
+
+Same container, keys, prefixes, dtypes; only the classifier's tensors are replaced. What a layout multiplies its
+classifier with (LWS ``scales``, MiSLAS ``learned_norm``) is folded in, and set to one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.backbone import Backbone
+from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, read_checkpoint
+from ltpost.features import FeatureSet, load
+from ltpost.head import LinearHead
+
+FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
+_PROOF_ROWS = 256
+
+
+def export_head(
+    head: LinearHead | str | os.PathLike[str],
+    ckpt: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    format: str = "checkpoint",
+    head_key: str | None = None,
+    features: FeatureSet | str | os.PathLike[str] | None = "features",
+    arch: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    split: str = "val",
+) -> Path:
+    """Write a head for other programs.
+
+    Args:
+        head: a head, or the file of one.
+        ckpt: the checkpoint that the features were extracted from.
+        out: the file to write; default: the checkpoint's name with the head's, ``r50-crt.pth``.
+        format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
+            ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
+            the whole model with it.
+        head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
+        features: a feature file, or a folder of them, to prove the result on; None, or a folder that is not there,
+            proves the tensors only.
+        arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
+        data: images to run through the exported checkpoint as a further proof.
+        split: of ``data``.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: an argument cannot be used, or the classifier cannot be told.
+        DataError: the head does not fit the checkpoint, or the written file does not reproduce its logits.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, but is '{format}'")
+    name = "head" if isinstance(head, LinearHead) else Path(head).stem
+    head = head if isinstance(head, LinearHead) else LinearHead.load(head)
+    if head.input != "features":
+        raise DataError("the head works on logits, as its feature file has no features; extract them to export it")
+    found = _feature_file(features)
+    if format != "checkpoint":
+        from ltpost.extract import export_formats
+
+        target = Path(out) if out is not None else Path(f"{name}{export_formats.SUFFIXES[format]}")
+        return export_formats.write(head, target, format, head_key, ckpt, arch)
+    if ckpt is None:
+        raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
+    source = Path(ckpt)
+    target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")
+    expert = None if found is None else found.attrs.get("expert")
+    checkpoint = read_checkpoint(source, expert)
+    proof = _proof_rows(found, head)
+    key = _classifier(checkpoint, head, head_key, found)
+    partial = target.with_name(f"partial-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write(_replaced(checkpoint, key, head), source, partial)
+        _prove(partial, checkpoint, key, head, proof, expert)
+        if data is not None:
+            _prove_on_images(read_checkpoint(partial, expert), key, head, arch, data, split)
+        partial.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return target
+
+
+# -- which tensors -----------------------------------------------------------------------------------------------------
+
+
+def _feature_file(features: Any) -> FeatureSet | None:
+    if features is None or isinstance(features, FeatureSet):
+        return features
+    path = Path(features)
+    if path.is_dir():
+        path = next(
+            (path / f"{split}.h5" for split in ("val", "test", "train") if (path / f"{split}.h5").is_file()), path
+        )
+    return load(path) if path.is_file() else None
+
+
+def _proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | None:
+    """Some stored features, float32."""
+    if found is None or found.num_features is None:
+        return None
+    if found.num_features != head.num_features:
+        raise DataError(
+            f"{found.name}: has {found.num_features} features a row, but the head takes {head.num_features}; name the "
+            "folder that the head was made from with --features"
+        )
+    rows = np.unique(np.linspace(0, len(found) - 1, _PROOF_ROWS).astype(np.int64))
+    return np.asarray(found.features[rows], dtype=np.float32)
+
+
+def _classifier(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> str:
+    """Name of the classifier in ``checkpoint.state``."""
+    if head_key is None and found is not None and "head_key" in found.attrs:
+        head_key = str(found.attrs["head_key"]).removesuffix(".1" if checkpoint.normed else "")
+        sha = found.attrs.get("checkpoint_sha256", checkpoint.sha256)
+        if sha != checkpoint.sha256:
+            raise DataError(
+                f"{checkpoint.path}: is not the checkpoint that {found.name} was extracted from "
+                f"({found.attrs.get('checkpoint')}); name that one with --ckpt, or the right --features"
+            )
+    if head_key is not None:
+        key = checkpoint.module_name(head_key)
+        if f"{key}.weight" not in checkpoint.state:
+            raise UsageError(f"--head-key {head_key}: {checkpoint.path} has no '{key}.weight'; {_table(checkpoint)}")
+    else:
+        fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape == head.shape]
+        if len(fitting) != 1:
+            raise UsageError(
+                f"{checkpoint.path}: {len(fitting) or 'no'} tensors could be the classifier {head.shape}; name it with "
+                f"--head-key; {_table(checkpoint)}"
+            )
+        key = fitting[0]
+    shape = tuple(checkpoint.state[f"{key}.weight"].shape)
+    if (shape[::-1] if checkpoint.normed == key else shape) != head.shape:
+        raise DataError(f"{checkpoint.path}: '{key}.weight' is {shape}, but the head is {head.shape} (C, D)")
+    return key
+
+
+def _table(checkpoint: Checkpoint) -> str:
+    rows = [
+        f"  {c.name}  {c.shape[0]} x {c.shape[1]}{'' if c.bias else ', no bias'}"
+        for c in head_candidates(checkpoint.state)
+    ]
+    return "candidates (name, outputs x inputs):\n" + "\n".join(rows or ["  none"])
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _replaced(checkpoint: Checkpoint, key: str, head: LinearHead) -> Any:
+    """The container with the head in it; the other tensors are the same objects."""
+    weight, bias = torch.from_numpy(head.weight), None if head.bias is None else torch.from_numpy(head.bias)
+    new: dict[Location, Tensor] = {}
+    if checkpoint.normed == key:
+        norms = weight.norm(dim=1)
+        if bias is not None or float(norms.max() - norms.min()) > 1e-3 * float(norms.max()):
+            raise DataError(
+                f"{checkpoint.path}: '{key}' is a normalised classifier that keeps directions only, so norms and a "
+                "bias cannot be written into it; write the head alone with --format safetensors"
+            )
+        weight = weight.T
+    elif bias is not None and f"{key}.bias" not in checkpoint.state:
+        raise DataError(
+            f"{checkpoint.path}: '{key}' has no bias, but the head has one; write the head alone with --format "
+            "safetensors, or make it without a bias"
+        )
+    elif f"{key}.bias" in checkpoint.state:
+        bias = torch.zeros(head.num_classes) if bias is None else bias
+        new[checkpoint.locations[f"{key}.bias"]] = bias
+    new[checkpoint.locations[f"{key}.weight"]] = weight
+    if checkpoint.scales is not None:
+        new[checkpoint.scales] = torch.ones(head.num_classes)
+    container = checkpoint.container
+    for location, tensor in new.items():
+        container = _with(container, location, tensor)
+    return container
+
+
+def _with(container: Any, location: Location, tensor: Tensor) -> Any:
+    """A copy along ``location`` with another tensor at its end, of the old dtype and shape."""
+    changed = copy.copy(container)
+    if len(location) > 1:
+        changed[location[0]] = _with(container[location[0]], location[1:], tensor)
+    else:
+        old = container[location[0]]
+        changed[location[0]] = tensor.reshape(old.shape).to(old.dtype).contiguous()
+    return changed
+
+
+def _write(container: Any, source: Path, partial: Path) -> None:
+    if source.suffix == ".safetensors":
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata()
+        save_file(dict(container), partial, metadata=metadata)
+    else:
+        torch.save(container, partial, _use_new_zipfile_serialization=zipfile.is_zipfile(source))
+
+
+# -- proving -----------------------------------------------------------------------------------------------------------
+
+
+def _prove(
+    written: Path, old: Checkpoint, key: str, head: LinearHead, rows: NDArray[Any] | None, expert: int | None
+) -> None:
+    """Load the file afresh: the classifier must give the head's logits, and nothing else may have changed."""
+    new = read_checkpoint(written, expert)
+    replaced = {f"{key}.weight", f"{key}.bias"}
+    if old.state.keys() != new.state.keys() or any(
+        not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced
+    ):
+        raise DataError(f"{written}: does not hold the other tensors of {old.path} unchanged; this is a bug of ltpost")
+    weight, bias = new.state[f"{key}.weight"], new.state.get(f"{key}.bias")
+    exact = weight.dtype in (torch.float32, torch.float64)
+    weight = weight.float().T if old.normed == key else weight.float()
+    found = LinearHead(weight.numpy(), None if bias is None else bias.float().numpy())
+    rows = np.eye(head.num_features, dtype=np.float32)[:_PROOF_ROWS] if rows is None else rows
+    expected = head.logits(rows)
+    difference = float(np.abs(found.logits(rows) - expected).max(initial=0.0))
+    if not difference <= (1e-5 if exact else 2e-2) * max(1.0, float(np.abs(expected).max(initial=0.0))):
+        raise DataError(f"{written}: its classifier gives other logits than the head (by {difference:.3g})")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _prove_on_images(
+    checkpoint: Checkpoint, key: str, head: LinearHead, arch: str | None, data: Any, split: str
+) -> None:
+    """Some images through the exported model: its logits must be the head's on the model's features."""
+    from ltpost.extract.data import open_source
+    from ltpost.extract.extraction import open_model
+
+    _, model, preprocess = open_model(checkpoint, arch, key)
+    backbone = Backbone(model, f"{key}.1" if checkpoint.normed else key)
+    source = open_source(data, split)
+    pixels, bad = source.images.read(slice(0, 16), preprocess)
+    source.images.close()
+    batch = torch.from_numpy(np.stack([image for row, image in enumerate(pixels) if row not in bad]))
+    features, logits = backbone(preprocess.normalise(batch))
+    expected = head.logits(features.numpy())
+    if not np.allclose(logits.numpy(), expected, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(expected).max()))):
+        raise DataError(f"{checkpoint.path}: the exported model gives other logits on images of {source.name}")

@@ -1,0 +1,112 @@
+"""A head alone, or a model with it, for other programs: safetensors, a torch state_dict, ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltpost.errors import DataError, UsageError
+from ltpost.head import LinearHead
+
+SUFFIXES = {"safetensors": ".safetensors", "torch-head": ".pth", "onnx": ".onnx"}
+_OPSET = 17
+
+
+def write(
+    head: LinearHead,
+    target: Path,
+    format: str,
+    head_key: str | None,
+    ckpt: str | os.PathLike[str] | None,
+    arch: str | None,
+) -> Path:
+    """Write ``head`` as ``fc.weight`` (C, D) and ``fc.bias``, or another ``head_key``, or as ONNX."""
+    partial = target.with_name(f"partial-{target.name}")
+    name = head_key or "fc"
+    tensors = {f"{name}.weight": torch.from_numpy(head.weight)}
+    if head.bias is not None:
+        tensors[f"{name}.bias"] = torch.from_numpy(head.bias)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if format == "safetensors":
+            from safetensors.torch import save_file
+
+            save_file(tensors, partial)
+        elif format == "torch-head":
+            torch.save(tensors, partial)
+        elif ckpt is None:
+            _write_onnx_head(head, partial)
+        else:
+            _write_onnx_model(head, partial, ckpt, arch, head_key)
+        partial.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return target
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError("--format onnx needs onnx; install it with: pip install onnx onnxscript") from None
+    return onnx
+
+
+def _write_onnx_head(head: LinearHead, path: Path) -> None:
+    """One Gemm: features (N, D) to logits (N, C)."""
+    onnx = _onnx()
+    helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    bias = np.zeros(head.num_classes, np.float32) if head.bias is None else head.bias
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"], transB=1)],
+        "ltpost-head",
+        [helper.make_tensor_value_info("features", kind, ["N", head.num_features])],
+        [helper.make_tensor_value_info("logits", kind, ["N", head.num_classes])],
+        [numpy_helper.from_array(head.weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _write_onnx_model(
+    head: LinearHead, path: Path, ckpt: str | os.PathLike[str], arch: str | None, head_key: str | None
+) -> None:
+    """Images (N, channels, height, width), preprocessed, to logits (N, C)."""
+    _onnx()
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UsageError("--format onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
+    from ltpost.extract.backbone import Backbone
+    from ltpost.extract.checkpoints import read_checkpoint
+    from ltpost.extract.extraction import open_model
+
+    checkpoint = read_checkpoint(ckpt)
+    _, model, preprocess = open_model(checkpoint, arch, head_key)
+    model = model.to(memory_format=torch.contiguous_format)
+    backbone = Backbone(model, f"{checkpoint.normed}.1" if checkpoint.normed else head_key)
+    shape = tuple(backbone.classifier.weight.shape)
+    if shape != head.shape:
+        raise DataError(f"{ckpt}: '{backbone.head_key}' is {shape}, but the head is {head.shape} (C, D)")
+    new = torch.nn.Linear(head.num_features, head.num_classes, bias=head.bias is not None)
+    new.weight.data = torch.from_numpy(head.weight)
+    if head.bias is not None:
+        new.bias.data = torch.from_numpy(head.bias)
+    model.set_submodule(backbone.head_key, new)
+    side = preprocess.crop or 32
+    images = torch.zeros(2, 3, side, side)
+    program = torch.onnx.export(
+        model.eval(), (images,), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+    )  # fmt: skip
+    assert program is not None
+    program.save(str(path), external_data=False)

@@ -1,0 +1,72 @@
+"""What is in a checkpoint file: ``ltpost inspect-ckpt``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ltpost.errors import DataError, LtpostError
+from ltpost.extract import architectures
+from ltpost.extract.checkpoints import LAYOUTS, Checkpoint, head_candidates, read_checkpoint, read_container
+
+
+def describe(path: str | os.PathLike[str]) -> str:
+    """A page of text: the container, the layout, candidates for architecture and classifier, what is unused.
+
+    Raises:
+        DataError: there is no such file, or it is not a checkpoint.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise DataError(f"{source}: no such checkpoint file")
+    container = read_container(source)
+    layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
+    lines = [f"{source} ({source.stat().st_size / 2**20:.1f} MiB)", "", "container"]
+    lines += [f"  {key}: {_kind(value)}" for key, value in list(container.items())[:20]]
+    lines += [f"  … and {len(container) - 20} more"] if len(container) > 20 else []
+    lines += ["", f"layout: {layout.name if layout else 'unknown'}"]
+    try:
+        checkpoint = read_checkpoint(source)
+    except LtpostError as error:
+        return "\n".join([*lines, f"cannot be used: {error}"])
+    names = architectures.candidates(checkpoint.state)
+    said = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
+    lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{said}", "", "classifiers"]
+    for head in head_candidates(checkpoint.state):
+        size, bias = f"{head.shape[0]} x {head.shape[1]}", "bias" if head.bias else "no bias"
+        lines.append(f"  {head.name}: {size}, {bias}{_remark(checkpoint, head.name)}")
+    lines += ["", *_unused(checkpoint, names)]
+    return "\n".join(lines).rstrip()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict) and value:
+        tensors = sum(isinstance(item, Tensor) for item in value.values())
+        return f"{len(value)} entries, {tensors} of them tensors"
+    text = repr(value)
+    return text if len(text) < 60 else type(value).__name__
+
+
+def _remark(checkpoint: Checkpoint, name: str) -> str:
+    location = " / ".join(checkpoint.locations[f"{name}.weight"])
+    remark = f"  ({location})"
+    if checkpoint.normed == name:
+        remark += ", normalised (D x C); its scale is not in the file, see --head-scale"
+    if checkpoint.scales is not None:
+        remark += f", multiplied by {' / '.join(checkpoint.scales)}"
+    return remark
+
+
+def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
+    """Tensors that the one architecture has no use for."""
+    if len(names) != 1:
+        return []
+    builder = architectures.builders(names[0])[0]
+    used = builder.build(names[0], None).state_dict()
+    unused = [name for name in checkpoint.state if name not in used and name != f"{checkpoint.normed}.weight"]
+    return [f"unused by {names[0]}: {len(unused)} tensors" + (f" ({architectures.some(unused)})" if unused else "")]

@@ -1,0 +1,432 @@
+"""Every layout of the field, built small from its key names: extracted, inspected, exported, loaded again."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import ltpost
+from ltpost.errors import DataError, UsageError
+from ltpost.extract import extract_features
+from ltpost.extract.checkpoints import read_checkpoint
+from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.extract.command import export, inspect_ckpt
+from ltpost.extract.export import export_head
+from ltpost.extract.inspection import describe
+from ltpost.head import LinearHead
+
+torchvision = pytest.importorskip("torchvision")
+C = 4
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Images for networks of any kind, 32 x 32."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, n in (("val", 6), ("train", 10)):
+        images = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(n) % C)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
+    model.fc.bias.data.uniform_(-1, 1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def cifar() -> nn.Module:
+    torch.manual_seed(0)
+    return CifarResNet(20, C).eval()
+
+
+def wrapped(state, prefix):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def parted(state, prefix=""):
+    """Backbone and classifier apart."""
+    head = {key: value for key, value in state.items() if key.startswith("fc.")}
+    return wrapped({key: value for key, value in state.items() if key not in head}, prefix), wrapped(head, prefix)
+
+
+def balancing(state, **more):
+    backbone, head = parted(state, "module.")
+    return {"epoch": 1, "state_dict_best": {"feat_model": backbone, "classifier": {**head, **more}}, "best_acc": 0.4}
+
+
+SCALES = torch.tensor([0.5, 1.0, 2.0, 4.0])
+
+
+def mislas(state, scaled=False):
+    backbone, head = parted(state, "module.")
+    container = {"epoch": 1, "state_dict_model": backbone, "state_dict_classifier": head, "its_ece": 0.1}
+    return {**container, "state_dict_lws_model": {"module.learned_norm": SCALES[None]}} if scaled else container
+
+
+def paco(state):
+    backbone, head = parted(state, "module.encoder_q.")
+    linear = {key.replace("encoder_q.fc", "linear"): value for key, value in head.items()}
+    decoys = {"module.encoder_q.fc.0.weight": torch.zeros(8, 512), "module.queue": torch.zeros(9, 8),
+              "module.encoder_k.conv1.weight": torch.zeros(64, 3, 7, 7)}  # fmt: skip
+    return {"epoch": 1, "arch": "resnet50", "state_dict": {**backbone, **linear, **decoys}}
+
+
+def cvpods(state):
+    def name(key: str) -> str:
+        for stage in range(1, 5):
+            key = key.replace(f"layer{stage}.", f"res{stage + 1}.")
+        stem = key.startswith(("conv1", "bn1"))
+        for number in (1, 2, 3):
+            key = key.replace(f"bn{number}.", f"conv{number}.norm.")
+        key = key.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+        return "network." + ("stem." if stem else "") + key.replace("fc.", "linear.")
+
+    return {"model": {name(key): value for key, value in state.items()}, "optimizer": {}}
+
+
+#: name to (container from a state_dict, whether it is LWS-scaled)
+LAYOUTS = {
+    "torchvision": (lambda state: state, False),
+    "distributed": (lambda state: {"state_dict": wrapped(state, "module."), "epoch": 3, "optimizer": {}}, False),
+    "compiled": (lambda state: {"model": wrapped(state, "_orig_mod.module.")}, False),
+    "timm ema": (
+        lambda state: {
+            "state_dict": {key: torch.zeros_like(value) for key, value in state.items()},
+            "state_dict_ema": state,
+            "arch": "resnet18",
+        },
+        False,
+    ),
+    "lightning": (
+        lambda state: {
+            "state_dict": {**wrapped(state, "model."), "loss.weight": torch.ones(C)},
+            "pytorch-lightning_version": "2.4.0",
+            "hyper_parameters": {"lr": 0.1},
+        },
+        False,
+    ),
+    "classifier-balancing": (balancing, False),
+    "classifier-balancing, latest": (
+        lambda state: {"epoch": 1, "state_dict": balancing(state)["state_dict_best"]},
+        False,
+    ),
+    "classifier-balancing, LWS": (lambda state: balancing(state, **{"module.scales": SCALES}), True),
+    "KaihuaTang": (lambda state: {**balancing(state), "embed": np.zeros(512, np.float32)}, False),
+    "MiSLAS": (mislas, False),
+    "MiSLAS, stage 2": (lambda state: mislas(state, scaled=True), True),
+    "LTR-weight-balancing": (lambda state: wrapped(state, "encoder."), False),
+    "PaCo": (paco, False),
+    "cvpods": (cvpods, False),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_in_and_out_again(name, data, resnet, tmp_path):
+    make, scaled = LAYOUTS[name]
+    zipped = name not in ("KaihuaTang", "torchvision")
+    factor = SCALES if scaled else torch.ones(C)
+    file = tmp_path / "c.pth"
+    torch.save(make(resnet.state_dict()), file, _use_new_zipfile_serialization=zipped)
+    path = extract_features(file, data, "val", tmp_path, img_size=32, crop_pct=1.0)
+    found = ltpost.load(path)
+    images = torch.from_numpy(np.load(data / "val.npz")["images"]).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(json.loads(found.attrs["transform"])[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        logits = resnet((images - mean) / std) * factor
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
+    assert (found.attrs["arch"], found.attrs["head_key"]) == ("resnet18", "fc")
+
+    rng = np.random.default_rng(0)
+    head = LinearHead(rng.normal(size=(C, 512)), rng.normal(size=C))
+    out = export_head(head, file, tmp_path / "new.pth", features=path, data=data)
+    old, new = (torch.load(f, weights_only=True) if name != "KaihuaTang" else None for f in (file, out))
+    assert zipfile.is_zipfile(out) == zipped
+    back = read_checkpoint(out)
+    np.testing.assert_array_equal(back.state["fc.weight"], head.weight)
+    np.testing.assert_array_equal(back.state["fc.bias"], head.bias)
+    if old is not None:
+        assert [*leaves(old)] == [*leaves(new)]
+        changed = [key for key, value in leaves(old).items() if not same(value, leaves(new)[key])]
+        assert all(key[-1].endswith(("fc.weight", "fc.bias", "linear.weight", "linear.bias", "scales", "learned_norm"))
+                   for key in changed)  # fmt: skip
+        assert len(changed) == (3 if scaled else 2)
+    again = ltpost.load(extract_features(out, data, "val", tmp_path / "again", img_size=32, crop_pct=1.0))
+    np.testing.assert_array_equal(again.features, found.features)
+    np.testing.assert_allclose(again.logits, head.logits(found.features), rtol=1e-4, atol=1e-4)
+
+
+def leaves(container, at=()):
+    """Every value of nested dictionaries, by the keys that lead to it."""
+    if isinstance(container, dict):
+        return {path: leaf for key, value in container.items() for path, leaf in leaves(value, (*at, key)).items()}
+    return {at: container}
+
+
+def same(one, other):
+    return torch.equal(one, other) and one.dtype == other.dtype if isinstance(one, torch.Tensor) else one == other
+
+
+def test_exported_checkpoint_loads_strictly_in_torchvision(data, resnet, tmp_path):
+    """The whole way: a checkpoint, JPEGs, extract, tau-norm, export, torchvision's own loading and predictions."""
+    image = pytest.importorskip("PIL.Image")
+    torch.save(resnet.state_dict(), tmp_path / "r18.pth")
+    rng = np.random.default_rng(0)
+    for split, counts in {"train": (7, 5, 2, 1), "val": (3, 3, 3, 3)}.items():
+        for label, count in enumerate(counts):
+            (tmp_path / "data" / split / f"class {label}").mkdir(parents=True)
+            for number in range(count):
+                pixels = image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+                pixels.save(tmp_path / "data" / split / f"class {label}" / f"{number}.jpg")
+    found = ltpost.load(extract_features(tmp_path / "r18.pth", tmp_path / "data", "val", tmp_path / "features"))
+    from ltpost.methods.tau_norm import tau_normalize
+
+    head = tau_normalize(found.head, 0.7)
+    head.save(tmp_path / "heads" / "tnorm.safetensors")
+    arguments = ["--head", "heads/tnorm.safetensors", "--ckpt", "r18.pth", "--data", "data"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = CliRunner().invoke(export, arguments, catch_exceptions=False)
+    assert "wrote r18-tnorm.pth" in result.stderr
+    model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
+    model.load_state_dict(torch.load(tmp_path / "r18-tnorm.pth", weights_only=True), strict=True)
+    preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    images = torch.stack([preset(image.open(tmp_path / "data" / path)) for path in found.paths])
+    with torch.inference_mode():
+        logits = model(images).numpy()
+    np.testing.assert_allclose(logits, head.logits(found.features), atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(1), head.logits(found.features).argmax(1))
+
+
+def test_ldam_normed_classifier(data, cifar, tmp_path):
+    state = cifar.state_dict()
+    weight = torch.randn(64, C)
+    del state["linear.bias"]
+    torch.save({"arch": "resnet20", "state_dict": {**wrapped(state, "module."), "module.linear.weight": weight}},
+               tmp_path / "ldam.pth.tar")  # fmt: skip
+    path = extract_features(tmp_path / "ldam.pth.tar", data, "val", tmp_path, head_scale=20.0)
+    found = ltpost.load(path)
+    np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.head.norms(), 20, rtol=1e-5)
+    plain = CifarResNet(20, C).eval()
+    plain.load_state_dict({**cifar.state_dict(), "linear.weight": nn.functional.normalize(weight, dim=0).T})
+    other = ltpost.load(extract_features(plain, data, "val", tmp_path / "p", mean=(0.4914, 0.4822, 0.4465),
+                                         std=(0.2023, 0.1994, 0.2010)))  # fmt: skip
+    cosines = other.features @ plain.linear.weight.detach().numpy().T
+    cosines /= np.linalg.norm(other.features, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.logits, 20 * cosines, atol=1e-4)
+    with pytest.raises(DataError, match="keeps directions only, so norms and a bias cannot be written"):
+        export_head(LinearHead(np.random.default_rng(0).normal(size=(C, 64))), tmp_path / "ldam.pth.tar", features=path)
+    directions = nn.functional.normalize(torch.randn(C, 64)).numpy()
+    out = export_head(LinearHead(directions), tmp_path / "ldam.pth.tar", tmp_path / "o.pth.tar", features=path)
+    new = torch.load(out, weights_only=True)["state_dict"]["module.linear.weight"]
+    np.testing.assert_allclose(new.T, directions)
+    assert "normalised (D x C); its scale is not in the file" in describe(tmp_path / "ldam.pth.tar")
+
+
+def test_one_expert_of_several(data, tmp_path):
+    torch.manual_seed(0)
+    experts = [torchvision.models.resnet18(weights=None, num_classes=C).eval() for _ in range(3)]
+    state = {}
+    for number, expert in enumerate(experts):
+        for key, value in expert.state_dict().items():
+            shared = experts[0].state_dict()[key]
+            if key.startswith(("layer3.", "layer4.")):
+                stage, rest = key.split(".", 1)
+                state[f"module.backbone.{stage}s.{number}.{rest}"] = value
+            elif key.startswith("fc."):
+                state[f"module.backbone.linears.{number}.{key.removeprefix('fc.')}"] = value
+            else:
+                state[f"module.backbone.{key}"] = shared
+    torch.save({"arch": "ResNet", "epoch": 1, "state_dict": state}, tmp_path / "ride.pth")
+    with pytest.raises(DataError, match=r"several experts \(RIDE, SADE\), which need --expert"):
+        extract_features(tmp_path / "ride.pth", data, "val", tmp_path)
+    with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 for this file, but is 3"):
+        extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
+    model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
+    own = experts[2].state_dict()
+    model.load_state_dict({k: v if k.startswith(("layer3", "layer4", "fc")) else experts[0].state_dict()[k]
+                           for k, v in own.items()})  # fmt: skip
+    torch.save(model.state_dict(), tmp_path / "one.pth")
+    path = extract_features(tmp_path / "ride.pth", data, "val", tmp_path / "a", expert=2, img_size=32)
+    found, plain = (
+        ltpost.load(path),
+        ltpost.load(extract_features(tmp_path / "one.pth", data, "val", tmp_path / "b", img_size=32)),
+    )
+    np.testing.assert_array_equal(found.features, plain.features)
+    head = LinearHead(np.ones((C, 512)), np.arange(C))
+    new = torch.load(export_head(head, tmp_path / "ride.pth", tmp_path / "n.pth", features=path), weights_only=True)
+    np.testing.assert_array_equal(new["state_dict"]["module.backbone.linears.2.weight"], head.weight)
+    np.testing.assert_array_equal(
+        new["state_dict"]["module.backbone.linears.1.weight"], state["module.backbone.linears.1.weight"]
+    )
+
+
+REFUSED = {
+    "CausalNorm": (lambda state: {**balancing(state), "state_dict_best": {
+        "feat_model": parted(state)[0], "classifier": {"module.weight": torch.zeros(C, 512)}}}, "cosine or causal one"),
+    "LIFT": (lambda state: {"tuner": {"a": torch.zeros(2)}, "head": {"weight": torch.zeros(C, 8)}},
+             "backbone is not in the file"),
+    "DisAlign": (lambda state: {"model": {**cvpods(state)["model"], "network.logit_scale": torch.ones(1, C),
+                 "network.confidence_layer.weight": torch.ones(1, 512)}}, "gated by a confidence"),
+    "Places block of MiSLAS": (
+        lambda state: {**mislas(state), "state_dict_block": {"module.conv1.weight": torch.ones(2, 2)}},
+        "has tensors 'block.…' that resnet18 has no place for"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, data, resnet, tmp_path):
+    make, message = REFUSED[name]
+    torch.save(make(resnet.state_dict()), tmp_path / "c.pth")
+    with pytest.raises(DataError, match=message):
+        extract_features(tmp_path / "c.pth", data, "val", tmp_path)
+
+
+def test_half_precision_checkpoint_stays_so(data, resnet, tmp_path):
+    state = resnet.state_dict()
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(half, tmp_path / "h.pth")
+    head = LinearHead(np.random.default_rng(0).normal(size=(C, 512)))
+    out = export_head(head, tmp_path / "h.pth", features=None)
+    new = torch.load(out, weights_only=True)
+    assert out.name == "h-head.pth"
+    assert new["fc.weight"].dtype == torch.float16
+    assert not new["fc.bias"].any()  # the head has none, the checkpoint's is zero then
+
+
+def test_safetensors_in_and_out(data, resnet, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    save_file(resnet.state_dict(), tmp_path / "r.safetensors", metadata={"format": "pt", "by": "me"})
+    path = extract_features(tmp_path / "r.safetensors", data, "val", tmp_path, img_size=32)
+    out = export_head(
+        LinearHead(np.ones((C, 512))), tmp_path / "r.safetensors", tmp_path / "n.safetensors", features=path
+    )
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "by": "me"}
+        assert bool((file.get_tensor("fc.weight") == 1).all())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter is full of them
+def test_other_formats(data, resnet, tmp_path):
+    from safetensors.torch import load_file
+
+    rng = np.random.default_rng(0)
+    head = LinearHead(rng.normal(size=(C, 512)), rng.normal(size=C))
+    rows = rng.normal(size=(5, 512)).astype(np.float32)
+    for format, read in (("safetensors", load_file), ("torch-head", torch.load)):
+        tensors = read(export_head(head, out=tmp_path / "h", format=format))
+        layer = nn.Linear(512, C)
+        layer.load_state_dict({key.removeprefix("fc."): value for key, value in tensors.items()})
+        np.testing.assert_allclose(layer(torch.from_numpy(rows)).detach(), head.logits(rows), atol=1e-4)
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    session = runtime.InferenceSession(export_head(head, out=tmp_path / "h.onnx", format="onnx"))
+    np.testing.assert_allclose(session.run(None, {"features": rows})[0], head.logits(rows), atol=1e-4)
+    torch.save(resnet.state_dict(), tmp_path / "r.pth")
+    session = runtime.InferenceSession(export_head(head, tmp_path / "r.pth", tmp_path / "m.onnx", format="onnx"))
+    images = rng.normal(size=(3, 3, 224, 224)).astype(np.float32)
+    body = nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())
+    with torch.inference_mode():
+        expected = head.logits(body(torch.from_numpy(images)).numpy())
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, atol=1e-3)
+
+
+def test_export_errors(data, resnet, tmp_path):
+    torch.save(resnet.state_dict(), tmp_path / "r.pth")
+    path = extract_features(tmp_path / "r.pth", data, "val", tmp_path, img_size=32)
+    head = LinearHead(np.ones((C, 512)))
+    for options, kind, message in (
+        ({"ckpt": None}, UsageError, "--ckpt is needed"),
+        ({"out": tmp_path / "r.pth"}, UsageError, "is the checkpoint itself"),
+        ({"format": "pickle"}, UsageError, "--format must be one of"),
+        ({"head_key": "nose"}, UsageError, "has no 'nose.weight'"),
+        ({"head": LinearHead(np.ones((C, 3)))}, DataError, "has 512 features a row, but the head takes 3"),
+        ({"head": LinearHead(np.ones((5, 512)))}, DataError, r"'fc.weight' is \(4, 512\), but the head is \(5, 512\)"),
+        ({"head": LinearHead(np.ones((5, 512))), "features": None}, UsageError, "no tensors could be the classifier"),
+        ({"head": tmp_path / "none.safetensors"}, DataError, "no such head file"),
+        ({"out": tmp_path / "r.pth" / "x.pth"}, DataError, "cannot be written"),
+    ):
+        options = {"head": head, "ckpt": tmp_path / "r.pth", "out": tmp_path / "o.pth", "features": path, **options}
+        with pytest.raises(kind, match=message):
+            export_head(**options)
+    state = resnet.state_dict()
+    state["fc.weight"] = state["fc.weight"] + 1
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(DataError, match=r"is not the checkpoint that .*val.h5 was extracted from \(r.pth\)"):
+        export_head(head, tmp_path / "other.pth", tmp_path / "o.pth", features=path)
+    del state["fc.bias"]
+    torch.save(state, tmp_path / "b.pth")
+    with pytest.raises(DataError, match="'fc' has no bias, but the head has one"):
+        export_head(LinearHead(np.ones((C, 512)), np.ones(C)), tmp_path / "b.pth", features=None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.pth", "other.pth", "r.pth", "val.h5"]
+
+
+def test_a_wrong_file_never_gets_its_name(data, resnet, tmp_path, monkeypatch):
+    from ltpost.extract import export as module
+
+    torch.save(resnet.state_dict(), tmp_path / "r.pth")
+    right = module._replaced
+    monkeypatch.setattr(
+        module, "_replaced", lambda checkpoint, key, head: right(checkpoint, key, LinearHead(head.weight * 2))
+    )
+    with pytest.raises(DataError, match="gives other logits than the head"):
+        export_head(LinearHead(np.ones((C, 512))), tmp_path / "r.pth", features=None)
+    monkeypatch.setattr(module, "_replaced", lambda checkpoint, key, head: {
+        **right(checkpoint, key, head), "conv1.weight": torch.zeros(64, 3, 7, 7)})  # fmt: skip
+    with pytest.raises(DataError, match="does not hold the other tensors"):
+        export_head(LinearHead(np.ones((C, 512))), tmp_path / "r.pth", features=None)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.pth"]
+
+
+def test_inspect(resnet, tmp_path):
+    torch.save(balancing(resnet.state_dict(), **{"module.scales": SCALES}), tmp_path / "c.pth")
+    text = CliRunner().invoke(inspect_ckpt, [str(tmp_path / "c.pth")], catch_exceptions=False).output
+    assert "layout: classifier-balancing, best epoch" in text
+    assert "architecture: resnet18" in text
+    assert "fc: 4 x 512, bias  (state_dict_best / classifier / module.fc.weight), multiplied by" in text
+    torch.save(paco(resnet.state_dict()), tmp_path / "p.pth")
+    text = describe(tmp_path / "p.pth")
+    assert "layout: PaCo, GPaCo" in text
+    assert "fc: 4 x 512, bias  (state_dict / module.linear.weight)" in text
+    torch.save({**resnet.state_dict(), "head2.weight": torch.zeros(3, 512)}, tmp_path / "u.pth")
+    assert "unused by resnet18: 1 tensors (head2.weight)" in describe(tmp_path / "u.pth")
+    torch.save({"tuner": {}, "head": {}}, tmp_path / "l.pth")
+    assert "cannot be used: " in describe(tmp_path / "l.pth")
+    with pytest.raises(DataError, match="no such checkpoint file"):
+        describe(tmp_path / "none.pth")
+
+
+SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not (SHARED / "cifar100lt_resnet32").is_dir(), reason="no shared data")
+def test_the_real_checkpoint_gets_a_new_head(tmp_path):
+    """Stored rows of the real network: the exported file predicts as the head does."""
+    folder = SHARED / "cifar100lt_resnet32"
+    stored = np.load(folder / "features.npz")
+    with h5py.File(tmp_path / "val.h5", "w") as file:
+        file["features"], file["labels"] = stored["feat_test"], stored["y_test"]
+        file["head/weight"], file["head/bias"] = stored["weight"], stored["bias"]
+    shutil.copy(folder / "resnet32_cifar100lt.pth.tar", tmp_path / "c.pth.tar")
+    head = LinearHead(stored["weight"] / np.linalg.norm(stored["weight"], axis=1, keepdims=True) ** 0.85)
+    out = export_head(head, tmp_path / "c.pth.tar", features=tmp_path / "val.h5")
+    new = torch.load(out, weights_only=True)
+    weight, bias = (new["state_dict"][f"module.linear.{kind}"].numpy() for kind in ("weight", "bias"))
+    predicted = (stored["feat_test"] @ weight.T + bias).argmax(1)
+    np.testing.assert_array_equal(predicted, head.logits(stored["feat_test"]).argmax(1))
+    assert new["acc1"] == torch.load(tmp_path / "c.pth.tar", weights_only=True)["acc1"]
