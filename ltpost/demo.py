@@ -213,9 +213,10 @@ def _run(folder: Path, seed: int, say: Callable[[str], object]) -> Demo:
     say(f"5. Pictures: {folder / 'results.png'}, {folder / 'norms.png'}")
     _draw(folder, experiment, outcomes, report)
 
-    result = folder / f"digits_cnn.{chosen.method}.pth"
+    result, head = folder / f"digits_cnn-{chosen.method}.pth", heads / f"{chosen.method}.safetensors"
     say(f"6. Checkpoint with the classifier of {chosen.method}: {result}")
-    _save_checkpoint(result, _with_head(content, chosen.head))
+    command("export", "--head", head, "--ckpt", checkpoint, "--out", result, "--features", features)
+    import_module("ltpost.extract.export").export_head(head, checkpoint, result, features=features)
     read_back = FeatureFolder(_extract(result, data, "test", folder / "rebalanced").parent)["test"]
     test = experiment.report_set
     equal = int((predict(read_back.joint, read_back) == predict(chosen.head, test)).sum())
@@ -264,19 +265,12 @@ def _draw(folder: Path, experiment: Experiment, outcomes: list[Outcome], report:
     fitted = {outcome.method: outcome.head for outcome in outcomes if outcome.method in ("tnorm", "crt")}
     linear = {name: head for name, head in fitted.items() if isinstance(head, LinearHead)}
     pictures = {
-        "results.png": plot_results(report.results, new_axes(9.0, 3.8)),
+        "results.png": plot_results(report.results, new_axes(1.35 * len(report.results) + 1.6, 3.8)),
         "norms.png": plot_norms({"joint": experiment.joint, **linear}, counts, new_axes(5.6, 4.0)),
     }
     for name, ax in pictures.items():
         with _complete(folder / name) as partial:
             ax.figure.savefig(partial, format="png", dpi=150)
-
-
-def _with_head(content: dict[str, Any], head: Any) -> dict[str, Any]:
-    """The checkpoint with another classifier; one without a bias gets a bias of 0."""
-    bias = np.zeros(head.num_classes, np.float32) if head.bias is None else head.bias
-    classifier = {"fc.weight": torch.tensor(head.weight), "fc.bias": torch.tensor(bias)}
-    return {**content, "state_dict": {**content["state_dict"], **classifier}}
 
 
 def _save_digits(path: Path, splits: dict[str, Split]) -> None:

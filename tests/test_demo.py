@@ -75,7 +75,7 @@ def test_the_rebalanced_checkpoint_predicts_like_the_head(home, output):
     model.load_state_dict(content["state_dict"])
     with np.load(home / "ltpost-demo" / "digits.npz") as arrays, torch.inference_mode():
         logits = model.eval()(torch.from_numpy(arrays["x_test"])[:, None].float() / 255)
-    method = file.name.split(".")[1]
+    method = file.stem.split("-")[1]
     head = ltpost.LinearHead.load(home / "ltpost-demo" / "heads" / f"{method}.safetensors")
     test = ltpost.load(home / "ltpost-demo" / "features" / "test.h5")
     np.testing.assert_array_equal(logits.argmax(1).numpy(), predict(head, test))
@@ -99,17 +99,20 @@ def test_pictures_are_there(home, name):
 def test_printed_commands_give_what_the_demo_has(output):
     """Every command that names the demo's files runs as it is printed, and writes the same again."""
     commands = [words for words in printed_commands(output) if any("ltpost-demo" in word for word in words)]
-    assert [words[1] for words in commands] == ["extract", "extract", "extract", "compare"]
+    assert [words[1] for words in commands] == ["extract", "extract", "extract", "compare", "export"]
     features = {split: ltpost.load(f"ltpost-demo/features/{split}.h5") for split in ("train", "val", "test")}
     before = {split: np.array(part.features) for split, part in features.items()}
     for path in Path("ltpost-demo/features").iterdir():
         path.unlink()
-    *extract, compare = commands
+    *extract, compare, export = commands
     for words in extract:
         run(words)
     for split, expected in before.items():
         np.testing.assert_allclose(ltpost.load(f"ltpost-demo/features/{split}.h5").features, expected, atol=1e-4)
     table = run(compare)
+    Path(export[export.index("--out") + 1]).unlink()
+    run(export)
+    assert Path(export[export.index("--out") + 1]).is_file()
     assert next(line for line in table.splitlines() if line.startswith("joint")) in output
 
 

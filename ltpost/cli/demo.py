@@ -13,7 +13,8 @@ The same with a network and images of your own (data/<split>/<class>/..., see lt
    $ ltpost extract --ckpt r50.pth --split val
    $ ltpost extract --ckpt r50.pth --split test
    $ ltpost tnorm --tau-grid 0:2:0.1
-   $ ltpost compare"""
+   $ ltpost compare
+   $ ltpost export --head heads/tnorm.safetensors --ckpt r50.pth"""
 
 
 @click.command()

@@ -1,0 +1,51 @@
+"""Draw the pictures of README.md from the shared CIFAR-100-LT features (see CONTRIBUTING.md); no data is kept here.
+
+python docs/draw.py [FOLDER OF THE SHARED DATA]
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from ltpost import Experiment, FeatureSet, LinearHead, compare
+from ltpost.pipeline import compare_report
+from ltpost.plots import new_axes, plot_results
+from ltpost.report import Report
+
+VAL_ROWS = 20  # the first rows of each class of the test images are val, by convention of the shared data
+
+
+def feature_files(shared: Path, folder: Path) -> None:
+    """features.npz of the ResNet-32 to train, val and test files."""
+    with np.load(shared / "cifar100lt_resnet32" / "features.npz") as file:
+        arrays = dict(file)
+    head = LinearHead(arrays["weight"], arrays["bias"])
+    labels = arrays["y_test"]
+    seen = np.array([(labels[:row] == label).sum() for row, label in enumerate(labels)])
+    for split, rows in (("val", seen < VAL_ROWS), ("test", seen >= VAL_ROWS)):
+        part = FeatureSet(arrays["feat_test"][rows], labels[rows], head=head, class_counts=arrays["class_counts"])
+        part.save(folder / f"{split}.h5")
+    train = FeatureSet(arrays["feat_train"], arrays["y_train"], head=head, class_counts=arrays["class_counts"])
+    train.save(folder / "train.h5")
+
+
+def main() -> None:
+    """Compare, and draw what test says."""
+    mpl.use("Agg")
+    here = Path(__file__).parent
+    shared = Path(sys.argv[1] if len(sys.argv) > 1 else here.parents[1] / "shared" / "data")
+    with tempfile.TemporaryDirectory() as folder:
+        feature_files(shared, Path(folder))
+        results = compare_report(compare(Experiment(folder))).results
+    test = Report([result for result in results if result.split == "test"])
+    sys.stdout.write(f"{test}\n")
+    ax = plot_results(test.results, new_axes(1.35 * len(test.results) + 1.6, 3.5))
+    ax.set_title("CIFAR-100-LT, ResNet-32: accuracy on test", loc="left", fontsize=10)
+    ax.figure.savefig(here / "cifar100lt.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
