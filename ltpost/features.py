@@ -332,8 +332,13 @@ class FeatureSet:
         """
         head = self.joint if head is None else head
         if not self.answers_for(head):
-            for part, block in self.feature_blocks(rows, size):
-                yield part, head.logits(block)
+            features = self.features
+            for part, key in _parts(len(self) if rows is None else len(rows), size or self.block_rows(), rows):
+                block = features[key]
+                scores = head.logits(block)
+                if not _adds_up(scores):  # what is not finite in the features is not in the scores either
+                    self._check_finite("features", block, key)
+                yield part, scores
             return
         scale = head.scale if isinstance(head, LinearHead) else None
         offset = head.offset if isinstance(head, LinearHead) else None
@@ -490,9 +495,7 @@ class FeatureSet:
         )
 
     def _check_finite(self, key: str, block: Array, rows: slice | NDArray[np.int64]) -> None:
-        with np.errstate(all="ignore"):
-            total = block.sum(dtype=np.float32)
-        if np.isfinite(total) or np.isfinite(block).all():
+        if _adds_up(block) or np.isfinite(block).all():
             return
         row = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
         number = (rows.start or 0) + row if isinstance(rows, slice) else int(rows[row])
@@ -515,6 +518,12 @@ class FeatureSet:
         if self.num_features is not None:
             parts.insert(1, f"D={self.num_features}")
         return f"FeatureSet({self.split or self.name}: {', '.join(parts)}; {', '.join(self.stored())})"
+
+
+def _adds_up(block: Array) -> bool:
+    """Whether the sum is finite: quick to see, and then every number is."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(block.sum(dtype=np.float32)))
 
 
 def _count_samples(labels: NDArray[np.int64], sample: NDArray[np.int64] | None, num_classes: int) -> NDArray[np.int64]:

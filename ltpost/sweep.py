@@ -33,6 +33,8 @@ from ltpost.head import Array, Head
 from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.priors import ShotGroups
 
+_GROUP_ELEMENTS = 2**13  # with fewer scores than this per class, calls cost more than arithmetic
+_MIXED_ELEMENTS = 2**15
 NEVER = 1e200  # stands for infinity in a logarithm: (x - NEVER) / b stays finite and binds nothing
 _NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
@@ -365,10 +367,11 @@ def mixing_curve(
     if not np.array_equal(one.labels, other.labels):
         raise DataError(f"{one.name} and {other.name} must hold the same rows to be mixed, but their labels differ")
     low, high = np.empty(len(one)), np.empty(len(one))
-    pairs = zip(_by_label(one, head), _by_label(other, other_head), strict=True)
-    for (rows, label, z), (_, _, z_other) in pairs:
+    size = min(one.block_rows(), other.block_rows())
+    pairs = zip(one.score_blocks(head, size=size), other.score_blocks(other_head, size=size), strict=True)
+    for (rows, z), (_, z_other) in pairs:
         a = z.astype(np.float64)
-        low[rows], high[rows] = affine_interval(a.copy(), label, a - z_other)
+        low[rows], high[rows] = affine_interval(a.copy(), one.labels[rows], a - z_other)
     return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
 
 
@@ -380,76 +383,84 @@ def _intervals(
 
         return intervals(feature_set, slope, head, device, scaled=scaled)
     low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
-    for rows, label, scores in _by_label(feature_set, head):
+    for rows, labels, scores in _in_groups(feature_set, head):
         if scaled:
-            low[rows], high[rows] = scaled_interval(scores, label, slope)
+            low[rows], high[rows] = scaled_interval(scores, labels, slope)
         else:
-            low[rows], high[rows] = affine_interval(scores.astype(np.float64), label, slope)
+            low[rows], high[rows] = affine_interval(scores.astype(np.float64), labels, slope)
     return low, high
 
 
-def affine_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Array]:
-    """Where a row of class ``label`` is right under s_c(t) = a_c - t · b_c.
+def affine_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+    """Where each row is right under s_c(t) = a_c - t · b_c.
 
     Args:
         scores: a, (n, C) float64; overwritten.
-        label: y, the class of all n rows.
+        labels: y, (n,), or (1,) where it is the same for all rows, which is faster.
         slope: b, (C,), or (n, C) where it differs from row to row.
 
     Returns:
         The closed intervals [low, high], (n,) each; low > high where the row is never right.
     """
-    steeper = slope - slope[..., label, None]
+    one = slope.ndim == 1 and len(labels) == 1  # then what follows is (1, C) but for the scores
+    labels = labels[:, None] if one or len(labels) == len(scores) else np.full((len(scores), 1), labels[0])
+    steeper = slope - (slope[labels] if slope.ndim == 1 else np.take_along_axis(slope, labels, axis=1))
     above, below = steeper > 0, steeper < 0
-    level = np.atleast_2d(~(above | below))  # rivals of the same slope, and the class itself
+    own = scores[:, labels[0, 0], None].copy() if one else np.take_along_axis(scores, labels, axis=1)
+    # rivals of the same slope (and the class itself) decide for all t; a rival of a lower number wins a tie
+    level = ~(above | below)
     columns = np.flatnonzero(level.any(axis=0))
-    own, rivals = scores[:, label].copy(), scores[:, columns]
-    beaten = (rivals > own[:, None]) | ((rivals == own[:, None]) & (columns < label))
-    lost = (beaten & level[:, columns]).any(axis=1)
+    rivals, first = scores[:, columns], columns < labels
+    lost = (level[:, columns] & ((rivals > own) | (first & (rivals == own)))).any(axis=1)
 
-    scores -= own[:, None]
-    scores /= np.where(above | below, steeper, 1.0)
-    rows = np.arange(len(scores))
+    scores -= own
+    scores /= np.where(level, 1.0, steeper)
+    rows, labels = np.arange(len(scores)), labels[:, 0]
     crossing = scores + np.where(above, 0.0, -np.inf)
     rival = crossing.argmax(axis=1)
     low = crossing[rows, rival]
-    np.copyto(low, np.nextafter(low, np.inf), where=rival < label)  # that rival wins a tie
+    np.copyto(low, np.nextafter(low, np.inf), where=rival < labels)
     np.add(scores, np.where(below, 0.0, np.inf), out=crossing)
     rival = crossing.argmin(axis=1)
     high = crossing[rows, rival]
-    np.copyto(high, np.nextafter(high, -np.inf), where=rival < label)
+    np.copyto(high, np.nextafter(high, -np.inf), where=rival < labels)
     low[np.abs(low) > NEVER / 1e50] = -np.inf
     high[np.abs(high) > NEVER / 1e50] = np.inf
     low[lost], high[lost] = np.inf, -np.inf
     return low, high
 
 
-def scaled_interval(scores: Array, label: int, slope: Array) -> tuple[Array, Array]:
-    """Where a row of class ``label`` is right under s_c(t) = z_c · exp(-t · b_c).
+def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+    """Where each row is right under s_c(t) = z_c · exp(-t · b_c).
 
     Args:
         scores: z, (n, C).
-        label: y, the class of all n rows.
+        labels: y, (n,) or (1,), as for :func:`affine_interval`.
         slope: b, (C,).
 
     Returns:
         As :func:`affine_interval`.
     """
-    own = scores[:, label]
+    own = scores[:, labels[0]] if len(labels) == 1 else scores[np.arange(len(scores)), labels]
+
+    def labels_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return labels if len(labels) == 1 else labels[rows]
+
     low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
     positive = np.flatnonzero(own > 0)
     if len(positive):
         part = scores if len(positive) == len(scores) else scores[positive]
-        low[positive], high[positive] = affine_interval(_log(part), label, slope)
+        low[positive], high[positive] = affine_interval(_log(part), labels_of(positive), slope)
     if len(positive) == len(scores):
         return low, high
     best = scores.max(axis=1)
     zero = (own == 0) & (best == 0)  # a tie of zeros at every t
-    right = zero & ((scores == 0).argmax(axis=1) == label)
+    right = zero & ((scores == 0).argmax(axis=1) == labels)
     low[right], high[right] = -np.inf, np.inf
     negative = np.flatnonzero(best < 0)
     if len(negative):  # -exp(log|z| - t b): the smallest exponent wins
-        low[negative], high[negative] = affine_interval(-_log(-scores[negative]), label, -slope)
+        exponents = -_log(-scores[negative])
+        low[negative], high[negative] = affine_interval(exponents, labels_of(negative), -slope)
     return low, high
 
 
@@ -461,14 +472,27 @@ def _log(scores: Array) -> Array:
     return result
 
 
-def _by_label(feature_set: FeatureSet, head: Head | None) -> Iterator[tuple[NDArray[np.int64] | slice, int, Array]]:
-    """Scores of rows of one class at a time: (rows, label, scores)."""
+def _in_groups(
+    feature_set: FeatureSet, head: Head | None
+) -> Iterator[tuple[NDArray[np.int64] | slice, NDArray[np.int64], Array]]:
+    """Scores of rows of one class at a time, or of a few rows of any class where classes have very few scores.
+
+    Yields:
+        ``(rows, labels, scores)``; labels are (1,) in the first case.
+    """
     labels = feature_set.labels
     order = None if np.all(labels[1:] >= labels[:-1]) else np.argsort(labels, kind="stable")
     grouped = labels if order is None else labels[order]
     for part, scores in feature_set.score_blocks(head, rows=order):
         block = grouped[part]
         cuts = [0, *(np.flatnonzero(block[1:] != block[:-1]) + 1), len(block)]
+        apart = scores.size >= _GROUP_ELEMENTS * (len(cuts) - 1)
+        if not apart:
+            cuts = [*range(0, len(block), max(1, _MIXED_ELEMENTS // scores.shape[1])), len(block)]
         for start, stop in pairwise(cuts):
-            where = slice(part.start + start, part.start + stop)
-            yield where if order is None else order[where], int(block[start]), scores[start:stop]
+            rows = slice(part.start + start, part.start + stop)
+            yield (
+                rows if order is None else order[rows],
+                block[start : start + 1 if apart else stop],
+                scores[start:stop],
+            )

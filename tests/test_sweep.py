@@ -54,11 +54,28 @@ halves = st.integers(-6, 6).map(lambda k: k / 2)
 @settings(max_examples=300, deadline=None)
 def test_affine_interval_is_exact_with_ties(scores, slope, label):
     scores, slope = np.array(scores), np.array(slope)
-    low, high = affine_interval(scores.copy(), label, slope)
+    low, high = affine_interval(scores.copy(), np.array([label]), slope)
     for t in [Fraction(k, 4) for k in range(-30, 31)]:
         for row in range(len(scores)):
             right = slow_affine_winner(scores[row], slope, t) == label
             assert (low[row] <= float(t) <= high[row]) == right, (scores[row], slope, label, t)
+
+
+@given(
+    scores=st.lists(st.lists(halves, min_size=4, max_size=4), min_size=2, max_size=6),
+    slope=st.lists(halves, min_size=4, max_size=4),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_rows_of_any_label_at_once_equal_rows_of_one_label(scores, slope, data):
+    scores, slope = np.array(scores), np.array(slope)
+    labels = np.array([data.draw(st.integers(0, 3)) for _ in scores])
+    z = np.round(scores)  # with zeros and negative ones
+    for interval, rows in ((affine_interval, scores), (scaled_interval, z)):
+        at_once = interval(rows.copy(), labels, slope)
+        row_by_row = [interval(rows[i : i + 1].copy(), labels[i : i + 1], slope) for i in range(len(rows))]
+        np.testing.assert_array_equal(at_once[0], [low[0] for low, _ in row_by_row])
+        np.testing.assert_array_equal(at_once[1], [high[0] for _, high in row_by_row])
 
 
 @given(
@@ -70,7 +87,7 @@ def test_affine_interval_is_exact_with_ties(scores, slope, label):
 def test_scaled_interval_is_exact_with_ties_zeros_and_negative_scores(scores, base, label):
     # logarithms in base 2 of these norms, and of scores that are powers of 2, are exact; other scores never tie
     scores, base = np.array(scores), np.array(base)
-    low, high = scaled_interval(scores.copy(), label, np.log(base))
+    low, high = scaled_interval(scores.copy(), np.array([label]), np.log(base))
     for power in range(-5, 6):
         for row in range(len(scores)):
             right = slow_scaled_winner(scores[row], base, power) == label
@@ -108,7 +125,9 @@ def test_scaled_curve_equals_argmax_at_hundreds_of_values(shift):
 def test_rows_in_any_order_and_stored_in_any_block_size(monkeypatch):
     split = make_split("val", 30)
     slope = np.log(COUNTS / COUNTS.sum())
+    monkeypatch.setattr("ltpost.sweep._GROUP_ELEMENTS", 1)
     whole = affine_curve(split, slope, None)
+    monkeypatch.undo()
     shuffled = np.random.default_rng(0).permutation(len(split))
     monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 200)
     part = affine_curve(split.subset(shuffled), slope, None)
