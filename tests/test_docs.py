@@ -1,0 +1,180 @@
+"""What the documents show works: code blocks run, commands exist, the table of methods is that of the code."""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+import h5py
+import matplotlib as mpl
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import ltpost
+from ltpost.cli import cli
+from ltpost.pipeline import METHODS
+
+mpl.use("Agg")
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "FORMAT.md", "CONTRIBUTING.md")
+README = (ROOT / "README.md").read_text()
+NEEDS_A_CHECKPOINT = ("extract", "export", "inspect-ckpt", "demo")
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(text):
+    """The words of every ltpost command of a document, in console blocks and between backticks."""
+    lines = [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
+    lines += re.findall(r"`(ltpost [a-z][^`]*)`", text)
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(part) for part in parts if part.startswith("ltpost ")]
+
+
+def table(text, first):
+    """Rows of the table whose heading begins with the column ``first``, as cells."""
+    lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def run_blocks(text):
+    """Run the Python blocks one after the other, in one namespace; returns it and what they printed."""
+    namespace, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in blocks(text, "python"):
+            exec(compile(block, "block", "exec"), namespace)
+    return namespace, printed.getvalue()
+
+
+def test_python_blocks_of_the_readme(at_home):
+    names, printed = run_blocks(README)
+    assert names["head"].info["tau"] == names["curve"].best().tau
+    assert [outcome.method for outcome in names["outcomes"]] == ["tnorm", "la", "ncm"]
+    assert printed.startswith("FeatureSet(")
+    mine = ltpost.load("features/mine.h5")
+    assert (len(mine), mine.num_classes, mine.num_features) == (100, 10, 16)
+    assert mine.shot_groups().few.sum() == 3
+
+
+def test_python_blocks_of_the_format(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, printed = run_blocks((ROOT / "FORMAT.md").read_text())
+    val = ltpost.load("val.h5")
+    assert val.split == "val"
+    assert float(printed.split()[-1]) == pytest.approx(ltpost.evaluate(val.joint, val).figures.top1)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_exist_with_these_options(document):
+    for _, name, *words in commands((ROOT / document).read_text()):
+        command = cli.get_command(cli.make_context("ltpost", [name]), name)
+        assert command is not None, name
+        if words:
+            command.make_context(name, words)
+
+
+def test_commands_of_the_readme_run(at_home):
+    ran = []
+    for words in commands(README):
+        if words[1] not in NEEDS_A_CHECKPOINT and len(words) > 2:
+            result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
+            assert result.exit_code == 0, result.stderr
+            ran.append(words[1])
+    assert ran == ["tnorm", "info", "compare", "evaluate"]
+    assert (at_home / "results.csv").is_file()
+
+
+def test_every_command_is_in_the_readme():
+    context = cli.make_context("ltpost", ["info"])
+    for name in cli.list_commands(context):
+        assert name in METHODS or re.search(rf"ltpost {name}\b", README), name
+
+
+def test_every_option_that_is_named_exists():
+    context = cli.make_context("ltpost", ["info"])
+    known = {"--help"}
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        known |= {option for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+def test_the_table_of_methods_is_that_of_the_code():
+    assert [row[0].strip("`") for row in table(README, "key")] == list(METHODS)
+
+
+def test_what_the_table_says_of_choices(folder):
+    """A method whose hyperparameter is chosen names it; one without has an empty cell."""
+    experiment = ltpost.Experiment(folder)
+    for row in table(README, "key"):
+        parameter = experiment.run(row[0].strip("`")).parameter
+        if parameter == "tau":
+            assert row[4:6] == ["τ", "exact sweep"]
+        elif parameter == "strength":
+            assert row[4].startswith("strength")
+            assert row[5].startswith("L-BFGS")
+        else:
+            assert row[4] == "" or row[5].startswith("SGD")
+
+
+def test_the_shape_of_the_json(at_home):
+    (shown,) = blocks(README, "json")
+    result = CliRunner().invoke(cli, ["tnorm", "--json"], catch_exceptions=False)
+    assert_same_shape(json.loads(shown), json.loads(result.stdout))
+
+
+def assert_same_shape(shown, actual, where="json"):
+    if isinstance(shown, dict) and shown:
+        assert isinstance(actual, dict), where
+        assert set(shown) - {"…"} == set(actual) or ("…" in shown and set(shown) - {"…"} <= set(actual)), where
+        for key in set(shown) - {"…"}:
+            assert_same_shape(shown[key], actual[key], f"{where}.{key}")
+    elif isinstance(shown, list) and shown:
+        assert_same_shape(shown[0], actual[0], f"{where}[0]")
+    elif not isinstance(shown, dict):
+        assert type(shown) is type(actual), where
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text())
+    assert all((ROOT / link).exists() for link in links), links
+
+
+def test_files_that_are_named_exist():
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:ltpost|docs|extract|examples|tests)/[\w/.]+)`", (ROOT / document).read_text()):
+            assert (ROOT / name).exists(), (document, name)
+
+
+def test_every_dataset_of_the_format_is_read(tmp_path):
+    names = [row[0].strip("`") for row in table((ROOT / "FORMAT.md").read_text(), "name")]
+    names = [name.strip(" `") for row in names for name in row.split(",")]
+    rng = np.random.default_rng(0)
+    features, weight = rng.random((6, 4), dtype=np.float32), rng.random((3, 4), dtype=np.float32)
+    content = {
+        "features": features,
+        "labels": np.arange(6) % 3,
+        "logits": features @ weight.T + 1,
+        "head/weight": weight,
+        "head/bias": np.ones(3, np.float32),
+        "class_counts": np.array([9, 5, 1]),
+        "class_names": ["a", "b", "c"],
+        "paths": [f"{row}.png" for row in range(6)],
+        "sample": np.arange(6) // 2,
+        "view": np.arange(6) % 2,
+        "valid": np.array([1, 1, 1, 1, 1, 0]),
+    }
+    assert names == list(content)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        for name, value in content.items():
+            file[name] = value
+    loaded = ltpost.load(tmp_path / "all.h5")
+    assert set(loaded.stored()) == set(names) - {"valid"}
+    assert (len(loaded), loaded.num_invalid) == (5, 1)
