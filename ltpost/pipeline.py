@@ -29,7 +29,7 @@ from ltpost.metrics import SELECT
 from ltpost.model_selection import FOLDS, cross_fit
 from ltpost.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.report import Report, curve_table, percent
-from ltpost.sweep import Best, Curve
+from ltpost.sweep import Best, Curve, GridCurve
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,14 @@ class Experiment:
         return self._outcome(family, curve, values, best, notes, family.head(best.value))
 
     def _range_note(self, family: Family, curve: Curve, best: Best, low: float, high: float) -> tuple[str, ...]:
-        free = curve.best(self.select)
+        if isinstance(curve, GridCurve):
+            tried = curve.values[(low <= curve.values) & (curve.values <= high)]
+            if len(tried) < 3 or best.value not in (min(tried), max(tried)):
+                return ()
+            return (
+                f"the best {family.parameter}, {best.value:g}, is at an end of the values tried; try some beyond it",
+            )
+        free = curve.best(self.select, low=min(low, 0.0))  # a negative tau is another method
         if free.score <= best.score + 1e-9 or low <= free.value <= high:
             return ()
         end = high if free.value > high else low

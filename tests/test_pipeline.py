@@ -65,9 +65,18 @@ def test_a_curve_that_still_rises_is_noted(folder):
     assert "at tau 0.1" in note
     assert f"tau {free.value:.3f}" in note
     assert outcome.best.value <= 0.1
-    assert not Experiment(folder, select="many").run("tnorm", grid=(-9.0, 9.0)).notes
-    below = Experiment(folder, select="many").run("tnorm", grid=(0.0, 2.0)).notes
-    assert "still rises at tau 0, the end of the grid: over all values the best is tau -0.6" in below[0]
+    assert not Experiment(folder, select="few").run("tnorm", grid=(0.0, 9.0)).notes
+    assert not Experiment(folder, select="many").run("tnorm", grid=(0.0, 2.0)).notes, "never a negative tau"
+
+
+def test_a_best_strength_at_an_end_of_the_path_is_noted(folder):
+    experiment = Experiment(folder, select="many")
+    values = experiment.run("crt", strengths=(1e-3, 1e-1, 1.0))
+    ends = values.best.value in (1e-3, 1.0)
+    assert any("at an end of the values tried" in note for note in values.notes) == ends
+    assert any(
+        "at an end of the values tried" in note for note in experiment.run("crt", strengths=(9.0, 5.0, 3.0)).notes
+    )
 
 
 def test_json_has_the_promised_shape(folder):
