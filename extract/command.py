@@ -41,8 +41,20 @@ class Numbers(click.ParamType):
 @click.option("--head-key", help="Name of the classifier layer.  [default: found]")
 @click.option("--expert", type=int, metavar="E", help="Which expert of a RIDE or SADE checkpoint.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
-@click.option("--list", "list_file", metavar="FILE", help="Lines 'path label' instead of a folder tree.")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="imagenet-lt, places-lt, inat18 or cifar100-lt: sets mean and std, checks the number of classes.",
+)
+@click.option("--list", "list_file", metavar="FILE", help="Lines 'path label', or a .csv or .parquet table.")
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
+@click.option(
+    "--class-order",
+    type=click.Choice(["string", "natural"]),
+    default="string",
+    show_default=True,
+    help="How class folders are sorted: as torchvision does, or as timm.",
+)
 @click.option(
     "--class-counts",
     metavar="FILE",
@@ -67,6 +79,8 @@ class Numbers(click.ParamType):
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 8]")
+@click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
+@click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
 def extract(**options: Any) -> None:

@@ -20,19 +20,21 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ltpost.errors import DataError, LtpostError, UsageError
-from ltpost.extract import architectures
+from ltpost.extract import architectures, sanity
 from ltpost.extract.backbone import Backbone, choose_device
 from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, sha256_of_state
-from ltpost.extract.data import Source, check_labels, open_source, read_class_counts
+from ltpost.extract.data import check_preset, open_source, preset
 from ltpost.extract.lock import held
 from ltpost.extract.preprocess import Preprocess
 from ltpost.extract.shards import Shard, adopt, launched, merge_if_complete, parse_shard
+from ltpost.extract.source import Source, check_labels, read_class_counts
 from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
 from ltpost.features import partial_name
 
 #: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
 TRAIN_LOGITS_BYTES = 2**30
 DTYPES = ("float32", "float16")
+_TOLD = 10  # unreadable images, one by one
 #: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py), which its checkpoints do not hold
 HEAD_SCALE = 30.0
 
@@ -47,8 +49,10 @@ def extract_features(
     head_key: str | None = None,
     expert: int | None = None,
     head_scale: float = HEAD_SCALE,
+    dataset: str | None = None,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    class_order: str = "string",
     class_counts: Sequence[int] | NDArray[np.int64] | str | os.PathLike[str] | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
@@ -61,6 +65,8 @@ def extract_features(
     logits: bool | None = None,
     batch_size: int = 64,
     workers: int | None = None,
+    max_bad: int | None = None,
+    expect_top1: float | None = None,
     shard: str | tuple[int, int] | None = None,
     restart: bool = False,
 ) -> Path:
@@ -77,8 +83,10 @@ def extract_features(
         expert: which one, of a checkpoint with several experts.
         head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
             stored as they enter it, normalised.
-        list_file: lines ``path label``, paths relative to ``root``.
+        dataset: "imagenet-lt", "places-lt", "inat18" or "cifar100-lt": sets mean and std, and checks C.
+        list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
         root: default ``data``.
+        class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
         class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
         img_size: side of the centre crop in pixels; None takes the architecture's.
         crop_pct: img_size over the resized shorter side, in (0, 1].
@@ -91,6 +99,8 @@ def extract_features(
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
+        max_bad: stop when more images than this cannot be read; None marks them and goes on.
+        expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
         shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
             variables, and then the last process joins the parts.
         restart: discard the rows that an interrupted run has left, instead of going on from there.
@@ -107,7 +117,9 @@ def extract_features(
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, but is {batch_size}")
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
-    source = open_source(data, split, list_file, root)
+    source = open_source(data, split, list_file, root, class_order, dataset)
+    if dataset is not None:
+        mean, std = mean or preset(dataset).mean, std or preset(dataset).std
     target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     where = choose_device(device, part.local if part else None)
     attrs: dict[str, Any] = {"split": split}
@@ -134,6 +146,8 @@ def extract_features(
     with _left_as_it_was(model):
         backbone = Backbone(model, head_key, device=where, amp=amp)
         head = backbone.head
+        if dataset is not None:
+            check_preset(dataset, head.num_classes)
         check_labels(source.name, source.labels, head.num_classes)
         if logits is None:
             logits = split != "train" or len(source) * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
@@ -152,6 +166,7 @@ def extract_features(
                 "head_key": backbone.head_key,
                 "transform": json.dumps(preprocess.to_json()),
                 "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": len(source)}),
+                **({} if source.class_order is None else {"class_order": source.class_order}),
                 "dtype": dtype,
                 "amp": amp,
                 "torch_version": str(torch.__version__),
@@ -159,7 +174,9 @@ def extract_features(
         )
         if part is None or part.index == 0:
             tell(f"{arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
-        job = _Job(source, preprocess, batch_size, backbone, spec, _workers(workers, source), restart)
+        job = _Job(
+            source, preprocess, batch_size, backbone, spec, _workers(workers, source), restart, max_bad, expect_top1
+        )
         if part is None:
             return job.run(target, slice(0, len(source)))
         path = job.run(part.path(target), part.rows(len(source), batch_size), target, part)
@@ -313,6 +330,8 @@ class _Job:
     spec: Spec
     workers: int
     restart: bool
+    max_bad: int | None
+    expect_top1: float | None
 
     def run(self, path: Path, rows: slice, target: Path | None = None, shard: Shard | None = None) -> Path:
         """Write ``rows`` of the source to ``path``, which is a shard of ``target`` or the whole file."""
@@ -369,12 +388,18 @@ class _Job:
                 for position, reason in bad.items():
                     errors[start - rows.start + position] = reason
                     marks[position] = UNREADABLE
-                    self._tell_unreadable(start + position, reason)
+                    self._tell_unreadable(start + position, reason, len(errors))
                     for values in block.values():
                         values[position] = np.nan
                 writer.write(start - rows.start, block, marks)
                 bar.update(len(pixels))
-            return (writer or stack.enter_context(FeatureWriter(path))).finish(errors)
+            writer = writer or stack.enter_context(FeatureWriter(path))
+            writer.wait()
+            bar.close()
+            if "shard" not in writer.file.attrs:
+                for message in sanity.check(writer.file, self.expect_top1):
+                    tell(message)
+            return writer.finish(errors)
 
     def _compute(self, pixels: Tensor, *, verify: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         """Features as stored, and float32 logits; with amp those of the float32 classifier on the stored features."""
@@ -403,9 +428,15 @@ class _Job:
                 )
         return rows.astype(self.spec.dtype)
 
-    def _tell_unreadable(self, row: int, reason: str) -> None:
+    def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
         name = self.source.paths[row] if self.source.paths is not None else self.source.name
-        tell(f"warning: row {row} cannot be read ({name}: {reason})")
+        if number <= _TOLD:
+            tell(f"warning: row {row} cannot be read ({name}: {reason})")
+        if self.max_bad is not None and number > self.max_bad:
+            raise DataError(
+                f"{self.source.name}: more than {self.max_bad} images cannot be read (--max-bad), the last one "
+                f"{name}: {reason}"
+            )
 
     def _leave(self, path: Path, error: BaseException) -> None:
         """A run that failed before its first row leaves nothing; else it says what is kept."""

@@ -218,14 +218,18 @@ class FeatureWriter:
         self._raise()
         self._queue.put((start, rows, done))
 
+    def wait(self) -> None:
+        """Until all rows are on disk; ``file`` may be read then."""
+        self._stop()
+        self._raise()
+
     def finish(self, errors: Mapping[int, str] | None = None) -> Path:
         """Wait for the last row, and give the file its name.
 
         Args:
             errors: why rows could not be read.
         """
-        self._stop()
-        self._raise()
+        self.wait()
         try:
             done = done_of(self.file)
             if (done == UNREADABLE).any():

@@ -1,0 +1,265 @@
+"""Images as arrays: .npz files, and the pickles of CIFAR-10 and CIFAR-100 (read by an unpickler that runs nothing)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError
+from ltpost.extract.preprocess import Preprocess, need
+from ltpost.extract.source import Source, train_beside
+
+
+def _cut(images: NDArray[np.uint8], preprocess: Preprocess) -> list[NDArray[np.uint8]]:
+    """Images (n, h, w, channels), resized where the transform asks for it."""
+    if not preprocess.resizes:
+        return list(images)
+    try:
+        from PIL import Image
+    except ImportError:
+        raise need("pillow", "resizing images (--img-size)") from None
+    plain = images[..., 0] if images.shape[-1] == 1 else images
+    return [preprocess.cut(Image.fromarray(image)) for image in plain]
+
+
+# -- .npz --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class NpzImages:
+    """A uint8 array (N, H, W, channels) or (N, H, W) inside an .npz file, read in order a batch at a time.
+
+    The array is never in memory as a whole. The file is opened anew in each process.
+    """
+
+    file: Path
+    member: str
+    shape: tuple[int, ...]
+    dear: bool = False
+    _opened: tuple[int, zipfile.ZipFile, Any, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+        """See :class:`ltpost.extract.source.Images`."""
+        return _cut(self[rows], preprocess), {}
+
+    def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
+        if self._opened is None or self._opened[0] != os.getpid():
+            archive = zipfile.ZipFile(self.file)
+            stream = archive.open(f"{self.member}.npy")
+            _npy_header(stream)
+            self._opened = (os.getpid(), archive, stream, stream.tell())
+        _, _, stream, begin = self._opened
+        start, stop, _ = rows.indices(self.shape[0])
+        size = int(np.prod(self.shape[1:]))
+        stream.seek(begin + start * size)
+        pixels = np.frombuffer(stream.read((stop - start) * size), dtype=np.uint8)
+        images = pixels.reshape(stop - start, *self.shape[1:])
+        return images[..., None] if images.ndim == 3 else images
+
+    def close(self) -> None:
+        """See :class:`ltpost.extract.source.Images`."""
+        if self._opened is not None and self._opened[0] == os.getpid():
+            self._opened[2].close()
+            self._opened[1].close()
+        self._opened = None
+
+
+def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = reader(stream)
+    return header
+
+
+def _npz_keys(split: str) -> tuple[tuple[str, str], ...]:
+    return (f"x_{split}", f"y_{split}"), ("images", "labels")
+
+
+def _archive(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{file}: is not an .npz file ({error})") from None
+
+
+def open_npz(file: Path, split: str) -> Source:
+    """``images`` and ``labels``, or ``x_<split>`` and ``y_<split>`` in one file for all splits."""
+    with _archive(file) as archive:
+        members = {name.removesuffix(".npy") for name in archive.namelist()}
+        found = next((pair for pair in _npz_keys(split) if set(pair) <= members), None)
+        if found is None:
+            wanted = " or ".join(f"'{images}' and '{labels}'" for images, labels in _npz_keys(split))
+            raise DataError(f"{file}: must hold {wanted}, but holds {', '.join(sorted(members))}")
+        with archive.open(f"{found[0]}.npy") as stream:
+            shape, fortran, dtype = _npy_header(stream)
+        checksum = archive.getinfo(f"{found[0]}.npy").CRC
+    if dtype != np.uint8 or len(shape) not in (3, 4) or fortran or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise DataError(
+            f"{file}: '{found[0]}' must be uint8 (N, height, width, 3), but is {dtype} {shape}"
+            f"{' in Fortran order' if fortran else ''}"
+        )
+    labels = _npz_labels(file, found[1])
+    if len(labels) != shape[0]:
+        raise DataError(f"{file}: '{found[1]}' must have {shape[0]} rows like '{found[0]}', but has {len(labels)}")
+    names = _npz_array(file, "class_names") if "class_names" in members else None
+    train_labels, train_name = _npz_train(file, split, found[1], members)
+    return Source(
+        f"{file}",
+        labels,
+        NpzImages(file, found[0], shape),
+        hashlib.sha256(f"{checksum} {shape}".encode() + labels.tobytes()).hexdigest(),
+        None,
+        None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()],
+        train_labels,
+        train_name,
+    )
+
+
+def _npz_train(file: Path, split: str, key: str, members: set[str]) -> tuple[NDArray[np.int64] | None, str]:
+    if key == f"y_{split}":
+        return (_npz_labels(file, "y_train") if "y_train" in members else None), f"{file}:y_train"
+    train = train_beside(file, split)
+    return (None, "") if train is None else (_npz_labels(train, key), str(train))
+
+
+def _npz_array(file: Path, key: str) -> NDArray[Any]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return np.asarray(arrays[key])
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file}: '{key}' cannot be read ({error})") from None
+
+
+def _npz_labels(file: Path, key: str) -> NDArray[np.int64]:
+    labels = _npz_array(file, key)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(f"{file}: '{key}' must be whole numbers of shape (N,), but is {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
+def npz_in(data: Path, split: str) -> Path | None:
+    """An .npz file named, the ``<split>.npz`` of a folder, or the one .npz there that holds the split."""
+    if data.suffix == ".npz" and data.is_file():
+        return data
+    if (data / f"{split}.npz").is_file():
+        return data / f"{split}.npz"
+    files = sorted(data.glob("*.npz")) if data.is_dir() else []
+    return next((file for file in files if f"x_{split}.npy" in _archive(file).namelist()), None)
+
+
+# -- CIFAR -------------------------------------------------------------------------------------------------------------
+
+#: folder to the files of its splits, the key of the labels, and the file and key of the class names
+_CIFAR = {
+    "cifar-10-batches-py": (
+        {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
+        b"labels",
+        ("batches.meta", b"label_names"),
+    ),
+    "cifar-100-python": ({"train": ["train"], "test": ["test"]}, b"fine_labels", ("meta", b"fine_label_names")),
+}
+
+
+@dataclass
+class ArrayImages:
+    """A uint8 array (N, H, W, 3) in memory."""
+
+    array: NDArray[np.uint8]
+    dear: bool = False
+
+    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+        """See :class:`ltpost.extract.source.Images`."""
+        return _cut(self.array[rows], preprocess), {}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def cifar_in(data: Path, split: str) -> Path | None:
+    """The folder of CIFAR-10's or CIFAR-100's Python files: ``data`` itself or in it."""
+    for folder in (data, *(data / name for name in _CIFAR)):
+        files = _CIFAR[folder.name][0].get(split, []) if folder.name in _CIFAR else []
+        if files and (folder / files[0]).is_file():
+            return folder
+    return None
+
+
+def open_cifar(folder: Path, split: str) -> Source:
+    """A split of CIFAR. Its whole train split says nothing of a long-tailed part of it, so there are no counts."""
+    splits, key, (meta, names_key) = _CIFAR[folder.name]
+    parts = [_unpickled(folder / file) for file in splits[split]]
+    try:
+        pixels = np.concatenate([np.asarray(part[b"data"], np.uint8).reshape(-1, 3, 32, 32) for part in parts])
+        labels = np.concatenate([np.asarray(part[key], np.int64) for part in parts])
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{folder / splits[split][0]}: is not a file of CIFAR ({error!r})") from None
+    names = _unpickled(folder / meta).get(names_key) if (folder / meta).is_file() else None
+    images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+    return Source(
+        str(folder),
+        labels,
+        ArrayImages(images),
+        hashlib.sha256(images.data).hexdigest(),
+        None,
+        None if names is None else [name.decode() for name in names],
+    )
+
+
+class _NothingButArrays(pickle.Unpickler):
+    """Rebuilds numpy arrays and plain containers; refuses every other name."""
+
+    allowed = frozenset(
+        (module, name)
+        for names, modules in (
+            (("_reconstruct", "scalar"), ("numpy.core.multiarray", "numpy._core.multiarray")),
+            (("ndarray", "dtype"), ("numpy",)),
+            (("encode",), ("_codecs",)),
+        )
+        for module in modules
+        for name in names
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(f"refers to {module}.{name}, and ltpost never runs pickled code")
+        return super().find_class(module, name)
+
+
+def unpickle_arrays(file: Path) -> Any:
+    """The content of a pickle of arrays and plain containers; text of Python 2 comes as bytes.
+
+    Raises:
+        DataError: it holds anything else, or is damaged.
+    """
+    try:
+        with file.open("rb") as stream:
+            return _NothingButArrays(stream, encoding="bytes").load()
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as e:
+        raise DataError(f"{file}: cannot be read as a pickle of arrays ({e})") from None
+
+
+def _unpickled(file: Path) -> dict[bytes, Any]:
+    content = unpickle_arrays(file)
+    if not isinstance(content, dict):
+        raise DataError(f"{file}: must hold a dictionary, but holds a {type(content).__name__}")
+    return content

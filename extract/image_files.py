@@ -1,0 +1,226 @@
+"""Image files: folder trees, and lists and tables of paths and labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.preprocess import Preprocess, need
+from ltpost.extract.source import Source, sha256_of_rows, train_beside
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+CLASS_ORDERS = ("string", "natural")
+LIST_SUFFIXES = (".txt", ".csv", ".parquet")
+
+
+@dataclass
+class ImageFiles:
+    """Image files under a root folder."""
+
+    root: Path
+    paths: Sequence[str]
+    dear: bool = True
+
+    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+        """See :class:`Images`; a file that cannot be read gives an empty array."""
+        from PIL import Image
+
+        pixels, bad = [], {}
+        for position, path in enumerate(self.paths[rows]):
+            try:
+                with Image.open(self.root / path) as image:
+                    pixels.append(preprocess.cut(image.convert("RGB")))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                pixels.append(np.empty((0, 0, 3), np.uint8))
+                bad[position] = str(error) or type(error).__name__
+        return pixels, bad
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise need("pillow", "reading image files") from None
+    return ImageFiles(root, paths)
+
+
+# -- folder tree -------------------------------------------------------------------------------------------------------
+
+
+def _folders(folder: Path, class_order: str) -> list[str]:
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    return sorted(names, key=_natural if class_order == "natural" else None)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers by value, so that '2' comes before '10', as timm sorts class folders."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
+    """``ROOT/<split>/<class>/…``: classes are numbered by the sorted names of the train folder.
+
+    Args:
+        data: ROOT.
+        split: its name.
+        class_order: "string" ('10' before '2'), as torchvision's ImageFolder numbers them, or "natural", as timm does.
+    """
+    if class_order not in CLASS_ORDERS:
+        raise UsageError(f"--class-order must be string or natural, but is '{class_order}'")
+    train = _folders(data / "train", class_order)
+    names = train or _folders(data / split, class_order)
+    if not names:
+        raise DataError(f"{data / split}: must hold one folder per class, but holds none")
+    unknown = sorted(set(_folders(data / split, class_order)) - set(names))
+    if unknown:
+        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which {data / 'train'} has not")
+    paths, labels = _tree_rows(data, split, names)
+    if not paths:
+        raise DataError(f"{data / split}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    train_labels = labels if split == "train" else _tree_rows(data, "train", names)[1] if train else None
+    return Source(
+        str(data / split),
+        labels,
+        _image_files(data, paths),
+        sha256_of_rows(paths, labels),
+        paths,
+        names,
+        train_labels,
+        str(data / "train"),
+        class_order,
+    )
+
+
+def _tree_rows(data: Path, split: str, names: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        for folder, _, files in sorted(os.walk(data / split / name, followlinks=True)):
+            inside = [str(Path(folder, file).relative_to(data)) for file in sorted(files) if _is_image(file)]
+            paths += inside
+            labels += [label] * len(inside)
+    return paths, np.array(labels, dtype=np.int64)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")  # noqa: PTH122 - speed
+
+
+# -- lists and tables ---------------------------------------------------------------------------------------------------
+
+
+def list_in(data: Path, split: str) -> Path | None:
+    """``<split>.txt`` or the one ``*_<split>.txt`` in a folder; likewise .csv and .parquet."""
+    if not data.is_dir():
+        return None
+    exact = [file for suffix in LIST_SUFFIXES if (file := data / f"{split}{suffix}").is_file()]
+    found = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with --list")
+    return found[0] if found else None
+
+
+def read_list(file: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """Paths and labels of a list, or of a .csv or .parquet table with the columns ``path`` and ``label``."""
+    try:
+        if file.suffix in (".csv", ".parquet"):
+            return _read_table(file)
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as a list of images ({error})") from None
+    paths, labels = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        words = line.rsplit(None, 1)  # the label is the last word, so that paths may hold spaces
+        if len(words) != 2 or not words[1].lstrip("-").isdigit():
+            raise DataError(f"{file}:{number}: must be 'path label' with a whole number at the end, but is '{line}'")
+        paths.append(words[0].strip())
+        labels.append(int(words[1]))
+    if not paths:
+        raise DataError(f"{file}: holds no lines 'path label'")
+    return paths, np.array(labels, dtype=np.int64)
+
+
+def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
+    import pandas as pd
+
+    try:
+        table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+    except ImportError:
+        raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
+    except ValueError as error:
+        raise DataError(f"{file}: cannot be read as a table ({error})") from None
+    if not {"path", "label"} <= set(table.columns):
+        columns = ", ".join(map(str, table.columns))
+        raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")
+    if table["label"].dtype.kind not in "iu":
+        raise DataError(f"{file}: column 'label' must hold whole numbers, but holds {table['label'].dtype}")
+    return [str(path) for path in table["path"]], table["label"].to_numpy(np.int64)
+
+
+def open_list(file: Path, split: str, root: Path) -> Source:
+    """A list file; the train list beside it has the same name with 'train' for the split."""
+    paths, labels = read_list(file)
+    fingerprint = sha256_of_rows(paths, labels)
+    found = resolve(root, paths, split)
+    if found is None:
+        raise DataError(
+            f"{file}: '{paths[0]}' and the lines after it are not files under {root}; name the folder with --root"
+        )
+    train = train_beside(file, split)
+    train_labels = labels if train == file else read_list(train)[1] if train else None
+    return Source(str(file), labels, _image_files(root, found), fingerprint, found, None, train_labels, str(train))
+
+
+def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
+    """Where the files of a list are under ``root``: as they are called, or where most of the path's end is the same.
+
+    Places-LT, for one, goes around as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
+
+    Returns:
+        Paths relative to ``root`` (unchanged where there is no such file), or None where not one of them is there.
+    """
+    if any((root / path).is_file() for path in paths[:100]):
+        return paths
+    by_name: dict[str, list[tuple[str, ...]]] = {}
+    for folder, _, files in os.walk(root, followlinks=True):
+        inside = Path(folder).relative_to(root).parts
+        for file in files:
+            by_name.setdefault(file, []).append((*inside, file))
+    found = [_longest_end(tuple(Path(path).parts), by_name, split) for path in paths]
+    if not any(found):
+        return None
+    return [str(Path(*parts)) if parts else path for parts, path in zip(found, paths, strict=True)]
+
+
+def _longest_end(
+    path: tuple[str, ...], by_name: dict[str, list[tuple[str, ...]]], split: str
+) -> tuple[str, ...] | None:
+    """The file whose path agrees longest from the end, class folder and name at least; the split's folder on a tie."""
+
+    def agreement(other: tuple[str, ...]) -> tuple[int, bool]:
+        same = 0
+        while same < min(len(path), len(other)) and path[-1 - same] == other[-1 - same]:
+            same += 1
+        return same, other[0].startswith(split)
+
+    ranked = sorted(by_name.get(path[-1], []), key=agreement)
+    if not ranked or agreement(ranked[-1])[0] < 2:
+        return None
+    if len(ranked) > 1 and agreement(ranked[-1]) == agreement(ranked[-2]):
+        both = ", ".join(str(Path(*parts)) for parts in ranked[-2:])
+        raise DataError(f"'{Path(*path)}' could be several files ({both}); name the folder of the split with --root")
+    return ranked[-1]

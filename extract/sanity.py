@@ -1,0 +1,75 @@
+"""Is it the right network on the right images? The joint accuracy tells, before anybody builds on the features."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+from ltpost.errors import DataError
+from ltpost.extract.writer import DONE, done_of
+from ltpost.metrics import Figures, figures
+from ltpost.priors import shot_groups
+from ltpost.report import percent
+
+_BLOCK_ROWS = 4096
+#: top-1 below this many times 1/C is what a permutation of the classes gives
+_NEAR_CHANCE = 2.0
+_TOLERANCE = 0.01
+
+
+def joint_figures(file: h5py.File) -> Figures | None:
+    """Many, medium, few, all and top-1 of the joint classifier; None without readable rows."""
+    weight = file["head/weight"][:]
+    bias = file["head/bias"][:] if "head/bias" in file else 0.0
+    hits, totals = np.zeros(len(weight), np.int64), np.zeros(len(weight), np.int64)
+    labels, readable = file["labels"][:], done_of(file) == DONE
+    for start in range(0, len(labels), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        if "logits" in file:
+            scores = file["logits"][rows]
+        else:
+            scores = file["features"][rows].astype(np.float32) @ weight.T + bias
+        right = readable[rows] & (np.nan_to_num(scores).argmax(axis=1) == labels[rows])
+        totals += np.bincount(labels[rows][readable[rows]], minlength=len(weight))
+        hits += np.bincount(labels[rows][right], minlength=len(weight))
+    if not totals.any():
+        return None
+    counts = file["class_counts"][:] if "class_counts" in file else None
+    return figures(hits, totals, None if counts is None else shot_groups(counts))
+
+
+def check(file: h5py.File, expect_top1: float | None) -> list[str]:
+    """What to tell of a file before it is finished.
+
+    Args:
+        file: with all rows.
+        expect_top1: fraction in 0..1, or percent above 1.
+
+    Raises:
+        DataError: top-1 differs from what is expected by more than a percentage point.
+    """
+    unreadable = int((done_of(file) != DONE).sum())
+    told = []
+    if unreadable:
+        total = len(file["labels"])
+        told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
+    found = joint_figures(file)
+    if found is None:
+        return told
+    shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(found).items())
+    told.append(f"joint accuracy in %: {shown}")
+    num_classes = len(file["head/weight"])
+    why = (
+        "the classes are numbered otherwise (--class-order, another list), the normalisation is another (--mean, "
+        "--std, --dataset), or the checkpoint belongs to other data"
+    )
+    if expect_top1 is not None:
+        expected = expect_top1 / 100 if expect_top1 > 1 else expect_top1
+        if abs(found.top1 - expected) > _TOLERANCE:
+            raise DataError(
+                f"top-1 must be {percent(expected)} (--expect-top1), but is {percent(found.top1)}: {why}; the rows are "
+                "kept for a run without --expect-top1, or discarded by one with --restart"
+            )
+    elif found.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
+        told.append(f"warning: top-1 {percent(found.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
+    return told

@@ -1,0 +1,122 @@
+"""One split of images: its rows' labels and names, and how to read their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError
+from ltpost.extract.preprocess import Preprocess
+
+
+class Images(Protocol):
+    """Pixels of the rows of a split, read when asked for; goes to worker processes."""
+
+    #: whether reading is dear enough for worker processes
+    dear: bool
+
+    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+        """The uint8 pixels (h, w, channels) of the rows, and why some of them (by position) could not be read."""
+
+    def close(self) -> None:
+        """Close what reading has opened in this process."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split of images.
+
+    Args:
+        name: where it came from, for messages and provenance.
+        labels: (N,) int64.
+        images: the pixels.
+        fingerprint: sha256 of what identifies the rows and their order.
+        paths: N names of the rows, or None.
+        class_names: C names, or None.
+        train_labels: the labels of the train split, or None where there is none.
+        train_name: where those came from.
+        class_order: how class folders were sorted, "string" or "natural"; None where labels are given.
+    """
+
+    name: str
+    labels: NDArray[np.int64]
+    images: Images
+    fingerprint: str
+    paths: list[str] | None = None
+    class_names: list[str] | None = None
+    train_labels: NDArray[np.int64] | None = None
+    train_name: str = ""
+    class_order: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_counts(self, num_classes: int) -> NDArray[np.int64] | None:
+        """(C,) training samples per class, or None where the train split is not known."""
+        if self.train_labels is None:
+            return None
+        check_labels(self.train_name, self.train_labels, num_classes)
+        return np.bincount(self.train_labels, minlength=num_classes)
+
+
+def check_labels(name: str, labels: NDArray[np.int64], num_classes: int) -> None:
+    """Raise DataError unless all labels are in 0..C-1."""
+    bad = labels[(labels < 0) | (labels >= num_classes)]
+    if len(bad):
+        raise DataError(
+            f"{name}: labels must be in 0..{num_classes - 1}, as the classifier has {num_classes} classes, but one is "
+            f"{bad[0]}; the checkpoint belongs to other data, or the labels are numbered otherwise"
+        )
+
+
+def train_beside(file: Path, split: str) -> Path | None:
+    """The file of the train split: the same name with 'train' for the split, if there is one."""
+    if split == "train":
+        return file
+    for word in (split, "val", "test"):
+        if word in file.stem:
+            head, tail = file.stem.rsplit(word, 1)
+            train = file.with_name(f"{head}train{tail}{file.suffix}")
+            return train if train.is_file() else None
+    return None
+
+
+def sha256_of_rows(paths: Sequence[str], labels: NDArray[np.int64]) -> str:
+    """What identifies rows and their order."""
+    digest = hashlib.sha256()
+    for path, label in zip(paths, labels, strict=True):
+        digest.update(f"{path} {label}\n".encode())
+    return digest.hexdigest()
+
+
+def read_class_counts(file: str | os.PathLike[str]) -> NDArray[np.int64]:
+    """(C,) training samples per class, from a JSON list, a text file with one count a line, or an .npy file.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    source = Path(file)
+    try:
+        if source.suffix == ".npy":
+            counts = np.load(source, allow_pickle=False)
+        elif source.suffix == ".json":
+            counts = np.asarray(json.loads(source.read_text()))
+        else:
+            counts = np.asarray([json.loads(word) for word in re.split(r"[\s,]+", source.read_text().strip())])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source}: cannot be read as class counts ({error})") from None
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise DataError(
+            f"{source}: class counts must be whole numbers, one per class (a JSON list, one a line, or .npy), "
+            f"but are {counts.dtype} of shape {counts.shape}"
+        )
+    return counts.astype(np.int64)
