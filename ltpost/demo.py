@@ -235,6 +235,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def demo_features(folder: str | Path = "ltpost-demo") -> Path:
+    """The feature files of an earlier demo, else of one that runs now; for examples and notebooks.
+
+    Args:
+        folder: see :func:`run_demo`.
+    """
+    features = Path(folder) / "features"
+    if not all((features / f"{split}.h5").is_file() for split in ("train", "val", "test")):
+        run_demo(folder)
+    return features
+
+
 def _prepared(folder: Path) -> Path:
     """The folder, made if it is not there; only one that is empty or an earlier demo is taken."""
     try:

@@ -1,0 +1,100 @@
+"""The examples run as a user runs them: each on its own, in one folder; the notebook through its kernel."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
+NOTEBOOK = EXAMPLES / "notebook.ipynb"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the examples leave their files; the first that needs the demo's makes them."""
+    return tmp_path_factory.mktemp("examples")
+
+
+def run(words, folder, **variables):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment.pop("MPLBACKEND", None)  # without a screen matplotlib takes Agg, and a notebook its own
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def printed(folder):
+    """What a script prints; each runs once, with warnings as errors."""
+    return functools.cache(lambda name: run(["-W", "error", EXAMPLES / name], folder))
+
+
+def test_there_are_examples():
+    assert SCRIPTS[:4] == ["01_feature_file.py", "02_tau_norm.py", "03_compare.py", "04_own_model.py"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_are_short(name):
+    lines = (EXAMPLES / name).read_text().splitlines()
+    assert len(lines) <= 42
+    assert lines[0].startswith('"""')
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_run(name, printed, folder):
+    assert "joint" in printed(name)
+    assert {path.name for path in folder.iterdir()} == {"ltpost-examples"}
+
+
+def test_tau_normalization_by_hand_helps_rare_classes(printed):
+    lines = printed("02_tau_norm.py").splitlines()
+    few = {line.split()[0]: float(line.split()[5]) for line in lines if "±" in line}
+    assert few["tnorm"] > few["joint"] + 3
+
+
+def test_a_model_of_ones_own_predicts_like_its_head(printed):
+    output = printed("04_own_model.py")
+    top1 = next(line for line in output.splitlines() if line.startswith("crt")).split()[-2]
+    assert float(output.split()[-1]) == pytest.approx(float(top1) / 100, abs=1e-4)
+
+
+def test_the_notebook_runs(folder, tmp_path):
+    """In a kernel of this interpreter, whatever kernels are installed; in a process of its own, which has its own
+    event loop and warnings."""
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    kernel = tmp_path / "kernels" / "ltpost-tests"
+    kernel.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "ltpost tests", "language": "python"})
+    )
+    code = """
+import sys, nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, kernel_name="ltpost-tests", timeout=300).execute()
+nbformat.write(notebook, sys.argv[2])
+"""
+    run(["-c", code, NOTEBOOK, tmp_path / "run.ipynb"], folder, JUPYTER_PATH=str(tmp_path))
+    assert outputs(tmp_path / "run.ipynb") == outputs(NOTEBOOK)
+
+
+def outputs(path):
+    """Of every cell the kinds of its outputs: tables, pictures, text."""
+    cells = json.loads(path.read_text())["cells"]
+    return [sorted(kind for out in cell.get("outputs", []) for kind in out.get("data", {})) for cell in cells]
+
+
+def test_the_notebook_is_committed_with_small_outputs():
+    assert NOTEBOOK.stat().st_size < 200_000
+    kinds = {kind for cell in outputs(NOTEBOOK) for kind in cell}
+    assert {"text/html", "image/png"} <= kinds
+    assert str(Path.home()) not in NOTEBOOK.read_text()
