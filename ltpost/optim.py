@@ -29,6 +29,7 @@ from ltpost.sampling import Sampler
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
 HISTORY = 10  # pairs (s, y) that L-BFGS remembers
+REFRESH = 8  # iterations after which the preconditioner is made anew
 
 
 class Curvature:
@@ -84,6 +85,7 @@ def lbfgs(
     *,
     precondition: Callable[[Tensor], Tensor],
     gradient_norm: float,
+    look_around: Callable[[Tensor], None] = lambda x: None,
     curvature: Curvature | None = None,
     max_passes: int = 1000,
     after_pass: Callable[[], Any] = lambda: None,
@@ -95,6 +97,8 @@ def lbfgs(
         start: (K,), not changed.
         precondition: about the inverse Hessian times a vector; symmetric, positive definite.
         gradient_norm: stop when the gradient's Euclidean norm is at most this.
+        look_around: called with x before the first iteration and every ``REFRESH``; it may improve ``precondition``
+            there, and costs a pass.
         curvature: pairs of an earlier, similar problem; new pairs are added to it.
         max_passes: give up after so many evaluations.
         after_pass: called after each.
@@ -116,6 +120,10 @@ def lbfgs(
     value, gradient = evaluate(x)
     iterations = 0
     while float(gradient.norm()) > gradient_norm and passes < max_passes:
+        if iterations % REFRESH == 0:
+            look_around(x)
+            passes += 1
+            after_pass()
         direction = curvature.solve(gradient, precondition).neg_()
         found = _line_search(evaluate, x, direction, value, gradient)
         if found is None:
@@ -176,7 +184,7 @@ class Problem(Protocol):
         """The Hessian of half the squared distance, times a step."""
 
     def look_around(self, theta: Tensor) -> None:
-        """Adapt the preconditioner to θ."""
+        """Adapt the preconditioner to θ; one pass."""
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """About the inverse Hessian, times a vector."""
@@ -203,12 +211,12 @@ def convex_path(
         for strength in sorted(set(strengths), reverse=True):
             change, problem.strength = strength - problem.strength, strength
             curvature.strengthen(change, problem.penalised)
-            problem.look_around(theta)
             bar.set_postfix(strength=strength)
             found = lbfgs(
                 problem,
                 theta,
                 precondition=problem.precondition,
+                look_around=problem.look_around,
                 gradient_norm=tolerance * at_start,
                 curvature=curvature,
                 after_pass=bar.update,
@@ -224,7 +232,7 @@ def convex_path(
                     "objective": found.value,
                     "gradient_norm": float(found.gradient.norm()) / at_start if at_start else 0.0,
                     "iterations": found.iterations,
-                    "passes": found.passes + 1,
+                    "passes": found.passes,
                     "converged": found.converged,
                 },
             )

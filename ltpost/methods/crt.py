@@ -44,9 +44,10 @@ class BalancedRegression:
     Centring the features leaves the minimum where it is and makes it far quicker to reach: post-ReLU features lie in
     one quadrant, where every weight is entangled with the bias.
 
-    The preconditioner follows the Böhning bound H ≼ ½ (I - 11ᵀ/C) ⊗ Σ_i w_i x_i x_iᵀ, with ½ replaced class by class by
-    what it stands for, h_c = Σ_i w_i p_ic (1 - p_ic): H_c ≈ h_c A + strength I with A the class-balanced covariance.
-    One eigendecomposition of A serves all classes and strengths.
+    The preconditioner takes one class at a time. With q_i = w_i p_ic (1 - p_ic), the Hessian of (w_c, b_c) is the
+    second moment of (x_i, 1) under q: its mass h_c = Σ q_i and its mean v_c are measured now and then, its covariance
+    is taken to be that of all features, A, so that one eigendecomposition of A serves all classes and strengths.
+    (Böhning's bound H ≼ ½ (I - 11ᵀ/C) ⊗ Σ_i w_i x_i x_iᵀ is the same idea with nothing measured.)
     Source: Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44 (1992).
     """
 
@@ -58,7 +59,8 @@ class BalancedRegression:
         covariance = self._sum_rows(lambda x, w: (x - self.mean).T @ ((x - self.mean) * w[:, None]))
         self._spectrum, self._basis = torch.linalg.eigh(covariance)
         self._spectrum.clamp_(min=0)
-        self._uncertainty = torch.ones(num_classes, 1, device=features.device)
+        self._mass = torch.ones(num_classes, 1, device=features.device)  # h
+        self._centre = torch.zeros(self.shape, device=features.device)  # v - m
 
     def _sum_rows(self, term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         total: Any = 0.0
@@ -99,24 +101,28 @@ class BalancedRegression:
         return result
 
     def look_around(self, theta: Tensor) -> None:
-        """h_c at θ, for the preconditioner: one pass, one matrix product."""
+        """Measure h_c and v_c at θ: one pass, two matrix products."""
         weight, bias = self.split(theta)
         raw_bias = bias - weight @ self.mean
-        total = torch.zeros(self.shape[0], device=theta.device)
+        self._mass.zero_()
+        self._centre.zero_()
         for part, x in self.features.blocks(self.shape[0]):
             p = torch.addmm(raw_bias, x, weight.T).softmax(1)
-            total += self.weights[part] @ p.addcmul_(p, p, value=-1)
-        self._uncertainty = total[:, None].clamp_(min=1e-8)
+            q = p.addcmul_(p, p, value=-1).mul_(self.weights[part][:, None])
+            self._mass += q.sum(0)[:, None]
+            self._centre.addmm_(q.T, x)
+        self._mass.clamp_(min=1e-8)
+        self._centre.div_(self._mass).sub_(self.mean)
 
     def precondition(self, gradient: Tensor) -> Tensor:
-        """(h_c A + strength I)⁻¹ on the weights, 1/h_c on the centred bias."""
-        weight, bias = self.split(gradient)
+        """Solve [h (A + v vᵀ) + strength I, h v; h vᵀ, h] (w, b) = gradient for every class; the bias takes v."""
+        weight_gradient, bias_gradient = self.split(gradient)
         result = torch.empty_like(gradient)
-        weight_result, bias_result = self.split(result)
-        rotated = weight @ self._basis
-        rotated.div_(self._uncertainty * self._spectrum + self.strength)
-        torch.mm(rotated, self._basis.T, out=weight_result)
-        torch.div(bias, self._uncertainty[:, 0], out=bias_result)
+        weight, bias = self.split(result)
+        rotated = torch.addcmul(weight_gradient, bias_gradient[:, None], self._centre, value=-1) @ self._basis
+        rotated.div_(self._mass * self._spectrum + self.strength)
+        torch.mm(rotated, self._basis.T, out=weight)
+        torch.sub(bias_gradient / self._mass[:, 0], (self._centre * weight).sum(1), out=bias)
         return result
 
     def head(self, theta: Tensor, info: dict[str, Any]) -> LinearHead:
