@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import SHARED, needs_shared_data
 
 import ltpost
 from ltpost.cli import cli
@@ -139,6 +141,29 @@ def assert_same_shape(shown, actual, where="json"):
         assert_same_shape(shown[0], actual[0], f"{where}[0]")
     elif not isinstance(shown, dict):
         assert type(shown) is type(actual), where
+
+
+@needs_shared_data
+def test_the_output_in_the_readme_is_real(tmp_path, monkeypatch):
+    """By the script that draws the picture, from the same features."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "docs" / "draw.py"))["feature_files"](SHARED, tmp_path / "features")
+    result = CliRunner().invoke(cli, ["tnorm", "--tau-grid", "0:2:0.1"], catch_exceptions=False)
+    (shown,) = blocks(README, "text")
+    printed = [line.split() for line in result.stdout.splitlines()]
+    missing = [line for line in shown.splitlines() if not any(about_equal(line.split(), words) for words in printed)]
+    assert missing == ["..."]
+
+
+def about_equal(shown, printed):
+    """The same words, and numbers that differ by little: those of the bootstrap may, between versions of numpy."""
+    if len(shown) != len(printed):
+        return False
+    pairs = [(re.sub("[±:]", "", a), re.sub("[±:]", "", b)) for a, b in zip(shown, printed, strict=True)]
+    numbers = re.compile(r"-?\d+\.\d+")
+    return all(
+        abs(float(a) - float(b)) <= 0.1 if numbers.fullmatch(a) and numbers.fullmatch(b) else a == b for a, b in pairs
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
