@@ -35,17 +35,14 @@ _SPOT_CHECK_ROWS = 64
 class Rows:
     """Rows of a matrix that stays where it is until indexed.
 
-    ``source`` is an array (often a memory map) or a chunked HDF5 dataset, ``index`` the rows of it that count.
-    Indexing with a slice or an integer array gives a numpy array; ``np.asarray(rows)`` reads everything.
+    ``source`` is an array (often a memory map) or a chunked HDF5 dataset, ``index`` the rows of it that count and
+    ``columns`` the columns. A slice or an integer array gives a numpy array; ``np.asarray(rows)`` reads everything.
     """
 
-    def __init__(self, source: Array | _Dataset, index: NDArray[np.int64] | None = None):
-        self.source = source
-        self.index = index
-        self.shape: tuple[int, ...] = (
-            len(source) if index is None else len(index),
-            *source.shape[1:],
-        )
+    def __init__(self, source: Array | _Dataset, index: NDArray[np.int64] | None = None, columns: slice | None = None):
+        self.source, self.index, self.columns = source, index, columns
+        width = source.shape[1:] if columns is None else (columns.stop - columns.start,)
+        self.shape: tuple[int, ...] = (len(source) if index is None else len(index), *width)
         self.dtype: np.dtype[Any] = source.dtype
 
     def __len__(self) -> int:
@@ -53,14 +50,14 @@ class Rows:
 
     def __getitem__(self, key: Any) -> Array:
         result: Array = self.source[key if self.index is None else self.index[key]]
-        return result
+        return result if self.columns is None else result[:, self.columns]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype=dtype)
 
     def subset(self, rows: NDArray[np.int64]) -> Rows:
         """The rows of ``rows``, still unread."""
-        return Rows(self.source, rows if self.index is None else self.index[rows])
+        return Rows(self.source, rows if self.index is None else self.index[rows], self.columns)
 
 
 class _Dataset:
@@ -103,6 +100,7 @@ class FeatureSet:
         paths: N strings, or None.
         sample, view: (N,) integers, of several augmented views which sample a row shows, and which view of it.
         valid: (N,), 0 where an input could not be read.
+        expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
         split: its name ("train", "val", "test", …).
         attrs: provenance.
         name: what to call it in messages.
@@ -124,6 +122,7 @@ class FeatureSet:
         sample: Any = None,
         view: Any = None,
         valid: Any = None,
+        expert_bias: Any = None,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
         name: str = "features",
@@ -131,6 +130,7 @@ class FeatureSet:
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self._knows_classes, self._logits_finite = True, False
         self.head, self.class_names = head, class_names
+        self.num_experts, self.expert_bias = int(self.attrs.get("experts", 1)), expert_bias
         self._check(
             features is not None or logits is not None,
             "'features' (N, D) or 'logits' (N, C) is required",
@@ -169,6 +169,7 @@ class FeatureSet:
         self._check_labels(all_labels)
         self._check_counts(all_labels, integers["sample"])
         self._check_head()
+        self._check_experts()
 
     # -- what is inside ----------------------------------------------------------------------------------------------
 
@@ -290,6 +291,30 @@ class FeatureSet:
         self._check_labels(self.labels)
         self._check_head()
 
+    def expert(self, number: int) -> FeatureSet:
+        """One of several experts, as a feature set of its own.
+
+        A file of E experts holds their features side by side, D/E columns each, and as the joint classifier the mean
+        of theirs, which is linear in all columns: W = [W_0 … W_{E-1}] / E, b = mean of b_e. So every method runs on
+        the mean as it stands, and on one expert with this.
+
+        Raises:
+            DataError: there is no such expert.
+        """
+        self._check(0 <= number < self.num_experts, f"holds experts 0 to {self.num_experts - 1}, but not {number}")
+        assert self._features is not None
+        width = self._features.shape[1] // self.num_experts
+        columns = slice(number * width, (number + 1) * width)
+        part = object.__new__(FeatureSet)
+        part.__dict__.update(self.__dict__)
+        part.name, part.num_experts, part.expert_bias = f"{self.name}, expert {number}", 1, None
+        part.attrs = {**self.attrs, "experts": 1, "expert": number}
+        part._features, part._logits = Rows(self._features.source, self._features.index, columns), None
+        if self.head is not None:
+            bias = None if self.expert_bias is None else self.expert_bias[number]
+            part.head = LinearHead(self.head.weight[:, columns] * self.num_experts, bias)
+        return part
+
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""
         part = object.__new__(FeatureSet)
@@ -387,6 +412,7 @@ class FeatureSet:
             self.labels,
             datasets,
             head=self.head,
+            expert_bias=self.expert_bias,
             class_counts=self.class_counts,
             class_names=self.class_names,
             attrs={**self.attrs, "split": self.split or target.stem},
@@ -494,6 +520,28 @@ class FeatureSet:
             + "; the head belongs to another checkpoint or layer",
         )
 
+    def _check_experts(self) -> None:
+        """The columns part evenly, and the mean of the experts' biases is the bias."""
+        if self.num_experts == 1 and self.expert_bias is None:
+            return
+        columns, experts = self.num_features or 0, self.num_experts
+        self._check(
+            experts > 0 and columns > 0 and columns % experts == 0,
+            f"'features' must have equally many columns for each of {experts} experts, but has {columns} in all",
+        )
+        if self.expert_bias is None:
+            return
+        shape = np.shape(self.expert_bias)
+        self._check(
+            shape == (experts, self.num_classes),
+            f"'head/expert_bias' must have shape (E, C) = ({experts}, {self.num_classes}), but has {shape}",
+        )
+        bias = None if self.head is None else self.head.bias
+        self._check(
+            bias is not None and np.allclose(np.mean(self.expert_bias, axis=0), bias, rtol=1e-3, atol=1e-4),
+            "'head/bias' must be the mean of 'head/expert_bias' over the experts",
+        )
+
     def _check_finite(self, key: str, block: Array, rows: slice | NDArray[np.int64]) -> None:
         if _adds_up(block) or np.isfinite(block).all():
             return
@@ -511,7 +559,9 @@ class FeatureSet:
 
     @staticmethod
     def _plain(rows: Rows) -> Any:
-        return rows.source if rows.index is None and isinstance(rows.source, np.ndarray) else rows
+        if rows.index is None and isinstance(rows.source, np.ndarray):
+            return rows.source if rows.columns is None else rows.source[:, rows.columns]
+        return rows
 
     def __repr__(self) -> str:
         parts = [f"N={len(self)}", f"C={self.num_classes}"]
@@ -618,6 +668,7 @@ def _read(source: Path, file: h5py.File) -> FeatureSet:
         sample=_array(file, "sample"),
         view=_array(file, "view"),
         valid=_array(file, "valid"),
+        expert_bias=_array(file, "head/expert_bias"),
         split=str(attrs.get("split", source.stem)),
         attrs=attrs,
         name=str(source),
@@ -659,6 +710,7 @@ def start_file(
     datasets: Mapping[str, tuple[tuple[int, ...], Any]],
     *,
     head: LinearHead | None = None,
+    expert_bias: Array | None = None,
     class_counts: Any = None,
     class_names: list[str] | None = None,
     attrs: Mapping[str, Any] | None = None,
@@ -670,6 +722,7 @@ def start_file(
         labels: (N,).
         datasets: name to (shape, dtype) of what is to be filled in; contiguous, uncompressed.
         head: the joint classifier.
+        expert_bias: (E, C), of several experts; see :meth:`FeatureSet.expert`.
         class_counts: (C,).
         class_names: C names.
         attrs: provenance; ``format``, ``format_version``, ``state``, ``ltpost_version`` and ``created`` are set here.
@@ -700,6 +753,8 @@ def start_file(
                 file.create_dataset("head/weight", data=head.weight)
                 if head.bias is not None:
                     file.create_dataset("head/bias", data=head.bias)
+            if expert_bias is not None:
+                file.create_dataset("head/expert_bias", data=np.asarray(expert_bias, dtype=np.float32))
             if class_counts is not None:
                 file.create_dataset("class_counts", data=np.asarray(class_counts, dtype=np.int64))
             if class_names is not None:

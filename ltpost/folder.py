@@ -18,13 +18,14 @@ class FeatureFolder:
 
     Args:
         path: the folder; splits are its ``<split>.h5``.
+        expert: which of several experts; default the mean of all (see :meth:`FeatureSet.expert`).
 
     Raises:
         DataError: there is no such folder, or no feature file in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = "features"):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] = "features", expert: int | None = None):
+        self.path, self.expert = Path(path), expert
         if not self.path.is_dir():
             raise DataError(
                 f"{self.path}: no such folder of feature files; run ltpost extract, or name one with --features"
@@ -34,6 +35,7 @@ class FeatureFolder:
                 f"{self.path}: holds no <split>.h5; run ltpost extract, or name another folder with --features"
             )
         self._loaded: dict[str, FeatureSet] = {}
+        self._shown: dict[str, FeatureSet] = {}
 
     def splits(self) -> list[str]:
         """The splits that have a file."""
@@ -53,7 +55,9 @@ class FeatureFolder:
             for other in sorted(self.splits(), key=lambda name: name != "train"):
                 if other in self._loaded or found.class_counts is None or found.head is None:
                     self._adopt(found, other)
-        return self._loaded[split]
+            if self.expert is not None:
+                self._shown[split] = found.expert(self.expert)
+        return self._shown.get(split, self._loaded[split])
 
     def _adopt(self, found: FeatureSet, other: str) -> None:
         """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""

@@ -136,6 +136,7 @@ class Experiment:
         few_shot: classes with fewer are few-shot.
         seed: of folds, bootstrap and stochastic solvers.
         device: where to fit and to compute scores ("cpu", "cuda", "cuda:1", "auto").
+        expert: which of several experts; default their mean. Only where ``folder`` is a path.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -153,8 +154,9 @@ class Experiment:
         few_shot: int = FEW_SHOT,
         seed: int = 0,
         device: str = "cpu",
+        expert: int | None = None,
     ):
-        self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder)
+        self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
         if select not in SELECT:
             raise UsageError(f"--select must be one of {', '.join(SELECT)}, but is {select!r}")
         if val not in self.folder and test not in self.folder:
@@ -308,6 +310,7 @@ class Experiment:
             "select": self.select if selected_on else None,
             "on": selected_on,
             "groups": None if self.groups is None else f">{self.groups.many_shot}/<{self.groups.few_shot}",
+            "expert": self.folder.expert,
             "ckpt": checkpoint or None,
             "seed": self.seed,
             "version": __version__,

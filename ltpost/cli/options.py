@@ -16,7 +16,7 @@ from ltpost.priors import FEW_SHOT, MANY_SHOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
-EXPERIMENT = ("val", "test", "select", "oracle", "many_shot", "few_shot", "seed", "device")
+EXPERIMENT = ("val", "test", "select", "oracle", "many_shot", "few_shot", "seed", "device", "expert")
 
 
 class Grid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
@@ -98,6 +98,7 @@ def experiment_options(command: Command) -> Command:
     )
     @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, bootstrap and sampling.")
     @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, auto.")
+    @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
     @functools.wraps(command)
     def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
         from ltpost.pipeline import Experiment
