@@ -7,10 +7,11 @@ again. Each step is one call of the library; :func:`run_demo` says the command t
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -259,10 +260,14 @@ def _prepared(folder: Path) -> Path:
 
 
 def _extract(checkpoint: Path, data: Path, split: str, folder: Path) -> Path:
-    """``ltpost.extract.extract_features``; a call by name, since the core does not depend on it."""
-    written: Path = import_module("ltpost.extract").extract_features(
-        checkpoint, data, split, folder, arch=ARCH, device="cpu"
-    )
+    """``ltpost.extract.extract_features``; a call by name, since the core does not depend on it.
+
+    What it tells beside is left out: its many/medium/few are those of the usual thresholds.
+    """
+    with redirect_stderr(io.StringIO()):
+        written: Path = import_module("ltpost.extract").extract_features(
+            checkpoint, data, split, folder, arch=ARCH, device="cpu"
+        )
     return written
 
 
