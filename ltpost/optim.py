@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ltpost import distributed
 from ltpost.errors import UsageError
 from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
@@ -73,7 +74,7 @@ class Minimum:
 
     x: Tensor
     value: float
-    gradient: Tensor
+    gradient_norm: float
     iterations: int
     passes: int
     converged: bool
@@ -112,27 +113,29 @@ def lbfgs(
     def evaluate(x: Tensor) -> tuple[float, Tensor]:
         nonlocal passes
         passes += 1
-        result = objective(x)
+        value, gradient = objective(x)
         after_pass()
-        return result
+        return _number(torch.tensor(value, dtype=torch.float64, device=x.device)), gradient
 
     x = start.clone()
     value, gradient = evaluate(x)
     iterations = 0
-    while float(gradient.norm()) > gradient_norm and passes < max_passes:
+    norm = _number(gradient.norm())
+    while norm > gradient_norm and passes < max_passes:
         if iterations % REFRESH == 0:
             look_around(x)
             passes += 1
             after_pass()
-        direction = curvature.solve(gradient, precondition).neg_()
+        direction = distributed.agree_(curvature.solve(gradient, precondition).neg_())
         found = _line_search(evaluate, x, direction, value, gradient)
         if found is None:
-            return Minimum(x, value, gradient, iterations, passes, False)
+            return Minimum(x, value, norm, iterations, passes, False)
         new_x, value, new_gradient = found
         curvature.add(new_x - x, new_gradient - gradient)
         x, gradient = new_x, new_gradient
+        norm = _number(gradient.norm())
         iterations += 1
-    return Minimum(x, value, gradient, iterations, passes, float(gradient.norm()) <= gradient_norm)
+    return Minimum(x, value, norm, iterations, passes, norm <= gradient_norm)
 
 
 def _line_search(
@@ -143,7 +146,7 @@ def _line_search(
     Along it a convex function's slope only grows, so slopes alone bracket the step: too short while the slope is
     still steep, too long once it rises steeply.
     """
-    slope = float(gradient @ direction)
+    slope = _number(gradient @ direction)
     if not slope < 0:
         return None
     low, low_slope, high, high_slope = 0.0, slope, math.inf, math.inf
@@ -151,7 +154,7 @@ def _line_search(
     for _ in range(20):
         new_x = torch.add(x, direction, alpha=step)
         new_value, new_gradient = evaluate(new_x)
-        new_slope = float(new_gradient @ direction)
+        new_slope = _number(new_gradient @ direction)
         higher = not new_value <= value + 1e-6 * abs(value)
         if new_slope < 0.9 * slope and not higher:
             low, low_slope = step, new_slope
@@ -206,8 +209,8 @@ def convex_path(
         ``tolerance``), iterations, passes over the data, and whether that converged.
     """
     curvature, theta = Curvature(), problem.start()
-    at_start = float(problem(theta)[1].norm())
-    with tqdm(desc=method, unit="pass", disable=None if progress else True) as bar:
+    at_start = _number(problem(theta)[1].norm())
+    with tqdm(desc=method, unit="pass", disable=quiet(progress)) as bar:
         for strength in sorted(set(strengths), reverse=True):
             change, problem.strength = strength - problem.strength, strength
             curvature.strengthen(change, problem.penalised)
@@ -230,7 +233,7 @@ def convex_path(
                     "strength": strength,
                     "tolerance": tolerance,
                     "objective": found.value,
-                    "gradient_norm": float(found.gradient.norm()) / at_start if at_start else 0.0,
+                    "gradient_norm": found.gradient_norm / at_start if at_start else 0.0,
                     "iterations": found.iterations,
                     "passes": found.passes,
                     "converged": found.converged,
@@ -247,6 +250,16 @@ def check_path(strengths: Sequence[float], tolerance: float) -> None:
             raise UsageError(f"a strength must be a positive number, but is {strength}")
     if not 0 < tolerance < 1:
         raise UsageError(f"tolerance must lie between 0 and 1, but is {tolerance}")
+
+
+def _number(scalar: Tensor) -> float:
+    """A scalar that decides something: the same one in every process."""
+    return float(distributed.agree_(scalar))
+
+
+def quiet(progress: bool) -> bool | None:
+    """Whether tqdm shows no bar; None leaves it to whether there is a terminal."""
+    return None if progress and distributed.rank() == 0 else True
 
 
 @dataclass(frozen=True)
@@ -285,6 +298,7 @@ def published_recipe(
     What is given replaces the published figure.
     """
     samples = len(train) if train.sample is None else len(np.unique(train.sample))
+    samples = int(distributed.sum_array(np.array([samples]))[0])
     if samples < 30_000:
         recipe = Recipe(0.1, 2e-4, 128, 10)
     elif train.num_classes == 365:
@@ -304,7 +318,7 @@ def published_recipe(
 
 def sgd(
     parameters: list[Tensor],
-    gradients: Callable[[Tensor], Tensor],
+    gradients: Callable[[Tensor, float], Tensor],
     labels: NDArray[np.int64],
     recipe: Recipe,
     *,
@@ -317,8 +331,8 @@ def sgd(
 
     Args:
         parameters: tensors on one device.
-        gradients: row numbers of a batch (b,) to the batch's mean loss (0-d, on the device); writes the gradient of it
-            into every parameter's ``grad``.
+        gradients: row numbers (b,) and the weight of a row to the weighted sum of losses (0-d, on the device); writes
+            the gradient of it into every parameter's ``grad``.
         labels: (N,) of the training rows, for the sampler.
         recipe: rates and sizes. An epoch is N // batch_size steps, whatever the sampler.
         sampler: one of ``sampling.SAMPLERS``.
@@ -330,27 +344,35 @@ def sgd(
         The mean loss over the last epoch.
     """
     device = parameters[0].device
+    num_rows = len(labels)
+    labels, begin = distributed.join(labels)
     draws = Sampler(labels, sampler, seed)
     batch = min(recipe.batch_size, len(labels))
     steps = len(labels) // batch
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    slots = [torch.zeros_like(parameter) for parameter in parameters]
+    for parameter, slot in zip(parameters, slots, strict=True):
+        parameter.grad = slot
     optimizer = torch.optim.SGD(
         parameters, lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, fused=True
     )
     mean_loss = math.nan
-    with tqdm(total=recipe.epochs * steps, desc=description, unit="step", disable=None if progress else True) as bar:
+    with tqdm(total=recipe.epochs * steps, desc=description, unit="step", disable=quiet(progress)) as bar:
         for epoch in range(recipe.epochs):
             # NOTE[DIFF]: the reference steps its scheduler before the epoch, so its first epoch runs at less than the
             # stated rate and its last at zero. Here epoch e of E runs at lr/2 (1 + cos(π e / E)), e = 0 … E-1.
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
             rows = draws.draw(steps * batch, epoch / max(1, recipe.epochs - 1))
             total = torch.zeros((), dtype=torch.float64, device=device)
-            for index in torch.split(torch.from_numpy(rows).to(device), batch):
-                total += gradients(index)
+            # all processes draw the same batches, and each takes the rows that it has
+            here = (begin <= rows) & (rows < begin + num_rows)
+            index = torch.from_numpy(rows[here] - begin).to(device)
+            for part in torch.split(index, here.reshape(steps, batch).sum(1).tolist()):
+                total += gradients(part, 1 / batch)
+                for slot in slots:
+                    distributed.sum_(slot)
                 optimizer.step()
                 bar.update()
-            mean_loss = float(total) / steps
+            mean_loss = float(distributed.sum_(total)) / steps
             bar.set_postfix(loss=f"{mean_loss:.4f}")
     # NOTE[DIFF]: the reference keeps the epoch that is best on val; the last one is kept here, and choosing is the
     # business of model_selection.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.distributed import sum_array
 from ltpost.errors import DataError, UsageError
 from ltpost.features import FeatureSet
 from ltpost.priors import class_list
@@ -26,10 +27,12 @@ SAMPLERS = ("instance", "class-balanced", "square-root", "progressive")
 def rows_per_class(train: FeatureSet) -> NDArray[np.int64]:
     """Training rows of every class, (C,), each at least 1; several views of a sample are several rows.
 
+    Of all processes, where there are several (``distributed``).
+
     Raises:
         DataError: naming the classes without a row.
     """
-    counts = np.bincount(train.labels, minlength=train.num_classes).astype(np.int64)
+    counts = sum_array(np.bincount(train.labels, minlength=train.num_classes).astype(np.int64))
     absent = np.flatnonzero(counts == 0)
     if len(absent):
         raise DataError(

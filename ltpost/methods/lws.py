@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltpost import distributed
 from ltpost.errors import UsageError
 from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
@@ -59,8 +60,8 @@ class BalancedScaling:
         # NOTE[DIFF]: the reference's weight decay pulls f to 0, which shrinks all logits; here it is pulled to 1, the
         # joint classifier, so that a strong penalty changes nothing.
         away = theta - 1
-        value = float(total) + self.strength / 2 * float(away.norm()) ** 2
-        return value, gradient.to(theta.dtype).add_(away, alpha=self.strength)
+        value = float(distributed.sum_(total)) + self.strength / 2 * float(away.norm()) ** 2
+        return value, distributed.sum_(gradient).to(theta.dtype).add_(away, alpha=self.strength)
 
     def penalised(self, step: Tensor) -> Tensor:
         """All of it."""
@@ -72,6 +73,7 @@ class BalancedScaling:
         for part, z in self.logits.blocks(len(theta)):
             p = (z * theta).softmax(1)
             self._diagonal += self.weights[part] @ p.addcmul_(p, p, value=-1).mul_(z).mul_(z)
+        distributed.sum_(self._diagonal)
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Divide by the diagonal."""
@@ -144,10 +146,10 @@ def lws_sgd(
     labels = torch.from_numpy(train.labels).to(where)
     scale = torch.ones(train.num_classes, device=where)
 
-    def gradients(rows: Tensor) -> Tensor:
+    def gradients(rows: Tensor, row_weight: float) -> Tensor:
         z = logits.rows(rows)
         scores = z * scale
-        loss = cross_entropy_(scores, labels[rows], 1 / len(rows))
+        loss = cross_entropy_(scores, labels[rows], row_weight)
         torch.sum(scores.mul_(z), 0, out=scale.grad)
         return loss
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.distributed import sum_array
 from ltpost.errors import DataError, UsageError
 from ltpost.features import FeatureSet
 from ltpost.head import Array, LinearHead
@@ -122,7 +123,7 @@ def nearest_class_mean(train: FeatureSet, metric: str = "cosine") -> LinearHead 
         return LinearHead(means, -np.square(means).sum(1) / 2, info=info)
     centre = np.zeros(train.num_features or 0)
     if metric == "cl2n":
-        centre = class_sums(train).sum(0) / len(train)
+        centre = class_sums(train).sum(0) / counts.sum()
     means = class_sums(train, lambda block: _normalised(block - centre)) / counts
     return NormalizedMeanHead(means, centre, info)
 
@@ -158,7 +159,7 @@ def class_sums(train: FeatureSet, change: Callable[[Array], Array] | None = None
     if not np.isfinite(sums).all():  # then a feature is not: the slower, checking pass says which
         for _ in train.feature_blocks():
             pass
-    return sums
+    return sum_array(sums)
 
 
 def _one_hot(classes: NDArray[np.int64], num_classes: int) -> Any:

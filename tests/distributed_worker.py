@@ -1,0 +1,35 @@
+"""One of several processes that fit heads to their shards of a feature file; process 0 saves the heads.
+
+python distributed_worker.py train.h5 folder          (a file that all share)
+python distributed_worker.py train-0.h5 train-1.h5 … folder
+"""
+
+import sys
+
+import torch
+
+import ltpost
+from ltpost import distributed
+from ltpost.methods.crt import crt_path, crt_sgd
+from ltpost.methods.lws import lws_path, lws_sgd
+from ltpost.methods.ncm import nearest_class_mean
+
+torch.set_num_threads(1)
+*files, folder = sys.argv[1:]
+distributed.start()
+loaded = [ltpost.load(file) for file in files]
+train = distributed.shard(*loaded) if len(files) == 1 else loaded[distributed.rank()]
+heads = {
+    "ncm": nearest_class_mean(train),
+    "ncm_euclidean": nearest_class_mean(train, "euclidean"),
+    **{f"crt_{head.info['strength']:g}": head for head in crt_path(train, strengths=(1.0, 0.1), tolerance=1e-6)},
+    **{f"lws_{head.info['strength']:g}": head for head in lws_path(train, strengths=(0.1, 0.01), tolerance=1e-6)},
+    "crt_sgd": crt_sgd(train, batch_size=16),
+    "crt_sgd_instance": crt_sgd(train, batch_size=16, sampler="instance"),
+    "lws_sgd": lws_sgd(train, batch_size=16),
+}
+cl2n = nearest_class_mean(train, "cl2n")
+heads["cl2n_means"] = ltpost.LinearHead(cl2n.means, cl2n.means @ cl2n.centre)
+for name, head in heads.items():
+    head.save(f"{folder}/{distributed.rank()}/{name}.safetensors")
+distributed.stop()
