@@ -1,8 +1,9 @@
 """Draw the pictures of README.md from the shared CIFAR-100-LT features (see CONTRIBUTING.md); no data is kept here.
 
-python docs/draw.py [FOLDER OF THE SHARED DATA]
+Its folder is LTPOST_SHARED_DATA, by default ../shared/data.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def main() -> None:
     """Compare, and draw what test says."""
     mpl.use("Agg")
     here = Path(__file__).parent
-    shared = Path(sys.argv[1] if len(sys.argv) > 1 else here.parents[1] / "shared" / "data")
+    shared = Path(os.environ.get("LTPOST_SHARED_DATA", here.parents[1] / "shared" / "data"))
     with tempfile.TemporaryDirectory() as folder:
         feature_files(shared, Path(folder))
         results = compare_report(compare(Experiment(folder))).results
