@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.extract.preprocess import Preprocess, need
 from ltpost.extract.source import Source, train_beside
-
-
-def _cut(images: NDArray[np.uint8], preprocess: Preprocess) -> list[NDArray[np.uint8]]:
-    """Images (n, h, w, channels), resized where the transform asks for it."""
-    if not preprocess.resizes:
-        return list(images)
-    try:
-        from PIL import Image
-    except ImportError:
-        raise need("pillow", "resizing images (--img-size)") from None
-    plain = images[..., 0] if images.shape[-1] == 1 else images
-    return [preprocess.cut(Image.fromarray(image)) for image in plain]
-
 
 # -- .npz --------------------------------------------------------------------------------------------------------------
 
@@ -49,9 +36,9 @@ class NpzImages:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+    def read(self, samples: slice) -> Iterator[NDArray[np.uint8]]:
         """See :class:`ltpost.extract.source.Images`."""
-        return _cut(self[rows], preprocess), {}
+        yield from self[samples]
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -178,9 +165,9 @@ class ArrayImages:
     array: NDArray[np.uint8]
     dear: bool = False
 
-    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
+    def read(self, samples: slice) -> Iterator[NDArray[np.uint8]]:
         """See :class:`ltpost.extract.source.Images`."""
-        return _cut(self.array[rows], preprocess), {}
+        yield from self.array[samples]
 
     def close(self) -> None:
         """Nothing is open."""

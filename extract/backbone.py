@@ -93,8 +93,10 @@ class Backbone:
         """Check on a batch that the classifier is linear in the features and the model's last step.
 
         Raises:
-            DataError: x Wᵀ + b is not the logits.
+            DataError: the features are not finite, or x Wᵀ + b is not the logits.
         """
+        if not torch.isfinite(features).all():
+            raise DataError("the features must be finite, but some are NaN or infinite; try --amp off")
         ours = self.linear(features)
         if ours.shape != logits.shape:
             raise DataError(

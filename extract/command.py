@@ -79,6 +79,20 @@ class Numbers(click.ParamType):
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 8]")
+@click.option("--views", type=int, default=1, show_default=True, help="Rows per image.")
+@click.option(
+    "--augment",
+    type=click.Choice(["standard", "none"]),
+    help="Random crop and flip, seeded per row.  [default: standard for several views of train]",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["off", "flip", "five-crop"]),
+    default="off",
+    show_default=True,
+    help="Average fixed variants of each image.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the augmentation.")
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
 @click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")

@@ -253,13 +253,16 @@ def _prove_on_images(
     """Some images through the exported model: its logits must be the head's on the model's features."""
     from ltpost.extract.data import open_source
     from ltpost.extract.extraction import open_model
+    from ltpost.extract.source import Unreadable
 
     _, model, preprocess = open_model(checkpoint, arch, key)
     backbone = Backbone(model, f"{key}.1" if checkpoint.normed else key)
     source = open_source(data, split)
-    pixels, bad = source.images.read(slice(0, 16), preprocess)
+    images = [image for image in source.images.read(slice(0, 16)) if not isinstance(image, Unreadable)]
     source.images.close()
-    batch = torch.from_numpy(np.stack([image for row, image in enumerate(pixels) if row not in bad]))
+    if not images:
+        raise DataError(f"{source.name}: none of the first 16 images can be read")
+    batch = torch.from_numpy(np.stack([preprocess.cut(image) for image in images]))
     features, logits = backbone(preprocess.normalise(batch))
     expected = head.logits(features.numpy())
     if not np.allclose(logits.numpy(), expected, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(expected).max()))):

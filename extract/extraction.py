@@ -27,7 +27,8 @@ from ltpost.extract.data import check_preset, open_source, preset
 from ltpost.extract.lock import held
 from ltpost.extract.preprocess import Preprocess
 from ltpost.extract.shards import Shard, adopt, launched, merge_if_complete, parse_shard
-from ltpost.extract.source import Source, check_labels, read_class_counts
+from ltpost.extract.source import Source, Unreadable, check_labels, read_class_counts
+from ltpost.extract.views import Views
 from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
 from ltpost.features import partial_name
 
@@ -65,6 +66,10 @@ def extract_features(
     logits: bool | None = None,
     batch_size: int = 64,
     workers: int | None = None,
+    views: int = 1,
+    augment: str | None = None,
+    tta: str = "off",
+    seed: int = 0,
     max_bad: int | None = None,
     expect_top1: float | None = None,
     shard: str | tuple[int, int] | None = None,
@@ -99,6 +104,10 @@ def extract_features(
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
+        views: rows per image, which carry ``sample`` and ``view``.
+        augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
+        tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
+        seed: of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
         shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
@@ -143,6 +152,10 @@ def extract_features(
     preprocess = preprocess.changed(
         img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
     )
+    augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
+    shown = Views(preprocess, views, augment, tta, seed)
+    if shown != Views(preprocess):
+        attrs["views"] = json.dumps(shown.to_json())
     with _left_as_it_was(model):
         backbone = Backbone(model, head_key, device=where, amp=amp)
         head = backbone.head
@@ -150,22 +163,25 @@ def extract_features(
             check_preset(dataset, head.num_classes)
         check_labels(source.name, source.labels, head.num_classes)
         if logits is None:
-            logits = split != "train" or len(source) * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
+            logits = split != "train" or len(source) * views * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
+        total = len(source) * views
         spec = Spec(
-            labels=source.labels,
+            labels=np.repeat(source.labels, views),
             head=head,
             dtype=dtype,
             logits=logits,
             class_counts=_class_counts(source, class_counts, head.num_classes),
             class_names=_class_names(source, head.num_classes),
-            paths=source.paths,
-            columns={},
+            paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],
+            columns={}
+            if views == 1
+            else {"sample": np.repeat(np.arange(len(source)), views), "view": np.tile(np.arange(views), len(source))},
             attrs=attrs
             | {
                 "arch": arch,
                 "head_key": backbone.head_key,
                 "transform": json.dumps(preprocess.to_json()),
-                "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": len(source)}),
+                "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": total}),
                 **({} if source.class_order is None else {"class_order": source.class_order}),
                 "dtype": dtype,
                 "amp": amp,
@@ -174,12 +190,10 @@ def extract_features(
         )
         if part is None or part.index == 0:
             tell(f"{arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
-        job = _Job(
-            source, preprocess, batch_size, backbone, spec, _workers(workers, source), restart, max_bad, expect_top1
-        )
+        job = _Job(source, shown, batch_size, backbone, spec, _workers(workers, source), restart, max_bad, expect_top1)
         if part is None:
-            return job.run(target, slice(0, len(source)))
-        path = job.run(part.path(target), part.rows(len(source), batch_size), target, part)
+            return job.run(target, slice(0, total))
+        path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         if shard is None and merge_if_complete(target, part.count):
             return target
         return path
@@ -291,7 +305,7 @@ class _Batches(Dataset[Any]):
     """Item i is the batch from row ``starts[i]``: that row, pixels uint8 (n, h, w, channels), and unreadable rows."""
 
     source: Source
-    preprocess: Preprocess
+    views: Views
     batch_size: int
     starts: list[int]
     stop: int
@@ -306,17 +320,32 @@ class _Batches(Dataset[Any]):
             return error
 
     def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
-        rows = slice(start, min(start + self.batch_size, self.stop))
-        pixels, bad = self.source.images.read(rows, self.preprocess)
-        shapes = {image.shape for position, image in enumerate(pixels) if position not in bad}
+        views = self.views
+        rows = range(start, min(start + self.batch_size, self.stop))
+        first, last = rows[0] // views.count, rows[-1] // views.count
+        pixels: list[NDArray[np.uint8] | None] = []
+        bad: dict[int, str] = {}
+        for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
+            for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
+                if isinstance(image, Unreadable):
+                    bad[row - start] = image.reason
+                    pixels += [None] * views.variants
+                else:
+                    pixels += views.cut(image, sample, row - sample * views.count)
+        return start, torch.from_numpy(self._stacked(pixels)), bad
+
+    def _stacked(self, pixels: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
+        """One array of all; black where there is nothing."""
+        shapes = {image.shape for image in pixels if image is not None}
         if len(shapes) > 1:
             sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
             raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give --img-size")
-        side = self.preprocess.crop or 32
-        shape = shapes.pop() if shapes else (side, side, 3)
-        for position in bad:
-            pixels[position] = np.zeros(shape, np.uint8)
-        return start, torch.from_numpy(np.stack(pixels)), bad
+        side = self.views.preprocess.crop or 32
+        batch = np.zeros((len(pixels), *(shapes.pop() if shapes else (side, side, 3))), np.uint8)
+        for image, place in zip(pixels, batch, strict=True):
+            if image is not None:
+                place[:] = image
+        return batch
 
 
 @dataclass
@@ -324,7 +353,7 @@ class _Job:
     """An extraction; ``run`` does a range of its rows."""
 
     source: Source
-    preprocess: Preprocess
+    views: Views
     batch_size: int
     backbone: Backbone
     spec: Spec
@@ -340,7 +369,8 @@ class _Job:
             where = {"index": shard.index, "count": shard.count, "start": rows.start, "stop": rows.stop}
             paths = None if spec.paths is None else spec.paths[rows]
             attrs = {**spec.attrs, "shard": json.dumps(where)}
-            spec = replace(spec, labels=spec.labels[rows], paths=paths, attrs=attrs)
+            columns = {key: column[rows] for key, column in spec.columns.items()}
+            spec = replace(spec, labels=spec.labels[rows], paths=paths, columns=columns, attrs=attrs)
         with held(path):
             if shard is not None and not self.restart and _is_finished(path, spec):
                 return path
@@ -359,7 +389,7 @@ class _Job:
             for start in range(rows.start, rows.stop, self.batch_size)
             if (done[start - rows.start : start - rows.start + self.batch_size] == MISSING).any()
         ]
-        batches = _Batches(self.source, self.preprocess, self.batch_size, starts, rows.stop)
+        batches = _Batches(self.source, self.views, self.batch_size, starts, rows.stop)
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -384,7 +414,7 @@ class _Job:
                 if writer is None:  # not before the loader has started its workers, who would inherit the open file
                     writer = stack.enter_context(FeatureWriter(path))
                 block = {"features": features} | ({"logits": scores} if self.spec.logits else {})
-                marks = np.full(len(pixels), DONE, np.uint8)
+                marks = np.full(len(features), DONE, np.uint8)
                 for position, reason in bad.items():
                     errors[start - rows.start + position] = reason
                     marks[position] = UNREADABLE
@@ -392,7 +422,7 @@ class _Job:
                     for values in block.values():
                         values[position] = np.nan
                 writer.write(start - rows.start, block, marks)
-                bar.update(len(pixels))
+                bar.update(len(features))
             writer = writer or stack.enter_context(FeatureWriter(path))
             writer.wait()
             bar.close()
@@ -404,11 +434,13 @@ class _Job:
     def _compute(self, pixels: Tensor, *, verify: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         """Features as stored, and float32 logits; with amp those of the float32 classifier on the stored features."""
         backbone = self.backbone
-        images = self.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
+        images = self.views.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
         features, scores = backbone(images)
-        stored = self._stored(features)
         if verify:
             backbone.verify(features, scores)
+        if self.views.variants > 1:  # logits are linear in the features, so their means agree
+            features, scores = (x.unflatten(0, (-1, self.views.variants)).mean(dim=1) for x in (features, scores))
+        stored = self._stored(features)
         if backbone.amp:
             scores = backbone.linear(torch.from_numpy(stored).to(features))
         return stored, scores.cpu().numpy()
@@ -429,7 +461,7 @@ class _Job:
         return rows.astype(self.spec.dtype)
 
     def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
-        name = self.source.paths[row] if self.source.paths is not None else self.source.name
+        name = self.spec.paths[row] if self.spec.paths is not None else self.source.name
         if number <= _TOLD:
             tell(f"warning: row {row} cannot be read ({name}: {reason})")
         if self.max_bad is not None and number > self.max_bad:
@@ -449,7 +481,9 @@ class _Job:
         if kept == 0:
             partial.unlink(missing_ok=True)
         elif isinstance(error, KeyboardInterrupt):
-            tell(f"interrupted; {kept} of {len(self.source)} rows are kept, and the same command goes on from there")
+            tell(
+                f"interrupted; {kept} of {len(self.spec.labels)} rows are kept, and the same command goes on from there"
+            )
 
 
 def _is_finished(path: Path, spec: Spec) -> bool:

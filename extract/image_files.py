@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.preprocess import Preprocess, need
-from ltpost.extract.source import Source, sha256_of_rows, train_beside
+from ltpost.extract.preprocess import need
+from ltpost.extract.source import Source, Unreadable, sha256_of_rows, train_beside
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 CLASS_ORDERS = ("string", "natural")
@@ -29,19 +29,18 @@ class ImageFiles:
     paths: Sequence[str]
     dear: bool = True
 
-    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
-        """See :class:`Images`; a file that cannot be read gives an empty array."""
+    def read(self, samples: slice) -> Iterator[Any]:
+        """See :class:`ltpost.extract.source.Images`."""
         from PIL import Image
 
-        pixels, bad = [], {}
-        for position, path in enumerate(self.paths[rows]):
+        for path in self.paths[samples]:
             try:
                 with Image.open(self.root / path) as image:
-                    pixels.append(preprocess.cut(image.convert("RGB")))
+                    pixels = image.convert("RGB")
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                pixels.append(np.empty((0, 0, 3), np.uint8))
-                bad[position] = str(error) or type(error).__name__
-        return pixels, bad
+                yield Unreadable(str(error) or type(error).__name__)
+            else:
+                yield pixels
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -117,7 +116,7 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")  # noqa: PTH122 - speed
 
 
-# -- lists and tables ---------------------------------------------------------------------------------------------------
+# -- lists and tables --------------------------------------------------------------------------------------------------
 
 
 def list_in(data: Path, split: str) -> Path | None:

@@ -88,17 +88,31 @@ class Preprocess:
         return replace(new, **{key: value for key, value in changes.items() if value is not None})
 
     def cut(self, image: Any) -> NDArray[np.uint8]:
-        """A PIL image to uint8 pixels (h, w, channels)."""
-        from PIL import Image
-
-        if self.resize is not None:
-            size = (self.resize, self.resize) if self.squash else _shorter_side(image.size, self.resize)
-            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
+        """A PIL image, or an array (h, w, channels), to uint8 pixels (h, w, channels)."""
+        if not self.resizes:
+            return _channels_last(np.asarray(image))
+        image = self.resized(image)
         if self.crop is not None and image.size != (self.crop, self.crop):
             left, top = _offset(image.width, self.crop), _offset(image.height, self.crop)
             image = image.crop((left, top, left + self.crop, top + self.crop))
-        pixels = np.asarray(image)
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        return _channels_last(np.asarray(image))
+
+    def resized(self, image: Any) -> Any:
+        """The image before the crop, as PIL's."""
+        image = as_image(image)
+        if self.resize is None:
+            return image
+        size = (self.resize, self.resize) if self.squash else _shorter_side(image.size, self.resize)
+        return image.resize(size, self._method())
+
+    def resample(self, image: Any, size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """The part ``box`` (left, top, right, bottom) of a PIL image at ``size``, as pixels."""
+        return _channels_last(np.asarray(image.resize(size, self._method(), box=box)))
+
+    def _method(self) -> Any:
+        from PIL import Image
+
+        return Image.Resampling[self.interpolation.upper()]
 
     def normalise(self, pixels: Any) -> Any:
         """uint8 tensor (n, h, w, channels) to float32 (n, channels, h, w), channels last in memory."""
@@ -119,6 +133,25 @@ class Preprocess:
             steps.append(f"centre crop {self.crop}")
         numbers = [", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
         return ", ".join([*steps, f"x/255, mean ({numbers[0]}), std ({numbers[1]})"])
+
+
+def as_image(image: Any) -> Any:
+    """An array as a PIL image; a PIL image as it is.
+
+    Raises:
+        UsageError: Pillow is not installed.
+    """
+    if not isinstance(image, np.ndarray):
+        return image
+    try:
+        from PIL import Image
+    except ImportError:
+        raise need("pillow", "resizing images (--img-size)") from None
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+
+
+def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:

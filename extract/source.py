@@ -6,16 +6,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.extract.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of an image: why it cannot be read."""
+
+    reason: str
 
 
 class Images(Protocol):
@@ -24,8 +30,8 @@ class Images(Protocol):
     #: whether reading is dear enough for worker processes
     dear: bool
 
-    def read(self, rows: slice, preprocess: Preprocess) -> tuple[list[NDArray[np.uint8]], dict[int, str]]:
-        """The uint8 pixels (h, w, channels) of the rows, and why some of them (by position) could not be read."""
+    def read(self, samples: slice) -> Iterator[Any]:
+        """One after the other: a PIL image, an array (h, w, channels) uint8, or an :class:`Unreadable`."""
 
     def close(self) -> None:
         """Close what reading has opened in this process."""
