@@ -563,6 +563,12 @@ class FeatureSet:
             return rows.source if rows.columns is None else rows.source[:, rows.columns]
         return rows
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(f"<tr><td>{key}</td><td>{escape(value)}</td></tr>" for key, value in self.stored().items())
+        return f"<table><caption>{escape(repr(self).partition(';')[0])})</caption>{rows}</table>"
+
     def __repr__(self) -> str:
         parts = [f"N={len(self)}", f"C={self.num_classes}"]
         if self.num_features is not None:

@@ -271,7 +271,7 @@ class Experiment:
         head: Head,
     ) -> Outcome:
         params = dict(family.params)
-        detail = ", ".join(f"{key} {value}" for key, value in params.items() if isinstance(value, str))
+        detail = ", ".join(f"{key} {params[key]}" for key in ("bias", "metric", "solver", "sampler") if key in params)
         selected_on = None
         if best is not None and curve is not None:
             params[str(family.parameter)] = best.value

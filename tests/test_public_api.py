@@ -26,7 +26,7 @@ def test_the_notebook_lines_of_the_design(folder):
     curve = ltpost.tau_curve(val)
     head = ltpost.tau_normalize(val.head, curve.best().tau)
     result = ltpost.evaluate(head, test)
-    assert "<table" in result._repr_html_()
+    assert all("<table" in shown._repr_html_() for shown in (result, val, curve, ltpost.Experiment(folder).run("la")))
     assert "Many" in str(result)
     assert result.to_frame().shape[0] == 1
     assert result.per_class.shape == (10,)
