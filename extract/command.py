@@ -101,8 +101,7 @@ def extract(**options: Any) -> None:
     r"""Cache the features of one split: what enters the classifier of a trained network.
 
     \b
-    Example:
-      ltpost extract --ckpt r50.pth --split val
+    Example: ltpost extract --ckpt r50.pth --split val
     """
     from ltpost.extract import extract_features
 
@@ -118,8 +117,7 @@ def merge(files: tuple[str, ...]) -> None:
     FEATURES.h5 is the file to be; by default every features/SPLIT.h5 that has shards.
 
     \b
-    Example:
-      ltpost extract --ckpt r50.pth --split train --shard 0/2
+    Example: ltpost extract --ckpt r50.pth --split train --shard 0/2
       ltpost extract --ckpt r50.pth --split train --shard 1/2
       ltpost merge features/train.h5
     """
@@ -160,8 +158,7 @@ def export(**options: Any) -> None:
     The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
 
     \b
-    Example:
-      ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
+    Example: ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
     """
     from ltpost.extract.export import export_head
 
@@ -174,9 +171,28 @@ def inspect_ckpt(ckpt: str) -> None:
     r"""Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
 
     \b
-    Example:
-      ltpost inspect-ckpt r50.pth
+    Example: ltpost inspect-ckpt r50.pth
     """
     from ltpost.extract.inspection import describe
 
     click.echo(describe(ckpt))
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("out", metavar="OUT")
+@click.option("--split", help="Name of the split.  [default: from the file names]")
+@click.option("--ckpt", metavar="FILE", help="Take the joint classifier from this checkpoint.")
+@click.option("--head-key", help="Name of the classifier in it.")
+@click.option("--class-counts", metavar="FILE", help="Training samples per class: JSON list, one a line, or .npy.")
+def convert(**options: Any) -> None:
+    r"""Turn cached features of another program (.pkl, .npz, .parquet) into a feature file (.h5), or back.
+
+    \b
+    Example:
+      ltpost convert trainfeat_all.pkl features/train.h5 --ckpt final_model_checkpoint.pth
+      ltpost convert features/val.h5 val.npz
+    """
+    from ltpost.extract.convert import convert as convert_file
+
+    click.echo(f"ltpost: wrote {convert_file(**options)}", err=True)

@@ -1,0 +1,253 @@
+"""Cached features of other programs to feature files, and back: pickles of classifier-balancing, .npz, Parquet."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.arrays import unpickle_arrays
+from ltpost.extract.source import read_class_counts
+from ltpost.features import FeatureSet, load
+from ltpost.head import LinearHead
+
+#: what others call our datasets; each may end in _<split>
+ALIASES = {
+    "features": ("features", "feats", "feat", "x", "X"),
+    "labels": ("labels", "label", "y", "targets"),
+    "logits": ("logits",),
+    "weight": ("weight", "fc.weight", "W"),
+    "bias": ("bias", "fc.bias", "b"),
+    "class_counts": ("class_counts", "cls_num_list"),
+    "class_names": ("class_names",),
+    "paths": ("paths", "path"),
+    "sample": ("sample",),
+    "view": ("view",),
+}
+SPLITS = ("train", "val", "test")
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    ckpt: str | os.PathLike[str] | None = None,
+    head_key: str | None = None,
+    class_counts: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Read cached features of one kind of file and write another; what kind, the names' endings say.
+
+    Args:
+        source: .h5 (ours), .pkl (``feats``, ``labels``, ``idxs`` of facebookresearch/classifier-balancing; rows come
+            back in the order of ``idxs``), .npz or .parquet (see ``ALIASES``; there ``features`` is a column of lists).
+        out: .h5, .npz or .parquet.
+        split: its name; default: the one that either file name holds.
+        ckpt: a checkpoint to take the joint classifier from.
+        head_key: name of the classifier in it; needed where several fit.
+        class_counts: a file of training samples per class.
+
+    Returns:
+        The written file.
+
+    Raises:
+        UsageError: a file name has no ending that is known.
+        DataError: the source is not as it has to be.
+    """
+    origin, target = Path(source), Path(out)
+    read, write = _by_suffix(READERS, origin, "SOURCE"), _by_suffix(WRITERS, target, "OUT")
+    if not origin.is_file():
+        raise DataError(f"{origin}: no such file")
+    split = split or next((name for name in SPLITS for path in (origin, target) if name in path.stem), target.stem)
+    feature_set = read(origin, split)
+    if class_counts is not None:
+        feature_set = _changed(feature_set, class_counts=read_class_counts(class_counts))
+    if ckpt is not None:
+        feature_set = _changed(feature_set, head=_head_of(ckpt, head_key, feature_set))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(feature_set, target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return target
+
+
+def _by_suffix(table: Mapping[str, Any], path: Path, argument: str) -> Any:
+    if path.suffix not in table:
+        raise UsageError(f"{argument} must end in {', '.join(table)}, but is '{path.name}'")
+    return table[path.suffix]
+
+
+def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:
+    """The same rows with another head or other counts, checked anew."""
+    columns = {key: getattr(feature_set, key) for key in _COLUMNS}
+    rows = {
+        "features": None if feature_set.num_features is None else feature_set.features,
+        "logits": feature_set.logits if feature_set.has_logits else None,
+    }
+    return FeatureSet(**{**rows, **columns, "labels": feature_set.labels, **changes}, name=feature_set.name)
+
+
+_COLUMNS = ("head", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
+
+
+def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: FeatureSet) -> LinearHead:
+    from ltpost.extract.checkpoints import head_candidates, read_checkpoint
+
+    checkpoint = read_checkpoint(ckpt)
+    fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape[1] == feature_set.num_features]
+    key = checkpoint.module_name(head_key) if head_key else fitting[0] if len(fitting) == 1 else None
+    if key is None or f"{key}.weight" not in checkpoint.state:
+        raise UsageError(
+            f"{ckpt}: the classifier of {feature_set.num_features} features cannot be told; name one of "
+            f"{', '.join(fitting) or 'none that fit'} with --head-key"
+        )
+    bias = checkpoint.state.get(f"{key}.bias")
+    weight = checkpoint.state[f"{key}.weight"].float().numpy()
+    return LinearHead(weight, None if bias is None else bias.float().numpy())
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet:
+    """From arrays under any of their names."""
+    found: dict[str, Any] = {}
+    for key, aliases in ALIASES.items():
+        names = [*(f"{alias}_{split}" for alias in aliases), *aliases]
+        present = next((alias for alias in names if alias in arrays), None)
+        if present is not None:
+            found[key] = np.asarray(arrays[present])
+    if "labels" not in found or not {"features", "logits"} & set(found):
+        raise DataError(
+            f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
+            f"holds {', '.join(map(str, arrays)) or 'nothing'}"
+        )
+    for key in ("features", "logits"):
+        if key in found and found[key].dtype not in (np.float16, np.float32):
+            found[key] = found[key].astype(np.float32)
+    weight, bias = found.pop("weight", None), found.pop("bias", None)
+    names, paths = found.pop("class_names", None), found.pop("paths", None)
+    return FeatureSet(
+        **found,
+        head=None if weight is None else LinearHead(weight, bias),
+        class_names=None if names is None else _strings(names),
+        paths=None if paths is None else np.array(_strings(paths), dtype=object),
+        split=split,
+        attrs={"converted_from": Path(name).name},
+        name=name,
+    )
+
+
+def _strings(values: Any) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+
+
+def _read_pickle(path: Path, split: str) -> FeatureSet:
+    content = unpickle_arrays(path)
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path}: must hold a dictionary with 'feats' and 'labels', but holds a {type(content).__name__}"
+        )
+    arrays = {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+    order = arrays.pop("idxs", None)
+    if order is not None and len(np.unique(order)) == len(order):
+        rows = np.argsort(order)  # a shuffled loader wrote them
+        arrays = {key: np.asarray(value)[rows] for key, value in arrays.items()}
+    return _feature_set(str(path), split, arrays)
+
+
+def _read_npz(path: Path, split: str) -> FeatureSet:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return _feature_set(str(path), split, arrays)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read as .npz ({error})") from None
+
+
+def _pandas() -> Any:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow; install it with: pip install pyarrow") from None
+    import pandas as pd
+
+    return pd
+
+
+def _read_parquet(path: Path, split: str) -> FeatureSet:
+    try:
+        table = _pandas().read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+    lists = [key for key in table.columns if len(table) and isinstance(table[key].iloc[0], np.ndarray | list)]
+    try:
+        arrays = {
+            key: np.stack(table[key].tolist()) if key in lists else table[key].to_numpy() for key in table.columns
+        }
+    except ValueError:
+        raise DataError(f"{path}: the lists of a column must be equally long, but are not") from None
+    return _feature_set(str(path), split, arrays)
+
+
+READERS: dict[str, Callable[[Path, str], FeatureSet]] = {
+    ".h5": lambda path, _: load(path),
+    ".pkl": _read_pickle,
+    ".npz": _read_npz,
+    ".parquet": _read_parquet,
+}
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
+    """What there is, under our names; rows that could not be read are left out."""
+    head = feature_set.head
+    there = {
+        "features": None if feature_set.num_features is None else np.asarray(feature_set.features[:]),
+        "labels": feature_set.labels,
+        "logits": np.asarray(feature_set.logits[:]) if feature_set.has_logits else None,
+        "weight": None if head is None else head.weight,
+        "bias": None if head is None else head.bias,
+        "class_counts": feature_set.class_counts,
+        "class_names": None if feature_set.class_names is None else np.array(feature_set.class_names),
+        "paths": None if feature_set.paths is None else np.array(feature_set.paths),
+        "sample": feature_set.sample,
+        "view": feature_set.view,
+    }
+    return {key: value for key, value in there.items() if value is not None}
+
+
+def _write_npz(feature_set: FeatureSet, path: Path) -> None:
+    partial = path.with_name(f"partial-{path.name}")
+    try:
+        np.savez(partial, **_arrays(feature_set))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
+    """One row per row; head and counts have no place in a table of rows."""
+    arrays = _arrays(feature_set)
+    columns = {key: arrays[key] for key in ("labels", "paths", "sample", "view") if key in arrays}
+    lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in ("features", "logits") if key in arrays}
+    partial = path.with_name(f"partial-{path.name}")
+    try:
+        _pandas().DataFrame({**columns, **lists}).to_parquet(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+WRITERS: dict[str, Callable[[FeatureSet, Path], Any]] = {
+    ".h5": lambda feature_set, path: feature_set.save(path),
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+}
