@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
+from ltpost.output import replacing
 
 Array = NDArray[Any]
 
@@ -154,19 +155,13 @@ class LinearHead:
         """Write ``weight``, ``bias`` and ``info`` to a safetensors file, in one step (never half-written)."""
         from safetensors.numpy import save_file
 
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": np.ascontiguousarray(self.weight)}
         if self.bias is not None:
             tensors["bias"] = np.ascontiguousarray(self.bias)
         metadata = {"format": "ltpost-head", "input": self.input, "info": json.dumps(self.info)}
-        partial = target.with_name(f"{target.name}.partial")
-        try:
+        with replacing(path) as partial:
             save_file(tensors, partial, metadata=metadata)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearHead:

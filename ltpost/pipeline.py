@@ -100,10 +100,7 @@ class Outcome:
         """
         if not isinstance(self.head, LinearHead):
             raise DataError(f"{self.method}: this variant is not linear in the features and cannot be saved as a head")
-        try:
-            return self.head.save(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+        return self.head.save(path)
 
     def summary(self) -> str:
         """Everything a reader needs, as text: the curve, the choice, the figures, what to know about them."""
@@ -325,7 +322,10 @@ def _tnorm(experiment: Experiment, **options: Any) -> Family:
     from ltpost.methods.tau_norm import family
 
     head = experiment.report_set.require_head("tau-normalization rescales")
-    return family(head, device=experiment.device, **options)
+    try:
+        return family(head, device=experiment.device, **options)
+    except DataError as error:
+        raise DataError(f"{experiment.report_set.name}: {error}") from None
 
 
 def _la(experiment: Experiment) -> Family:
@@ -370,16 +370,45 @@ METHODS: dict[str, Callable[..., Family]] = {
 }
 
 
+#: what a method needs besides the split that it is chosen on
+NEEDS = {
+    "tnorm": ("classifier",),
+    "la": ("classifier or logits", "class_counts"),
+    "mla": ("classifier or logits", "class_counts"),
+    "ncm": ("train.h5",),
+    "lws": ("train.h5", "classifier or logits"),
+    "crt": ("train.h5",),
+}
+
+
+def missing(experiment: Experiment, method: str) -> list[str]:
+    """What ``method`` needs and the files do not have."""
+    split = experiment.report_set
+    there = {
+        "classifier": split.head is not None,
+        "classifier or logits": split.head is not None or split.has_logits,
+        "class_counts": split.class_counts is not None,
+        "train.h5": "train" in experiment.folder,
+    }
+    return [need for need in NEEDS[method] if not there[need]]
+
+
 def compare(
-    experiment: Experiment, methods: Iterable[str] = tuple(METHODS), **options: Mapping[str, Any]
+    experiment: Experiment, methods: Iterable[str] | None = None, **options: Mapping[str, Any]
 ) -> list[Outcome]:
     """Several methods under one protocol.
 
     Args:
         experiment: the splits and the figure to choose by.
-        methods: keys of :data:`METHODS`.
+        methods: keys of :data:`METHODS`; default all that the files suffice for (see :func:`missing`).
         **options: per method, its options.
     """
+    if methods is None:
+        methods = [method for method in METHODS if not missing(experiment, method)]
+        if not methods:
+            raise DataError(
+                f"{experiment.folder.path}: nothing to compare: there is no classifier, no logits and no train.h5"
+            )
     return [experiment.run(method, **options.get(method, {})) for method in methods]
 
 

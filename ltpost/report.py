@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltpost.errors import DataError
 from ltpost.metrics import FIGURES, Figures
+from ltpost.output import replacing
 
 if TYPE_CHECKING:
     from ltpost.evaluation import Result
@@ -77,21 +77,12 @@ class Report:
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`records`, in one step; an empty cell for an empty group."""
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", newline="") as file:
-                records = self.records()
-                writer = csv.DictWriter(file, fieldnames=list(records[0]))
-                writer.writeheader()
-                writer.writerows(records)
-            partial.replace(target)
-        except OSError as error:
-            raise DataError(
-                f"{target}: cannot be written ({error.strerror or error}); choose another --csv FILE"
-            ) from None
-        return target
+        records = self.records()
+        with replacing(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+        return Path(path)
 
     def to_frame(self) -> Any:
         """A pandas DataFrame of :meth:`records`, indexed by split and method."""

@@ -136,6 +136,16 @@ def test_compare_and_evaluate(at_home):
     assert {"methods", "results"} == set(json.loads(good("compare", "--methods", "la", "--json")))
 
 
+def test_compare_runs_what_the_files_suffice_for(at_home):
+    (at_home / "features" / "train.h5").unlink()
+    text = good("compare")
+    assert "tnorm" in text
+    assert "crt: not run, the files of features have no train.h5" in text
+    assert "has no train.h5" in bad(1, "compare", "--methods", "la,crt")
+    make_split("val", head=None, logits=False, class_counts=None).save("bare/val.h5")
+    assert "nothing to compare" in bad(1, "compare", "--features", "bare")
+
+
 def test_info(at_home):
     text = good("info", "features/val.h5")
     for words in ("300 rows, 10 classes", "(300, 16) float32", "400 to 3 per class (imbalance factor 133.333)",
@@ -217,6 +227,10 @@ def test_unwritable_outputs(at_home):
     (at_home / "file").write_text("")
     assert "cannot be written" in bad(1, "la", "--out", "file/la.safetensors")
     assert "cannot be written" in bad(1, "la", "--csv", "file/la.csv")
+    assert "cannot be written, it is a folder" in bad(1, "la", "--csv", ".")
+    good("la", "--out", ".")
+    assert (at_home / "la.safetensors").is_file()
+    assert "x>=0" in bad(2, "la", "--seed", "-1")
 
 
 def test_a_head_for_other_features(at_home):

@@ -89,7 +89,7 @@ def test_without_a_bias_all_three_agree():
 
 
 def test_errors():
-    with pytest.raises(DataError, match="row of class 1 is"):
+    with pytest.raises(DataError, match="no row of 'head/weight' may be zero .* that of class 1 is"):
         tau_normalize(LinearHead(np.array([[1.0, 0.0], [0.0, 0.0]])), 0.5)
     with pytest.raises(UsageError, match="--bias must be one of drop, scale, keep"):
         tau_normalize(HEAD, 0.5, "none")

@@ -34,7 +34,7 @@ head_option = click.option(
     "--out",
     "head_file",
     type=click.Path(path_type=Path),
-    help="Where the head goes.  [default: heads/<method>.safetensors]",
+    help="File, or folder, for the head.  [default: heads/<method>.safetensors]",
 )
 
 
@@ -154,22 +154,22 @@ def _fit(
 
 
 @click.command()
-@click.option("--methods", default="tnorm,la,mla,ncm,lws,crt", show_default=True, help="Which ones, parted by commas.")
+@click.option("--methods", help="Which ones, such as tnorm,la,crt.  [default: all that the files suffice for]")
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
 @output_options
 @experiment_options
-def compare(experiment: Experiment, methods: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
+def compare(experiment: Experiment, methods: str | None, heads: Path, csv_file: Path | None, as_json: bool) -> None:
     """Every method, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
     """
-    from ltpost.pipeline import compare as run_all
-    from ltpost.pipeline import compare_report
+    from ltpost import pipeline
 
-    outcomes = run_all(experiment, [name.strip() for name in methods.split(",") if name.strip()])
-    report = compare_report(outcomes)
+    chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    outcomes = pipeline.compare(experiment, chosen)
+    report = pipeline.compare_report(outcomes)
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
     if csv_file is not None:
@@ -181,6 +181,9 @@ def compare(experiment: Experiment, methods: str, heads: Path, csv_file: Path | 
     for outcome in outcomes:
         for note in outcome.notes:
             click.echo(f"\n{outcome.method}: {note}")
+    for method in pipeline.METHODS if chosen is None else ():
+        if needs := pipeline.missing(experiment, method):
+            click.echo(f"\n{method}: not run, the files of {experiment.folder.path} have no {' and no '.join(needs)}")
     click.echo(f"\nheads: {heads}/")
 
 
@@ -190,7 +193,8 @@ def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, a
 
     saved = None
     if isinstance(outcome.head, LinearHead) or head_file is not None:
-        saved = outcome.save_head(head_file or Path("heads") / f"{outcome.method}.safetensors")
+        place = head_file or Path("heads") / f"{outcome.method}.safetensors"
+        saved = outcome.save_head(place / f"{outcome.method}.safetensors" if place.is_dir() else place)
     if csv_file is not None:
         outcome.report.to_csv(csv_file)
     if as_json:

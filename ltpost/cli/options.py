@@ -96,7 +96,9 @@ def experiment_options(command: Command) -> Command:
     @click.option(
         "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
     )
-    @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, bootstrap and sampling.")
+    @click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, bootstrap and sampling."
+    )
     @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, auto.")
     @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
     @functools.wraps(command)

@@ -86,6 +86,7 @@ def tau_curve(
 
 def family(joint: LinearHead, *, bias: str = "drop", grid: tuple[float, ...] = TAU_GRID, device: str = "cpu") -> Family:
     """Tau-normalization as a family of heads, for ``model_selection``."""
+    _norms(joint)  # a row of zeros is an error here already
     notes: tuple[str, ...] = ()
     if bias == "keep" and joint.bias is not None:
         notes = ("with a kept bias the curve is not exact: tau is one of the values of the grid",)
@@ -108,5 +109,8 @@ def _norms(head: LinearHead) -> Array:
     norms = head.norms()
     zero = np.flatnonzero(norms == 0)
     if len(zero):
-        raise DataError(f"head weight must not be zero for tau-normalization, but the row of {class_list(zero)} is")
+        raise DataError(
+            f"no row of 'head/weight' may be zero for tau-normalization, but that of {class_list(zero)} is; "
+            "remove the class, or use logit adjustment"
+        )
     return norms
