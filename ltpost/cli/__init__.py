@@ -59,6 +59,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except LtpostError as error:
             raise _Failure(str(error), error.exit_code) from None
+        except BrokenPipeError:
+            raise  # click's: the reader of our output has left
+        except OSError as error:
+            what = f"{error.filename}: " if error.filename else ""
+            raise _Failure(f"{what}{error.strerror or error}") from None
         except MemoryError:
             raise _Failure("out of memory; close other programs, or use a smaller --batch-size") from None
 
