@@ -141,12 +141,31 @@ _EXPERT = (
 )
 
 
+def _experts_in(container: Container) -> list[int]:
+    found = {int(match[1]) for name in container["state_dict"] if (match := re.search(r"linears\.(\d+)\.", str(name)))}
+    return sorted(found)
+
+
 def _one_expert(container: Container, expert: int) -> Layout:
-    experts = {match[1] for name in container["state_dict"] if (match := re.search(r"linears\.(\d+)\.", str(name)))}
-    if str(expert) not in experts:
-        raise UsageError(f"--expert must be one of {', '.join(sorted(experts))} for this file, but is {expert}")
+    experts = _experts_in(container)
+    if expert not in experts:
+        listed = ", ".join(map(str, experts))
+        raise UsageError(f"--expert must be one of {listed} or all for this file, but is {expert}")
     rename = tuple((pattern.replace("{e}", str(expert)), new) for pattern, new in _EXPERT)
     return Layout(f"expert {expert} of {len(experts)} (RIDE, SADE)", _is_state, (("state_dict",),), rename)
+
+
+def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
+    """The experts of a RIDE or SADE checkpoint, each as a checkpoint of its own.
+
+    Raises:
+        DataError: it is not one.
+    """
+    container = read_container(Path(path)) if Path(path).is_file() else {}
+    experts = _experts_in(container) if _is_state(container.get("state_dict")) else []
+    if not experts:
+        raise DataError(f"{path}: has no experts (tensors linears.0.weight, …); leave --expert out")
+    return [read_checkpoint(path, expert) for expert in experts]
 
 
 @dataclass(frozen=True)

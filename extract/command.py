@@ -39,7 +39,7 @@ class Numbers(click.ParamType):
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
 @click.option("--head-key", help="Name of the classifier layer.  [default: found]")
-@click.option("--expert", type=int, metavar="E", help="Which expert of a RIDE or SADE checkpoint.")
+@click.option("--expert", metavar="E", help="Which expert of a RIDE or SADE checkpoint, 0, 1, …, or all.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option(
     "--dataset",
@@ -78,7 +78,7 @@ class Numbers(click.ParamType):
 )
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
-@click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 8]")
+@click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 16]")
 @click.option("--views", type=int, default=1, show_default=True, help="Rows per image.")
 @click.option(
     "--augment",

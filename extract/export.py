@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.backbone import Backbone
-from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, read_checkpoint
+from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, read_checkpoint, read_experts
+from ltpost.extract.experts import heads_of, parts_of
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
 
@@ -81,17 +83,21 @@ def export_head(
     target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
     if target.exists() and target.samefile(source):
         raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")
-    expert = None if found is None else found.attrs.get("expert")
-    checkpoint = read_checkpoint(source, expert)
     proof = _proof_rows(found, head)
-    key = _classifier(checkpoint, head, head_key, found)
     partial = target.with_name(f"partial-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(_replaced(checkpoint, key, head), source, partial)
-        _prove(partial, checkpoint, key, head, proof, expert)
-        if data is not None:
-            _prove_on_images(read_checkpoint(partial, expert), key, head, arch, data, split)
+        expert = None if found is None else found.attrs.get("expert")
+        if expert == "all":
+            _export_experts(head, source, partial, proof)
+        else:
+            expert = None if expert is None else int(expert)
+            checkpoint = read_checkpoint(source, expert)
+            key = _classifier(checkpoint, head, head_key, found)
+            _write(_replaced(checkpoint, key, head), source, partial)
+            _prove(checkpoint, read_checkpoint(partial, expert), key, head, proof)
+            if data is not None:
+                _prove_on_images(read_checkpoint(partial, expert), key, head, arch, data, split)
         partial.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
@@ -219,14 +225,33 @@ def _write(container: Any, source: Path, partial: Path) -> None:
         torch.save(container, partial, _use_new_zipfile_serialization=zipfile.is_zipfile(source))
 
 
+def _export_experts(head: LinearHead, source: Path, partial: Path, rows: NDArray[Any] | None) -> None:
+    """The parts of a head over all experts, each into its expert's classifier."""
+    experts = read_experts(source)
+    if head.num_features % len(experts):
+        raise DataError(
+            f"{source}: has {len(experts)} experts, which do not divide the head's {head.num_features} inputs"
+        )
+    heads = heads_of(head, len(experts))
+    container = experts[0].container
+    for checkpoint, part in zip(experts, heads, strict=True):
+        container = _replaced(replace(checkpoint, container=container), _fc(checkpoint), part)
+    _write(container, source, partial)
+    parts = [None] * len(experts) if rows is None else parts_of(rows, len(experts))
+    for old, new, part, some in zip(experts, read_experts(partial), heads, parts, strict=True):
+        _prove(old, new, _fc(old), part, some)
+
+
+def _fc(checkpoint: Checkpoint) -> str:
+    return "fc" if "fc.weight" in checkpoint.state else "linear"
+
+
 # -- proving -----------------------------------------------------------------------------------------------------------
 
 
-def _prove(
-    written: Path, old: Checkpoint, key: str, head: LinearHead, rows: NDArray[Any] | None, expert: int | None
-) -> None:
-    """Load the file afresh: the classifier must give the head's logits, and nothing else may have changed."""
-    new = read_checkpoint(written, expert)
+def _prove(old: Checkpoint, new: Checkpoint, key: str, head: LinearHead, rows: NDArray[Any] | None) -> None:
+    """The file loaded afresh: the classifier must give the head's logits, and nothing else may have changed."""
+    written = new.path
     replaced = {f"{key}.weight", f"{key}.bias"}
     if old.state.keys() != new.state.keys() or any(
         not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced

@@ -5,37 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch import nn
 
-from ltpost.errors import DataError, LtpostError, UsageError
-from ltpost.extract import architectures, sanity
+from ltpost.errors import DataError, UsageError
+from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, choose_device
-from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, sha256_of_state
+from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, read_experts, sha256_of_state
 from ltpost.extract.data import check_preset, open_source, preset
-from ltpost.extract.lock import held
+from ltpost.extract.experts import open_all
+from ltpost.extract.loop import Job, tell
 from ltpost.extract.preprocess import Preprocess
-from ltpost.extract.shards import Shard, adopt, launched, merge_if_complete, parse_shard
-from ltpost.extract.source import Source, Unreadable, check_labels, read_class_counts
+from ltpost.extract.shards import Shard, launched, merge_if_complete, parse_shard
+from ltpost.extract.source import Source, check_labels, read_class_counts
 from ltpost.extract.views import Views
-from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
-from ltpost.features import partial_name
+from ltpost.extract.writer import Spec
 
 #: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
 TRAIN_LOGITS_BYTES = 2**30
 DTYPES = ("float32", "float16")
-_TOLD = 10  # unreadable images, one by one
 #: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py), which its checkpoints do not hold
 HEAD_SCALE = 30.0
 
@@ -48,7 +42,7 @@ def extract_features(
     *,
     arch: str | None = None,
     head_key: str | None = None,
-    expert: int | None = None,
+    expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
     dataset: str | None = None,
     list_file: str | os.PathLike[str] | None = None,
@@ -85,7 +79,8 @@ def extract_features(
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
             None reads it from the shapes.
         head_key: name of the classifier module; None finds it.
-        expert: which one, of a checkpoint with several experts.
+        expert: which one, of a checkpoint with several; "all" puts their features side by side, so that the joint
+            classifier is the mean of theirs.
         head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
             stored as they enter it, normalised.
         dataset: "imagenet-lt", "places-lt", "inat18" or "cifar100-lt": sets mean and std, and checks C.
@@ -138,13 +133,19 @@ def extract_features(
         first = next(model.parameters(), None)
         where = first.device if first is not None and device == "auto" else where
     else:
-        checkpoint = read_checkpoint(model, expert)
-        head_key = None if head_key is None else checkpoint.module_name(head_key)
-        arch, model, preprocess = open_model(checkpoint, arch, head_key, head_scale)
+        if expert == "all":
+            experts = read_experts(model)
+            checkpoint, head_key = experts[0], "fc"
+            arch, model, preprocess = open_all(experts, arch, head_scale)
+        else:
+            checkpoint = read_checkpoint(model, None if expert is None else int(expert))
+            head_key = None if head_key is None else checkpoint.module_name(head_key)
+            arch, model, preprocess = open_model(checkpoint, arch, head_key, head_scale)
+            head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
         if checkpoint.normed:
-            head_key, attrs["head_scale"] = f"{checkpoint.normed}.1", head_scale
+            attrs["head_scale"] = head_scale
         if expert is not None:
-            attrs["expert"] = expert
+            attrs["expert"] = str(expert)
         attrs |= {"layout": checkpoint.layout.name} | {
             "checkpoint": checkpoint.path.name,
             "checkpoint_sha256": checkpoint.sha256,
@@ -190,18 +191,15 @@ def extract_features(
         )
         if part is None or part.index == 0:
             tell(f"{arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
-        job = _Job(source, shown, batch_size, backbone, spec, _workers(workers, source), restart, max_bad, expect_top1)
+        job = Job(
+            source, shown, batch_size, backbone, spec, workers_for(workers, source), restart, max_bad, expect_top1
+        )
         if part is None:
             return job.run(target, slice(0, total))
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         if shard is None and merge_if_complete(target, part.count):
             return target
         return path
-
-
-def tell(message: str) -> None:
-    """A line on stderr."""
-    print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
 
 
 def open_model(
@@ -290,219 +288,9 @@ def _class_names(source: Source, num_classes: int) -> list[str] | None:
     return names
 
 
-def _workers(workers: int | None, source: Source) -> int:
+def workers_for(workers: int | None, source: Source) -> int:
+    """How many processes decode images: as asked, else one per core, at most 16, and none where reading is cheap."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if source.images.dear else 0
-
-
-# -- the loop ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Batches(Dataset[Any]):
-    """Item i is the batch from row ``starts[i]``: that row, pixels uint8 (n, h, w, channels), and unreadable rows."""
-
-    source: Source
-    views: Views
-    batch_size: int
-    starts: list[int]
-    stop: int
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
-        try:
-            return self._read(self.starts[index])
-        except LtpostError as error:  # a worker's exceptions lose their type on the way, its results do not
-            return error
-
-    def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
-        views = self.views
-        rows = range(start, min(start + self.batch_size, self.stop))
-        first, last = rows[0] // views.count, rows[-1] // views.count
-        pixels: list[NDArray[np.uint8] | None] = []
-        bad: dict[int, str] = {}
-        for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
-            for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
-                if isinstance(image, Unreadable):
-                    bad[row - start] = image.reason
-                    pixels += [None] * views.variants
-                else:
-                    pixels += views.cut(image, sample, row - sample * views.count)
-        return start, torch.from_numpy(self._stacked(pixels)), bad
-
-    def _stacked(self, pixels: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-        """One array of all; black where there is nothing."""
-        shapes = {image.shape for image in pixels if image is not None}
-        if len(shapes) > 1:
-            sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
-            raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give --img-size")
-        side = self.views.preprocess.crop or 32
-        batch = np.zeros((len(pixels), *(shapes.pop() if shapes else (side, side, 3))), np.uint8)
-        for image, place in zip(pixels, batch, strict=True):
-            if image is not None:
-                place[:] = image
-        return batch
-
-
-@dataclass
-class _Job:
-    """An extraction; ``run`` does a range of its rows."""
-
-    source: Source
-    views: Views
-    batch_size: int
-    backbone: Backbone
-    spec: Spec
-    workers: int
-    restart: bool
-    max_bad: int | None
-    expect_top1: float | None
-
-    def run(self, path: Path, rows: slice, target: Path | None = None, shard: Shard | None = None) -> Path:
-        """Write ``rows`` of the source to ``path``, which is a shard of ``target`` or the whole file."""
-        spec = self.spec
-        if shard is not None:
-            where = {"index": shard.index, "count": shard.count, "start": rows.start, "stop": rows.stop}
-            paths = None if spec.paths is None else spec.paths[rows]
-            attrs = {**spec.attrs, "shard": json.dumps(where)}
-            columns = {key: column[rows] for key, column in spec.columns.items()}
-            spec = replace(spec, labels=spec.labels[rows], paths=paths, columns=columns, attrs=attrs)
-        with held(path):
-            if shard is not None and not self.restart and _is_finished(path, spec):
-                return path
-            done = prepare(path, spec, restart=self.restart)
-            if not done.any() and not self.restart:
-                done = adopt(path, target or path, rows, spec)
-            try:
-                return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
-            except BaseException as error:
-                self._leave(path, error)
-                raise
-
-    def _fill(self, path: Path, rows: slice, done: NDArray[np.uint8], *, quiet: bool) -> Path:
-        starts = [
-            start
-            for start in range(rows.start, rows.stop, self.batch_size)
-            if (done[start - rows.start : start - rows.start + self.batch_size] == MISSING).any()
-        ]
-        batches = _Batches(self.source, self.views, self.batch_size, starts, rows.stop)
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=min(self.workers, len(batches)),
-            pin_memory=self.backbone.device.type == "cuda",
-        )
-        errors: dict[int, str] = {}
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.source.images.close)
-            bar = stack.enter_context(
-                tqdm(
-                    total=rows.stop - rows.start,
-                    initial=int((done != MISSING).sum()),
-                    unit="img",
-                    desc=f"extract {path.stem}",
-                    disable=True if quiet else None,
-                )
-            )
-            writer: FeatureWriter | None = None
-            for start, pixels, bad in _checked(loader):
-                features, scores = self._compute(pixels, verify=writer is None)
-                if writer is None:  # not before the loader has started its workers, who would inherit the open file
-                    writer = stack.enter_context(FeatureWriter(path))
-                block = {"features": features} | ({"logits": scores} if self.spec.logits else {})
-                marks = np.full(len(features), DONE, np.uint8)
-                for position, reason in bad.items():
-                    errors[start - rows.start + position] = reason
-                    marks[position] = UNREADABLE
-                    self._tell_unreadable(start + position, reason, len(errors))
-                    for values in block.values():
-                        values[position] = np.nan
-                writer.write(start - rows.start, block, marks)
-                bar.update(len(features))
-            writer = writer or stack.enter_context(FeatureWriter(path))
-            writer.wait()
-            bar.close()
-            if "shard" not in writer.file.attrs:
-                for message in sanity.check(writer.file, self.expect_top1):
-                    tell(message)
-            return writer.finish(errors)
-
-    def _compute(self, pixels: Tensor, *, verify: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Features as stored, and float32 logits; with amp those of the float32 classifier on the stored features."""
-        backbone = self.backbone
-        images = self.views.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
-        features, scores = backbone(images)
-        if verify:
-            backbone.verify(features, scores)
-        if self.views.variants > 1:  # logits are linear in the features, so their means agree
-            features, scores = (x.unflatten(0, (-1, self.views.variants)).mean(dim=1) for x in (features, scores))
-        stored = self._stored(features)
-        if backbone.amp:
-            scores = backbone.linear(torch.from_numpy(stored).to(features))
-        return stored, scores.cpu().numpy()
-
-    def _stored(self, features: Tensor) -> NDArray[Any]:
-        """Features as they are stored; float16 only where they fit."""
-        rows = features.cpu().numpy()
-        if not np.isfinite(rows).all():
-            raise DataError(
-                f"{self.source.name}: the features must be finite, but some are NaN or infinite; try --amp off"
-            )
-        if self.spec.dtype == "float16":
-            largest = float(np.abs(rows).max(initial=0.0))
-            if largest > 65504:
-                raise DataError(
-                    f"{self.source.name}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32"
-                )
-        return rows.astype(self.spec.dtype)
-
-    def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
-        name = self.spec.paths[row] if self.spec.paths is not None else self.source.name
-        if number <= _TOLD:
-            tell(f"warning: row {row} cannot be read ({name}: {reason})")
-        if self.max_bad is not None and number > self.max_bad:
-            raise DataError(
-                f"{self.source.name}: more than {self.max_bad} images cannot be read (--max-bad), the last one "
-                f"{name}: {reason}"
-            )
-
-    def _leave(self, path: Path, error: BaseException) -> None:
-        """A run that failed before its first row leaves nothing; else it says what is kept."""
-        partial = partial_name(path)
-        try:
-            with h5py.File(partial, "r") as file:
-                kept = int((done_of(file) != MISSING).sum())
-        except (OSError, KeyError):
-            return
-        if kept == 0:
-            partial.unlink(missing_ok=True)
-        elif isinstance(error, KeyboardInterrupt):
-            tell(
-                f"interrupted; {kept} of {len(self.spec.labels)} rows are kept, and the same command goes on from there"
-            )
-
-
-def _is_finished(path: Path, spec: Spec) -> bool:
-    """Whether a shard is there already."""
-    try:
-        with h5py.File(path, "r") as file:
-            return not differences(file.attrs, spec.attrs)
-    except OSError:
-        return False
-
-
-def _checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
-    """The batches; what went wrong in a worker is raised here."""
-    try:
-        for batch in loader:
-            if isinstance(batch, LtpostError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(f"a process that decodes images died ({error}); try --workers 0") from None
+    return min(16, cores) if source.images.dear else 0

@@ -253,7 +253,7 @@ def test_one_expert_of_several(data, tmp_path):
     torch.save({"arch": "ResNet", "epoch": 1, "state_dict": state}, tmp_path / "ride.pth")
     with pytest.raises(DataError, match=r"several experts \(RIDE, SADE\), which need --expert"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path)
-    with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 for this file, but is 3"):
+    with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 or all for this file, but is 3"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
     model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
     own = experts[2].state_dict()
@@ -272,6 +272,53 @@ def test_one_expert_of_several(data, tmp_path):
     np.testing.assert_array_equal(
         new["state_dict"]["module.backbone.linears.1.weight"], state["module.backbone.linears.1.weight"]
     )
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
+    """CIFAR experts that share the first stages: the mean of their logits, and back into the file."""
+    torch.manual_seed(0)
+    experts = [CifarResNet(20, C).eval() for _ in range(2)]
+    for key in ("conv1", "bn1", "layer1"):
+        experts[1].get_submodule(key).load_state_dict(experts[0].get_submodule(key).state_dict())
+    state, directions = {}, [torch.randn(64, C) for _ in range(2)]
+    for number, expert in enumerate(experts):
+        for key, value in expert.state_dict().items():
+            stage, rest = key.split(".", 1)
+            split = {"layer2": "layer2s", "layer3": "layer3s", "linear": "linears"}.get(stage)
+            if normed and stage == "linear":
+                state[f"backbone.linears.{number}.weight"] = directions[number]
+            else:
+                state[f"backbone.{split}.{number}.{rest}" if split else f"backbone.{key}"] = value
+    torch.save({"arch": "RIDE", "state_dict": state}, tmp_path / "ride.pth")
+    path = extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="all")
+    found = ltpost.load(path)
+    assert (found.num_features, found.attrs["expert"]) == (128, "all")
+    images = torch.from_numpy(np.load(data / "val.npz")["images"]).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(json.loads(found.attrs["transform"])[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        if normed:
+            logits = torch.zeros(())
+            for expert, weight in zip(experts, directions, strict=True):
+                expert.linear = nn.Identity()
+                features = nn.functional.normalize(expert((images - mean) / std))
+                logits = logits + 30 * features @ nn.functional.normalize(weight, dim=0) / 2
+        else:
+            logits = (experts[0]((images - mean) / std) + experts[1]((images - mean) / std)) / 2
+    np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-4)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(C, 128))
+    if normed:  # it can only keep directions
+        weight = (weight.reshape(C, 2, 64) / np.linalg.norm(weight.reshape(C, 2, 64), axis=2, keepdims=True)).reshape(
+            C, 128
+        )
+    head = LinearHead(weight * 15, None if normed else rng.normal(size=C))
+    out = export_head(head, tmp_path / "ride.pth", tmp_path / "new.pth", features=path)
+    again = ltpost.load(extract_features(out, data, "val", tmp_path / "again", expert="all"))
+    np.testing.assert_allclose(again.logits, head.logits(found.features), rtol=1e-4, atol=1e-4)
+    torch.save(experts[0].state_dict(), tmp_path / "one.pth")
+    with pytest.raises(DataError, match="has no experts"):
+        extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert="all")
 
 
 REFUSED = {

@@ -1,0 +1,66 @@
+"""Networks of several experts (RIDE, SADE), as one linear classifier.
+
+Logits are the mean over experts, z = 1/E Σ_e (W_e x_e + b_e). That is W x + b for the features of all experts side by
+side, x = [x_1, …, x_E], with W = [W_1, …, W_E] / E and b the mean of b_e: every method runs on it as on any other head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltpost.extract.architectures import Normalise
+from ltpost.extract.checkpoints import Checkpoint
+from ltpost.extract.preprocess import Preprocess
+from ltpost.head import LinearHead
+
+
+class SideBySide(nn.Module):
+    """The features of all experts, then their joint classifier ``fc``.
+
+    NOTE[DIFF] The stages that experts share are computed once for each of them.
+    """
+
+    def __init__(self, experts: list[nn.Module], fc: nn.Linear):
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+        self.fc = fc
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, h, w) to logits (n, C)."""
+        logits: Tensor = self.fc(torch.cat([expert(images) for expert in self.experts], dim=1))
+        return logits
+
+
+def open_all(checkpoints: list[Checkpoint], arch: str | None, head_scale: float) -> tuple[str, nn.Module, Preprocess]:
+    """As ``open_model``, for the experts of one file together."""
+    from ltpost.extract.backbone import Backbone
+    from ltpost.extract.extraction import open_model
+
+    experts, weights, biases = [], [], []
+    for checkpoint in checkpoints:
+        arch, model, preprocess = open_model(checkpoint, arch, None, head_scale)
+        head = Backbone(model, f"{checkpoint.normed}.1" if checkpoint.normed else None)
+        weights.append(head.classifier.weight.detach())
+        biases.append(torch.zeros(len(weights[0])) if head.classifier.bias is None else head.classifier.bias.detach())
+        name = checkpoint.normed or head.head_key
+        model.set_submodule(name, Normalise() if checkpoint.normed else nn.Identity())
+        experts.append(model)
+    fc = nn.Linear(sum(weight.shape[1] for weight in weights), len(weights[0]))
+    fc.weight.data = torch.cat(weights, dim=1) / len(experts)
+    fc.bias.data = torch.stack(biases).mean(dim=0)
+    assert arch is not None
+    return arch, SideBySide(experts, fc), preprocess
+
+
+def heads_of(head: LinearHead, count: int) -> list[LinearHead]:
+    """The heads of the experts whose mean is ``head``: parts of the weight times E, and each the whole bias."""
+    return [LinearHead(np.ascontiguousarray(part) * count, head.bias) for part in np.split(head.weight, count, axis=1)]
+
+
+def parts_of(rows: Any, count: int) -> list[Any]:
+    """The features of each expert, out of rows (n, E·D)."""
+    return np.split(rows, count, axis=1)

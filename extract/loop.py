@@ -1,0 +1,283 @@
+"""The loop: workers decode and cut, the model runs, a thread writes. Each is ahead of the next by a batch or more."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ltpost.errors import DataError, LtpostError
+from ltpost.extract import sanity
+from ltpost.extract.backbone import Backbone
+from ltpost.extract.lock import held
+from ltpost.extract.shards import Shard, adopt
+from ltpost.extract.source import Source, Unreadable
+from ltpost.extract.views import Views
+from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
+from ltpost.features import partial_name
+
+_TOLD = 10  # unreadable images, one by one
+
+
+def tell(message: str) -> None:
+    """A line on stderr."""
+    print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
+
+
+@dataclass
+class Batches(Dataset[Any]):
+    """Item i is the batch from row ``starts[i]``: that row, pixels uint8 (n, h, w, channels), and unreadable rows."""
+
+    source: Source
+    views: Views
+    batch_size: int
+    starts: list[int]
+    stop: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
+        try:
+            return self._read(self.starts[index])
+        except LtpostError as error:  # a worker's exceptions lose their type on the way, its results do not
+            return error
+
+    def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
+        views = self.views
+        rows = range(start, min(start + self.batch_size, self.stop))
+        first, last = rows[0] // views.count, rows[-1] // views.count
+        pixels: list[NDArray[np.uint8] | None] = []
+        bad: dict[int, str] = {}
+        for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
+            for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
+                if isinstance(image, Unreadable):
+                    bad[row - start] = image.reason
+                    pixels += [None] * views.variants
+                else:
+                    pixels += views.cut(image, sample, row - sample * views.count)
+        return start, torch.from_numpy(self._stacked(pixels)), bad
+
+    def _stacked(self, pixels: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
+        """One array of all; black where there is nothing."""
+        shapes = {image.shape for image in pixels if image is not None}
+        if len(shapes) > 1:
+            sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
+            raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give --img-size")
+        side = self.views.preprocess.crop or 32
+        batch = np.zeros((len(pixels), *(shapes.pop() if shapes else (side, side, 3))), np.uint8)
+        for image, place in zip(pixels, batch, strict=True):
+            if image is not None:
+                place[:] = image
+        return batch
+
+
+class _Rows:
+    """Features and logits of a batch on their way from the device; a CPU has them at once."""
+
+    def __init__(self, features: Tensor, scores: Tensor | None):
+        self.tensors = [None if x is None else self._sent(x) for x in (features, scores)]
+        self.event = torch.cuda.Event() if features.is_cuda else None
+        if self.event is not None:
+            self.event.record(torch.cuda.current_stream(features.device))
+
+    @staticmethod
+    def _sent(x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return x.cpu()
+        host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        return host.copy_(x, non_blocking=True)
+
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """(n, D) and (n, C) float32, when they are there."""
+        if self.event is not None:
+            self.event.synchronize()
+        features, scores = self.tensors
+        assert features is not None
+        return features.numpy(), None if scores is None else scores.numpy()
+
+
+@dataclass
+class Job:
+    """An extraction; ``run`` does a range of its rows."""
+
+    source: Source
+    views: Views
+    batch_size: int
+    backbone: Backbone
+    spec: Spec
+    workers: int
+    restart: bool
+    max_bad: int | None
+    expect_top1: float | None
+
+    def run(self, path: Path, rows: slice, target: Path | None = None, shard: Shard | None = None) -> Path:
+        """Write ``rows`` of the source to ``path``, which is a shard of ``target`` or the whole file."""
+        spec = self.spec
+        if shard is not None:
+            where = {"index": shard.index, "count": shard.count, "start": rows.start, "stop": rows.stop}
+            paths = None if spec.paths is None else spec.paths[rows]
+            attrs = {**spec.attrs, "shard": json.dumps(where)}
+            columns = {key: column[rows] for key, column in spec.columns.items()}
+            spec = replace(spec, labels=spec.labels[rows], paths=paths, columns=columns, attrs=attrs)
+        with held(path):
+            if shard is not None and not self.restart and _is_finished(path, spec):
+                return path
+            done = prepare(path, spec, restart=self.restart)
+            if not done.any() and not self.restart:
+                done = adopt(path, target or path, rows, spec)
+            try:
+                return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
+            except BaseException as error:
+                self._leave(path, error)
+                raise
+
+    def _fill(self, path: Path, rows: slice, done: NDArray[np.uint8], *, quiet: bool) -> Path:
+        starts = [
+            start
+            for start in range(rows.start, rows.stop, self.batch_size)
+            if (done[start - rows.start : start - rows.start + self.batch_size] == MISSING).any()
+        ]
+        batches = Batches(self.source, self.views, self.batch_size, starts, rows.stop)
+        errors: dict[int, str] = {}
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.source.images.close)
+            bar = stack.enter_context(
+                tqdm(
+                    total=rows.stop - rows.start,
+                    initial=int((done != MISSING).sum()),
+                    unit="img",
+                    desc=f"extract {path.stem}",
+                    disable=True if quiet else None,
+                )
+            )
+            writer: FeatureWriter | None = None
+            for start, block, bad in self._computed(loader_of(batches, self.workers, self.backbone.device)):
+                if writer is None:  # not before the loader has started its workers, who would inherit the open file
+                    writer = stack.enter_context(FeatureWriter(path))
+                marks = np.full(len(block["features"]), DONE, np.uint8)
+                for position, reason in bad.items():
+                    errors[start - rows.start + position] = reason
+                    marks[position] = UNREADABLE
+                    self._tell_unreadable(start + position, reason, len(errors))
+                    for values in block.values():
+                        values[position] = np.nan
+                writer.write(start - rows.start, block, marks)
+                bar.update(len(marks))
+            writer = writer or stack.enter_context(FeatureWriter(path))
+            writer.wait()
+            bar.close()
+            if "shard" not in writer.file.attrs:
+                for message in sanity.check(writer.file, self.expect_top1):
+                    tell(message)
+            return writer.finish(errors)
+
+    def _computed(self, loader: DataLoader[Any]) -> Iterator[tuple[int, dict[str, NDArray[Any]], dict[int, str]]]:
+        """First row, datasets, unreadable rows of each batch; a GPU has its next batch before this one is fetched."""
+        ahead = 1 if self.backbone.device.type == "cuda" else 0
+        launched: collections.deque[tuple[int, _Rows, dict[int, str]]] = collections.deque()
+        for number, (start, pixels, bad) in enumerate(checked(loader)):
+            launched.append((start, self._launch(pixels, verify=number == 0), bad))
+            if len(launched) > ahead:
+                yield self._fetched(launched.popleft())
+        while launched:
+            yield self._fetched(launched.popleft())
+
+    def _fetched(self, batch: tuple[int, _Rows, dict[int, str]]) -> tuple[int, dict[str, NDArray[Any]], dict[int, str]]:
+        start, rows, bad = batch
+        return start, self._block(rows), bad
+
+    def _launch(self, pixels: Tensor, *, verify: bool) -> _Rows:
+        """Start a batch; with amp the logits are those of the float32 classifier on the stored features."""
+        backbone = self.backbone
+        images = self.views.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
+        features, scores = backbone(images)
+        if verify:
+            backbone.verify(features, scores)
+        if self.views.variants > 1:  # logits are linear in the features, so their means agree
+            features, scores = (x.unflatten(0, (-1, self.views.variants)).mean(dim=1) for x in (features, scores))
+        if backbone.amp and self.spec.logits:
+            scores = backbone.linear(features.to(getattr(torch, self.spec.dtype)).float())
+        return _Rows(features, scores if self.spec.logits else None)
+
+    def _block(self, rows: _Rows) -> dict[str, NDArray[Any]]:
+        """The datasets of a batch, as stored; float16 only where it fits."""
+        features, scores = rows.arrays()
+        if not np.isfinite(features).all():
+            raise DataError(
+                f"{self.source.name}: the features must be finite, but some are NaN or infinite; try --amp off"
+            )
+        if self.spec.dtype == "float16":
+            largest = float(np.abs(features).max(initial=0.0))
+            if largest > 65504:
+                raise DataError(
+                    f"{self.source.name}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32"
+                )
+        return {"features": features.astype(self.spec.dtype)} | ({} if scores is None else {"logits": scores})
+
+    def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
+        name = self.spec.paths[row] if self.spec.paths is not None else self.source.name
+        if number <= _TOLD:
+            tell(f"warning: row {row} cannot be read ({name}: {reason})")
+        if self.max_bad is not None and number > self.max_bad:
+            raise DataError(
+                f"{self.source.name}: more than {self.max_bad} images cannot be read (--max-bad), the last one "
+                f"{name}: {reason}"
+            )
+
+    def _leave(self, path: Path, error: BaseException) -> None:
+        """A run that failed before its first row leaves nothing; else it says what is kept."""
+        partial = partial_name(path)
+        try:
+            with h5py.File(partial, "r") as file:
+                kept = int((done_of(file) != MISSING).sum())
+        except (OSError, KeyError):
+            return
+        if kept == 0:
+            partial.unlink(missing_ok=True)
+        elif isinstance(error, KeyboardInterrupt):
+            tell(
+                f"interrupted; {kept} of {len(self.spec.labels)} rows are kept, and the same command goes on from there"
+            )
+
+
+def _is_finished(path: Path, spec: Spec) -> bool:
+    """Whether a shard is there already."""
+    try:
+        with h5py.File(path, "r") as file:
+            return not differences(file.attrs, spec.attrs)
+    except OSError:
+        return False
+
+
+def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Reads the batches in order, in ``workers`` processes."""
+    return DataLoader(
+        batches, batch_size=None, num_workers=min(workers, len(batches)), pin_memory=device.type == "cuda"
+    )
+
+
+def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
+    """The batches; what went wrong in a worker is raised here."""
+    try:
+        for batch in loader:
+            if isinstance(batch, LtpostError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(f"a process that decodes images died ({error}); try --workers 0") from None
