@@ -16,6 +16,7 @@ from ltpost.extract.arrays import cifar_in, npz_in, open_cifar, open_npz
 from ltpost.extract.image_files import list_in, open_list, open_tree
 from ltpost.extract.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from ltpost.extract.source import Source
+from ltpost.extract.tars import open_tars, tars_in
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Form:
 
 
 FORMS: tuple[Form, ...] = (
+    Form("<split>*.tar (WebDataset)", tars_in, lambda data, split, *_: open_tars(data, split)),
     Form("<split>/<class>/ folders", lambda data, split: data if (data / split).is_dir() else None,
          lambda data, split, _, order: open_tree(data, split, order)),
     Form("<split>.npz", npz_in, lambda file, split, *_: open_npz(file, split)),

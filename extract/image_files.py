@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +31,34 @@ class ImageFiles:
 
     def read(self, samples: slice) -> Iterator[Any]:
         """See :class:`ltpost.extract.source.Images`."""
-        from PIL import Image
-
         for path in self.paths[samples]:
-            try:
-                with Image.open(self.root / path) as image:
-                    pixels = image.convert("RGB")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                yield Unreadable(str(error) or type(error).__name__)
-            else:
-                yield pixels
+            yield decode(self.root / path)
 
     def close(self) -> None:
         """Nothing stays open."""
 
 
-def _image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
+def decode(file: Path | BinaryIO) -> Any:
+    """A PIL image in RGB, or :class:`Unreadable`."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return Unreadable(str(error) or type(error).__name__)
+
+
+def need_pillow() -> None:
+    """Raise UsageError where Pillow is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError:
         raise need("pillow", "reading image files") from None
+
+
+def _image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
+    need_pillow()
     return ImageFiles(root, paths)
 
 

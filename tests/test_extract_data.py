@@ -1,7 +1,9 @@
 """Data as it lies on disk: lists, tables, pickles, class orders, presets, and what is checked of it."""
 
+import io
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import h5py
@@ -153,6 +155,51 @@ def test_cifar_pickles(tmp_path, kind):
         np.testing.assert_array_equal(images[0], pixels[1].reshape(3, 32, 32).transpose(1, 2, 0))
         assert source.class_counts(3) is None  # a long-tailed part of it was trained on, which the file does not know
     assert len(open_source(tmp_path, "train")) == 6 * len(names)
+
+
+def save_tar(file: Path, rows: dict[str, bytes]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as archive:
+        for name, content in rows.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("name", ["{split}-{number:06d}.tar", "{split}/{number:06d}.tar"])
+def test_webdataset(tmp_path, name):
+    plain = touch(tmp_path / "plain", *(f"{number}.png" for number in range(5)))
+    for number in range(5):
+        Image.new("RGB", (8, 8), (20 * (number % 4), 0, 0)).save(plain / f"{number}.png")
+    (plain / "val.txt").write_text("".join(f"{number}.png {number % 4}\n" for number in range(5)))
+    pictures = [(plain / f"{number}.png").read_bytes() for number in range(5)]
+    pictures[3] = b"not a picture"
+    for split in ("train", "val"):
+        for shard, part in enumerate((range(3), range(3, 5))):
+            rows = {}
+            for number in part:
+                rows |= {f"a b/{number}.cls": b"%d" % (number % 4), f"a b/{number}.png": pictures[number],
+                         f"a b/{number}.json": b"{}"}  # fmt: skip
+            save_tar(tmp_path / "tars" / name.format(split=split, number=shard), rows)
+    listed = ltpost.load(extract_features(Reads(), plain, "val", tmp_path / "l", workers=0))
+    found = ltpost.load(extract_features(Reads(), tmp_path / "tars", "val", tmp_path / "t", batch_size=2, workers=0))
+    np.testing.assert_array_equal(found.features, np.delete(listed.features, 3, axis=0))
+    assert found.labels.tolist() == [0, 1, 2, 0]
+    assert found.class_counts.tolist() == [2, 1, 1, 1]
+    assert found.num_invalid == 1
+    assert found.paths[0].endswith("000000.tar/a b/0.png")
+
+
+def test_wrong_tars(tmp_path):
+    (tmp_path / "val-0.tar").write_bytes(b"hello" * 200)
+    with pytest.raises(DataError, match="cannot be read as a tar file"):
+        open_source(tmp_path, "val")
+    save_tar(tmp_path / "val-0.tar", {"1.jpg": b"x"})
+    with pytest.raises(DataError, match="but '1.jpg' has no .cls beside it"):
+        open_source(tmp_path, "val")
+    save_tar(tmp_path / "val-0.tar", {"1.cls": b"cat", "1.jpg": b"x"})
+    with pytest.raises(DataError, match="cannot be read as a tar file of images and .cls labels"):
+        open_source(tmp_path, "val")
 
 
 class Evil:
