@@ -189,6 +189,7 @@ def test_every_dataset_of_the_format_is_read(tmp_path):
         "logits": features @ weight.T + 1,
         "head/weight": weight,
         "head/bias": np.ones(3, np.float32),
+        "head/expert_bias": np.ones((1, 3), np.float32),
         "class_counts": np.array([9, 5, 1]),
         "class_names": ["a", "b", "c"],
         "paths": [f"{row}.png" for row in range(6)],
