@@ -234,7 +234,7 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     arch = container.get("arch")
     arch = arch if isinstance(arch, str) else None
     normed = _normed_head(state)
-    return Checkpoint(source, state, locations, container, layout, _sha256(source), arch, scales, normed)
+    return Checkpoint(source, state, locations, container, layout, sha256_of_file(source), arch, scales, normed)
 
 
 def _collect(container: Container, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Location]]:
@@ -330,7 +330,8 @@ def _near(source: Path) -> str:
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 
 
-def _sha256(source: Path) -> str:
+def sha256_of_file(source: Path) -> str:
+    """Of its bytes."""
     digest = hashlib.sha256()
     with source.open("rb") as file:
         while block := file.read(2**20):

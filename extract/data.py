@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.arrays import cifar_in, npz_in, open_cifar, open_npz
+from ltpost.extract.hugging_face import dataset_in, open_dataset
 from ltpost.extract.image_files import list_in, open_list, open_tree
 from ltpost.extract.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from ltpost.extract.source import Source
@@ -54,6 +55,7 @@ class Form:
 
 
 FORMS: tuple[Form, ...] = (
+    Form("<split>/ saved by datasets", dataset_in, lambda folder, split, *_: open_dataset(folder, split)),
     Form("<split>*.tar (WebDataset)", tars_in, lambda data, split, *_: open_tars(data, split)),
     Form("<split>/<class>/ folders", lambda data, split: data if (data / split).is_dir() else None,
          lambda data, split, _, order: open_tree(data, split, order)),

@@ -20,6 +20,7 @@ from ltpost.extract.backbone import Backbone, choose_device
 from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, read_experts, sha256_of_state
 from ltpost.extract.data import check_preset, open_source, preset
 from ltpost.extract.experts import open_all
+from ltpost.extract.hugging_face import is_model_folder, open_model_folder
 from ltpost.extract.loop import Job, tell
 from ltpost.extract.preprocess import Preprocess
 from ltpost.extract.shards import Shard, launched, merge_if_complete, parse_shard
@@ -132,6 +133,10 @@ def extract_features(
         attrs["model_sha256"] = sha256_of_state(model.state_dict())
         first = next(model.parameters(), None)
         where = first.device if first is not None and device == "auto" else where
+    elif is_model_folder(Path(model)):
+        name = Path(model).name
+        arch, model, preprocess, sha256 = open_model_folder(Path(model))
+        attrs |= {"checkpoint": name, "checkpoint_sha256": sha256}
     else:
         if expert == "all":
             experts = read_experts(model)
