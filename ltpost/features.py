@@ -130,7 +130,8 @@ class FeatureSet:
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self._knows_classes, self._logits_finite = True, False
         self.head, self.class_names = head, class_names
-        self.num_experts, self.expert_bias = int(self.attrs.get("experts", 1)), expert_bias
+        self.num_experts = int(self.attrs.get("experts", 1))
+        self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
         self._check(
             features is not None or logits is not None,
             "'features' (N, D) or 'logits' (N, C) is required",
@@ -227,6 +228,7 @@ class FeatureSet:
             "logits": self._logits,
             "head/weight": None if self.head is None else self.head.weight,
             "head/bias": None if self.head is None else self.head.bias,
+            "head/expert_bias": self.expert_bias,
             "class_counts": self.class_counts,
             "sample": self.sample,
             "view": self.view,
