@@ -66,7 +66,7 @@ class Backbone:
         try:
             with torch.inference_mode(), amp:
                 output = self.model(images)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower --batch-size") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -98,10 +98,11 @@ class Numbers(click.ParamType):
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
 def extract(**options: Any) -> None:
-    r"""Cache the features of one split: what enters the classifier of a trained network.
+    """Cache the features of one split: what enters the classifier of a trained network.
 
     \b
-    Example: ltpost extract --ckpt r50.pth --split val
+    For example:
+      ltpost extract --ckpt r50.pth --split val
     """
     from ltpost.extract import extract_features
 
@@ -112,12 +113,13 @@ def extract(**options: Any) -> None:
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FEATURES.h5]...")
 def merge(files: tuple[str, ...]) -> None:
-    r"""Join the shards that ltpost extract --shard I/N wrote.
+    """Join the shards that ltpost extract --shard I/N wrote.
 
     FEATURES.h5 is the file to be; by default every features/SPLIT.h5 that has shards.
 
     \b
-    Example: ltpost extract --ckpt r50.pth --split train --shard 0/2
+    For example:
+      ltpost extract --ckpt r50.pth --split train --shard 0/2
       ltpost extract --ckpt r50.pth --split train --shard 1/2
       ltpost merge features/train.h5
     """
@@ -153,12 +155,13 @@ def merge(files: tuple[str, ...]) -> None:
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
 @click.option("--split", default="val", show_default=True, help="Of --data.")
 def export(**options: Any) -> None:
-    r"""Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
+    """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
 
     The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
 
     \b
-    Example: ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
+    For example:
+      ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
     """
     from ltpost.extract.export import export_head
 
@@ -168,10 +171,11 @@ def export(**options: Any) -> None:
 @click.command("inspect-ckpt")
 @click.argument("ckpt", metavar="FILE")
 def inspect_ckpt(ckpt: str) -> None:
-    r"""Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
+    """Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
 
     \b
-    Example: ltpost inspect-ckpt r50.pth
+    For example:
+      ltpost inspect-ckpt r50.pth
     """
     from ltpost.extract.inspection import describe
 
@@ -186,10 +190,10 @@ def inspect_ckpt(ckpt: str) -> None:
 @click.option("--head-key", help="Name of the classifier in it.")
 @click.option("--class-counts", metavar="FILE", help="Training samples per class: JSON list, one a line, or .npy.")
 def convert(**options: Any) -> None:
-    r"""Turn cached features of another program (.pkl, .npz, .parquet) into a feature file (.h5), or back.
+    """Turn cached features of another program (.pkl, .npz, .parquet) into a feature file (.h5), or back.
 
     \b
-    Example:
+    For example:
       ltpost convert trainfeat_all.pkl features/train.h5 --ckpt final_model_checkpoint.pth
       ltpost convert features/val.h5 val.npz
     """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ltpost.extract.architectures import Normalise
@@ -24,10 +25,11 @@ class SideBySide(nn.Module):
     NOTE[DIFF] The stages that experts share are computed once for each of them.
     """
 
-    def __init__(self, experts: list[nn.Module], fc: nn.Linear):
+    def __init__(self, experts: list[nn.Module], fc: nn.Linear, expert_bias: NDArray[np.float32]):
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.fc = fc
+        self.expert_bias = expert_bias  # (E, C)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, h, w) to logits (n, C)."""
@@ -53,7 +55,7 @@ def open_all(checkpoints: list[Checkpoint], arch: str | None, head_scale: float)
     fc.weight.data = torch.cat(weights, dim=1) / len(experts)
     fc.bias.data = torch.stack(biases).mean(dim=0)
     assert arch is not None
-    return arch, SideBySide(experts, fc), preprocess
+    return arch, SideBySide(experts, fc, torch.stack(biases).numpy()), preprocess
 
 
 def heads_of(head: LinearHead, count: int) -> list[LinearHead]:

@@ -88,7 +88,7 @@ def export_head(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         expert = None if found is None else found.attrs.get("expert")
-        if expert == "all":
+        if found is not None and found.num_experts > 1:
             _export_experts(head, source, partial, proof)
         else:
             expert = None if expert is None else int(expert)

@@ -121,6 +121,8 @@ def extract_features(
         raise UsageError(f"--dtype must be float32 or float16, but is '{dtype}'")
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, but is {batch_size}")
+    if not isinstance(model, nn.Module) and not Path(model).exists():
+        read_checkpoint(model)  # says so before the data are looked at
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
     source = open_source(data, split, list_file, root, class_order, dataset)
     if dataset is not None:
@@ -142,6 +144,7 @@ def extract_features(
             experts = read_experts(model)
             checkpoint, head_key = experts[0], "fc"
             arch, model, preprocess = open_all(experts, arch, head_scale)
+            attrs["experts"] = len(experts)
         else:
             checkpoint = read_checkpoint(model, None if expert is None else int(expert))
             head_key = None if head_key is None else checkpoint.module_name(head_key)
@@ -176,6 +179,7 @@ def extract_features(
             head=head,
             dtype=dtype,
             logits=logits,
+            expert_bias=getattr(model, "expert_bias", None),
             class_counts=_class_counts(source, class_counts, head.num_classes),
             class_names=_class_names(source, head.num_classes),
             paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],

@@ -208,6 +208,7 @@ def _spec_of_all(parts: list[h5py.File]) -> writer.Spec:
         head=LinearHead(first["head/weight"][:], first["head/bias"][:] if "head/bias" in first else None),
         dtype=first.attrs["dtype"],
         logits="logits" in first,
+        expert_bias=first["head/expert_bias"][:] if "head/expert_bias" in first else None,
         class_counts=first["class_counts"][:] if "class_counts" in first else None,
         class_names=strings(first["class_names"][:]) if "class_names" in first else None,
         paths=strings(column("paths")) if "paths" in first else None,

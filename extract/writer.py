@@ -44,6 +44,7 @@ class Spec:
         head: the joint classifier, (C, D).
         dtype: of the features.
         logits: whether they are stored.
+        expert_bias: (E, C) of several experts, or None.
         class_counts: (C,), or None.
         class_names: C names, or None.
         paths: N names, or None.
@@ -55,6 +56,7 @@ class Spec:
     head: LinearHead
     dtype: str
     logits: bool
+    expert_bias: NDArray[np.float32] | None
     class_counts: NDArray[np.int64] | None
     class_names: list[str] | None
     paths: Sequence[str] | None
@@ -97,6 +99,7 @@ def start(path: Path, spec: Spec) -> None:
         spec.labels,
         datasets,
         head=head,
+        expert_bias=spec.expert_bias,
         class_counts=spec.class_counts,
         class_names=spec.class_names,
         attrs=spec.attrs,

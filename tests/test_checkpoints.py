@@ -294,6 +294,10 @@ def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
     path = extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="all")
     found = ltpost.load(path)
     assert (found.num_features, found.attrs["expert"]) == (128, "all")
+    one = ltpost.load(extract_features(tmp_path / "ride.pth", data, "val", tmp_path / "one", expert=1))
+    part = found.expert(1)
+    np.testing.assert_allclose(part.features, one.features, atol=1e-6)
+    np.testing.assert_allclose(part.head.logits(one.features), one.logits, rtol=1e-4, atol=1e-4)
     images = torch.from_numpy(np.load(data / "val.npz")["images"]).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(json.loads(found.attrs["transform"])[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():

@@ -530,7 +530,21 @@ def test_command_defaults_are_the_library_s():
     assert {**given, "model": inspect.Parameter.empty} == defaults
 
 
+@pytest.mark.parametrize("name", ["extract", "merge", "export", "inspect_ckpt", "convert"])
+def test_help_shows_an_example(name):
+    from ltpost.extract import command
+
+    text = CliRunner().invoke(getattr(command, name), ["--help"]).output
+    assert "\\b" not in text
+    assert "For example:\n    ltpost " in text
+    assert f" ltpost {name.replace('_', '-')} " in text
+
+
 def test_command_errors(tmp_path):
+    result = CliRunner().invoke(extract, ["--ckpt", str(tmp_path / "no.pth"), "--data", str(tmp_path)])
+    assert isinstance(result.exception, DataError)
+    assert "no such checkpoint file" in str(result.exception)
+    (tmp_path / "no.pth").write_text("")
     result = CliRunner().invoke(extract, ["--ckpt", str(tmp_path / "no.pth"), "--data", str(tmp_path)])
     assert isinstance(result.exception, UsageError)
     result = CliRunner().invoke(extract, ["--ckpt", "x", "--mean", "a,b"])
