@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import h5py
@@ -26,7 +29,7 @@ import ltpost
 import ltpost.tensors
 from benchmarks.data import folder as feature_folder
 from benchmarks.measure import Row, medians
-from ltpost import FeatureSet
+from ltpost import FeatureSet, distributed
 from ltpost.losses import balanced_row_weights
 from ltpost.methods.crt import crt_path, crt_sgd
 from ltpost.methods.lws import lws_path, lws_sgd
@@ -49,6 +52,8 @@ def run(size: str, device: str = "cpu", repeats: int = 3) -> list[Row]:
     if size != "inat18":
         rows += convex(train, size, device)
         rows += naive(train, folder / "train.h5", size, device)
+    if size == "imagenet-lt" and device == "cpu":
+        rows += processes(folder / "train.h5", size)
     rows += memory(folder / "train.h5", size)
     return [replace(row, goal="") for row in rows] if size == "small" else rows  # for CI, without limits
 
@@ -296,7 +301,53 @@ def memory(path: Path, size: str) -> list[Row]:
     return rows
 
 
-def _fit_and_watch(path: Path, method: str, sender: multiprocessing.connection.Connection) -> None:
+def processes(path: Path, size: str) -> list[Row]:
+    """Two processes with one thread each against one process with one thread, through torch.distributed."""
+    rows = []
+    for method in ("ncm", "crt sgd", "crt convex"):
+        one, two = (_in_processes(count, path, method) for count in (1, 2))
+        rows.append(Row(f"{size}: two processes, {method}", one / two / 2, "x twice as fast as one process"))
+    return rows
+
+
+def _in_processes(count: int, path: Path, method: str) -> float:
+    """Seconds of a fit in ``count`` processes, each with its share of the rows, their start left out."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    receiver, sender = context.Pipe(duplex=False)
+    running = [
+        context.Process(target=_fit_a_shard, args=(rank, count, port, path, method, sender)) for rank in range(count)
+    ]
+    for process in running:
+        process.start()
+    seconds = [receiver.recv() for _ in running]
+    for process in running:
+        process.join()
+    return max(seconds)
+
+
+def _fit_a_shard(rank: int, count: int, port: str, path: Path, method: str, sender: Connection) -> None:
+    if count > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    torch.set_num_threads(1)
+    distributed.start()
+    train = ltpost.load(path)
+    share = distributed.shard(one_of_each(train, min(len(train), 32_768)))
+    fits: dict[str, Callable[[], object]] = {
+        "ncm": lambda: nearest_class_mean(share),
+        "crt sgd": lambda: crt_sgd(share, epochs=1, **QUIET),
+        "crt convex": lambda: next(crt_path(share, strengths=[0.3], **QUIET)),
+    }
+    distributed.sum_(torch.zeros(1))  # all are there
+    start = time.perf_counter()
+    fits[method]()
+    sender.send(time.perf_counter() - start)
+    distributed.stop()
+
+
+def _fit_and_watch(path: Path, method: str, sender: Connection) -> None:
     """Fit, and send the highest number of resident bytes that are no file's."""
     train = ltpost.load(path)
     peak, done = 0, threading.Event()

@@ -74,6 +74,7 @@ class Minimum:
 
     x: Tensor
     value: float
+    gradient: Tensor
     gradient_norm: float
     iterations: int
     passes: int
@@ -83,6 +84,7 @@ class Minimum:
 def lbfgs(
     objective: Objective,
     start: Tensor,
+    at_start: tuple[float, Tensor] | None = None,
     *,
     precondition: Callable[[Tensor], Tensor],
     gradient_norm: float,
@@ -96,6 +98,7 @@ def lbfgs(
     Args:
         objective: x to (value, gradient); it costs one pass over the data.
         start: (K,), not changed.
+        at_start: value and gradient there, where they are known already.
         precondition: about the inverse Hessian times a vector; symmetric, positive definite.
         gradient_norm: stop when the gradient's Euclidean norm is at most this.
         look_around: called with x before the first iteration and every ``REFRESH``; it may improve ``precondition``
@@ -117,8 +120,8 @@ def lbfgs(
         after_pass()
         return _number(torch.tensor(value, dtype=torch.float64, device=x.device)), gradient
 
-    x = start.clone()
-    value, gradient = evaluate(x)
+    x = start
+    value, gradient = evaluate(x) if at_start is None else at_start
     iterations = 0
     norm = _number(gradient.norm())
     while norm > gradient_norm and passes < max_passes:
@@ -129,62 +132,51 @@ def lbfgs(
         direction = distributed.agree_(curvature.solve(gradient, precondition).neg_())
         found = _line_search(evaluate, x, direction, value, gradient)
         if found is None:
-            return Minimum(x, value, norm, iterations, passes, False)
+            return Minimum(x, value, gradient, norm, iterations, passes, False)
         new_x, value, new_gradient = found
         curvature.add(new_x - x, new_gradient - gradient)
         x, gradient = new_x, new_gradient
         norm = _number(gradient.norm())
         iterations += 1
-    return Minimum(x, value, norm, iterations, passes, norm <= gradient_norm)
+    return Minimum(x, value, gradient, norm, iterations, passes, norm <= gradient_norm)
 
 
 def _line_search(
     evaluate: Objective, x: Tensor, direction: Tensor, value: float, gradient: Tensor
 ) -> tuple[Tensor, float, Tensor] | None:
-    """A step along ``direction`` that satisfies the approximate Wolfe conditions; None where rounding hides the way.
+    """A step along ``direction`` that lowers the value enough; None where rounding hides the way.
 
-    Along it a convex function's slope only grows, so slopes alone bracket the step: too short while the slope is
-    still steep, too long once it rises steeply.
+    Along it a convex function's slope only grows: the step is too long once the slope rises steeply. It is never
+    lengthened: the curvature along any step of a convex function is positive, and the next direction knows it.
     """
     slope = _number(gradient @ direction)
     if not slope < 0:
         return None
-    low, low_slope, high, high_slope = 0.0, slope, math.inf, math.inf
     step = 1.0
     for _ in range(20):
         new_x = torch.add(x, direction, alpha=step)
         new_value, new_gradient = evaluate(new_x)
         new_slope = _number(new_gradient @ direction)
-        higher = not new_value <= value + 1e-6 * abs(value)
-        if new_slope < 0.9 * slope and not higher:
-            low, low_slope = step, new_slope
-        elif higher or new_slope > -0.8 * slope:
-            high, high_slope = step, new_slope
-        else:
+        if new_value <= value + 1e-6 * abs(value) and new_slope <= -0.8 * slope:
             return new_x, new_value, new_gradient
-        if high == math.inf:
-            step *= 4
-        elif math.isfinite(high_slope) and high_slope > low_slope:
-            secant = low + (high - low) * -low_slope / (high_slope - low_slope)
-            step = min(max(secant, low + 0.1 * (high - low)), high - 0.1 * (high - low))
-        else:
-            step = low + 0.01 * (high - low)  # overflow: far too long
+        secant = slope / (slope - new_slope) if math.isfinite(new_slope) and new_slope > slope else 0.0
+        step *= min(max(secant, 0.01), 0.9)
     return None
 
 
 class Problem(Protocol):
-    """A convex loss of parameters θ plus strength/2 times a squared distance: what :func:`convex_path` needs."""
+    """A convex loss of parameters θ, and a penalty strength/2 ‖P (θ - start)‖², P a projection."""
 
-    strength: float
+    strength: float  # of the penalty, for the preconditioner
 
     def start(self) -> Tensor:
         """Where an infinite strength would lead."""
 
     def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Value and gradient."""
+        """Value and gradient of the loss alone: one pass over the data."""
 
     def penalised(self, step: Tensor) -> Tensor:
-        """The Hessian of half the squared distance, times a step."""
+        """P times a step, as a tensor of its own."""
 
     def look_around(self, theta: Tensor) -> None:
         """Adapt the preconditioner to θ; one pass."""
@@ -208,23 +200,31 @@ def convex_path(
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like
         ``tolerance``), iterations, passes over the data, and whether that converged.
     """
-    curvature, theta = Curvature(), problem.start()
-    at_start = _number(problem(theta)[1].norm())
+    curvature, theta, start = Curvature(), problem.start(), problem.start()
+    value, gradient = problem(theta)
+    at_start, passes = _number(gradient.norm()), 1
+    problem.strength = 0.0
+
+    def objective(x: Tensor) -> tuple[float, Tensor]:
+        return _penalised(*problem(x), problem.strength, problem.penalised(x - start))
+
     with tqdm(desc=method, unit="pass", disable=quiet(progress)) as bar:
         for strength in sorted(set(strengths), reverse=True):
             change, problem.strength = strength - problem.strength, strength
+            value, gradient = _penalised(value, gradient, change, problem.penalised(theta - start))
             curvature.strengthen(change, problem.penalised)
             bar.set_postfix(strength=strength)
             found = lbfgs(
-                problem,
+                objective,
                 theta,
+                (value, gradient),
                 precondition=problem.precondition,
                 look_around=problem.look_around,
                 gradient_norm=tolerance * at_start,
                 curvature=curvature,
                 after_pass=bar.update,
             )
-            theta = found.x
+            theta, value, gradient = found.x, found.value, found.gradient
             yield problem.head(
                 theta,
                 {
@@ -235,10 +235,16 @@ def convex_path(
                     "objective": found.value,
                     "gradient_norm": found.gradient_norm / at_start if at_start else 0.0,
                     "iterations": found.iterations,
-                    "passes": found.passes,
+                    "passes": found.passes + passes,
                     "converged": found.converged,
                 },
             )
+            passes = 0
+
+
+def _penalised(value: float, gradient: Tensor, strength: float, away: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient with strength/2 ‖away‖² more."""
+    return value + strength / 2 * float(away.norm()) ** 2, gradient + strength * away
 
 
 def check_path(strengths: Sequence[float], tolerance: float) -> None:

@@ -82,7 +82,7 @@ class Matrix:
         """The rows of a slice (a view where they are held) or of an int64 tensor of row numbers."""
         if self._held is not None:
             return self._held[key]
-        return self._read(key if isinstance(key, slice) else key.numpy())
+        return self._read(key if isinstance(key, slice) else key.cpu().numpy())
 
 
 def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtype = torch.float32) -> Matrix:
@@ -119,4 +119,4 @@ def as_tensor(block: Array, device: torch.device, dtype: torch.dtype = torch.flo
     array = np.ascontiguousarray(block)
     if not array.flags.writeable:  # a memory map; torch warns about those
         array = array.copy()
-    return torch.from_numpy(array).to(device=device, dtype=dtype)
+    return torch.from_numpy(array).to(device).to(dtype)  # float16 travels to a GPU as such

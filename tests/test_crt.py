@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from slow_reference import slow_crt_objective, slow_sgd
 
+import ltpost.methods.crt
 import ltpost.tensors
 from ltpost.errors import DataError, UsageError
 from ltpost.features import FeatureSet, load
@@ -38,11 +39,10 @@ def test_value_and_gradient_equal_the_slow_objective(held, monkeypatch):
     if not held:
         monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", 0)
     problem = problem_of(TRAIN)
-    problem.strength = 0.3
     theta = torch.from_numpy(np.random.default_rng(2).normal(0, 0.5, problem.start().shape)).float()
 
     def slow(theta):
-        return objective(problem.head(theta, {}), TRAIN, 0.3)
+        return objective(problem.head(theta, {}), TRAIN, 0.0)
 
     value, gradient = problem(theta)
     assert value == pytest.approx(slow(theta), rel=1e-5)
@@ -294,3 +294,20 @@ def test_real_features_sgd():
     figures = [accuracy(crt_sgd(train, seed=seed, **QUIET), test) for seed in range(3)]
     assert np.mean(figures) == pytest.approx(42.0, abs=0.5)
     assert np.std(figures) < 0.4
+
+
+def test_only_the_weights_are_penalised():
+    problem = problem_of(TRAIN)
+    theta = torch.from_numpy(np.random.default_rng(4).normal(size=problem.start().shape)).float()
+    weight, bias = problem.split(problem.penalised(theta))
+    np.testing.assert_array_equal(weight, problem.split(theta)[0])
+    assert not bias.any()
+
+
+def test_a_sample_of_the_rows_is_enough_for_the_preconditioner(monkeypatch):
+    train = long_tail(most=400)
+    expected = crt(train, tolerance=1e-6, **QUIET)
+    monkeypatch.setattr(ltpost.methods.crt, "_SAMPLE_ROWS", 50)
+    found = crt(train, tolerance=1e-6, **QUIET)
+    assert found.info["passes"] < 2 * expected.info["passes"]
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-3)

@@ -31,14 +31,13 @@ def test_value_and_gradient_equal_the_slow_objective(train, held, monkeypatch):
     if not held:
         monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", 0)
     problem = problem_of(train)
-    problem.strength = 0.2
     scale = np.random.default_rng(0).uniform(0.5, 2, 5)
     value, gradient = problem(torch.from_numpy(scale).float())
-    assert value == pytest.approx(slow_lws_objective(scale, LOGITS, TRAIN.labels, 0.2), rel=1e-5)
+    assert value == pytest.approx(slow_lws_objective(scale, LOGITS, TRAIN.labels, 0.0), rel=1e-5)
     for c in range(5):
         step = np.eye(5)[c] * 1e-4
-        up = slow_lws_objective(scale + step, LOGITS, TRAIN.labels, 0.2)
-        down = slow_lws_objective(scale - step, LOGITS, TRAIN.labels, 0.2)
+        up = slow_lws_objective(scale + step, LOGITS, TRAIN.labels, 0.0)
+        down = slow_lws_objective(scale - step, LOGITS, TRAIN.labels, 0.0)
         assert float(gradient[c]) == pytest.approx((up - down) / 2e-4, rel=1e-3, abs=1e-5)
 
 
@@ -50,7 +49,7 @@ def test_preconditioner_is_the_hessians_diagonal():
     for c in range(5):
         step = 1e-2 * torch.eye(5)[c]
         second = float((problem(scale + step)[1] - problem(scale - step)[1])[c]) / 2e-2
-        assert float(problem.precondition(torch.ones(5))[c]) == pytest.approx(1 / second, rel=1e-2)
+        assert float(problem.precondition(torch.ones(5))[c]) == pytest.approx(1 / (second + 0.1), rel=1e-2)
 
 
 def test_minimum_is_flat():
