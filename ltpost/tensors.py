@@ -70,9 +70,13 @@ class Matrix:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def blocks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
-        """All rows in order; ``columns`` is the width of the widest thing that the caller makes of a block."""
-        elements = BLOCK_ELEMENTS if self.device.type == "cpu" else 16 * BLOCK_ELEMENTS
+    def blocks(self, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
+        """All rows in order, about ``elements`` numbers at a time (on a GPU 64 Mi).
+
+        ``columns`` is the width of the widest thing that the caller makes of a block.
+        """
+        if self.device.type != "cpu":
+            elements = 16 * BLOCK_ELEMENTS
         size = max(16, elements // max(columns, self.shape[1]))
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))

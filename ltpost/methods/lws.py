@@ -35,6 +35,7 @@ from ltpost.tensors import Matrix, find_device, training_logits
 STRENGTHS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 TOLERANCE = 1e-4
 EPOCHS = 5
+_BLOCK_ELEMENTS = 2**18  # 1 MiB, which stays in the cache: there is no matrix product here
 
 
 class BalancedScaling:
@@ -55,7 +56,7 @@ class BalancedScaling:
         """Value and gradient of the loss: one pass over the logits."""
         total = torch.zeros((), dtype=torch.float64, device=theta.device)
         gradient = torch.zeros_like(theta, dtype=torch.float64)
-        for part, z in self.logits.blocks(len(theta)):
+        for part, z in self.logits.blocks(len(theta), _BLOCK_ELEMENTS):
             scores = z * theta
             total += cross_entropy_(scores, self.labels[part], self.weights[part])
             gradient += scores.mul_(z).sum(0)
@@ -68,7 +69,7 @@ class BalancedScaling:
     def look_around(self, theta: Tensor) -> None:
         """The Hessian's diagonal at f: Σ_i w_i p_ic (1 - p_ic) z_ic²."""
         self._diagonal = torch.zeros_like(theta)
-        for part, z in self.logits.blocks(len(theta)):
+        for part, z in self.logits.blocks(len(theta), _BLOCK_ELEMENTS):
             p = (z * theta).softmax(1)
             self._diagonal += self.weights[part] @ p.addcmul_(p, p, value=-1).mul_(z).mul_(z)
         distributed.sum_(self._diagonal)
