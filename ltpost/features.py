@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class FeatureSet:
         name: str = "features",
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
-        self._knows_classes, self._logits_finite = True, False
+        self._knows_classes = True
         self.head, self.class_names = head, class_names
         self.num_experts = int(self.attrs.get("experts", 1))
         self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
@@ -358,30 +358,46 @@ class FeatureSet:
         it; other heads, and files without logits, cost a matrix product. The arrays may be views of the file.
         """
         head = self.joint if head is None else head
+        stored = self.answers_for(head)
+        size = size or (max(1, _STORED_ELEMENTS // self.num_classes) if stored else self.block_rows())
+        read = self.score_reader(head)
+        for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
+            yield part, read(key)
+
+    def score_reader(self, head: Head | None = None) -> Callable[[slice | NDArray[np.int64]], Array]:
+        """What gives the logits of ``head``, (n, C) float32, for a slice or an array of row numbers.
+
+        See :meth:`score_blocks`; it may be called from several threads.
+        """
+        head = self.joint if head is None else head
+        features, logits = self._features, self._logits
         if not self.answers_for(head):
-            features = self.features
-            for part, key in _parts(len(self) if rows is None else len(rows), size or self.block_rows(), rows):
+            if features is None:
+                raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
+
+            def multiply(key: slice | NDArray[np.int64]) -> Array:
                 block = features[key]
                 scores = head.logits(block)
                 if not _adds_up(scores):  # what is not finite in the features is not in the scores either
                     self._check_finite("features", block, key)
-                yield part, scores
-            return
+                return scores
+
+            return multiply
         scale = head.scale if isinstance(head, LinearHead) else None
         offset = head.offset if isinstance(head, LinearHead) else None
-        assert self._logits is not None
-        size = size or max(1, _STORED_ELEMENTS // self.num_classes)
-        for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
-            scores = self._logits[key]
-            if not self._logits_finite:
-                self._check_finite("logits", scores, key)
+        assert logits is not None
+
+        def read(key: slice | NDArray[np.int64]) -> Array:
+            scores = logits[key]
+            self._check_finite("logits", scores, key)
             scores = scores.astype(np.float32, copy=False)
             if scale is not None:
                 scores = scores * scale
             if offset is not None:
                 scores = scores + offset if scale is None else np.add(scores, offset, out=scores)
-            yield part, scores
-        self._logits_finite = self._logits_finite or rows is None or len(np.unique(rows)) == len(self)
+            return scores
+
+        return read
 
     def answers_for(self, head: Head) -> bool:
         """Whether the logits of ``head`` follow from the stored ones, class by class."""

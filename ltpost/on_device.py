@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ltpost.features import FeatureSet
 from ltpost.head import Array, Head, LinearHead
-from ltpost.sweep import NEVER
+from ltpost.sweep import TINY
 from ltpost.tensors import as_tensor, find_device
 
 _BLOCK_ELEMENTS = 2**26  # of N x C scores at a time; the sweep holds about ten times that, in bytes times eight
@@ -80,8 +80,8 @@ def affine_interval(scores: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tens
     high = from_above.amin(dim=1)
     tied = ((from_above == high[:, None]) & first).any(dim=1)
     high = torch.nextafter(high, high.new_tensor(-torch.inf)).where(tied, high)
-    low = low.where(low.abs() <= NEVER / 1e50, -torch.inf).where(~lost, torch.inf)
-    high = high.where(high.abs() <= NEVER / 1e50, torch.inf).where(~lost, -torch.inf)
+    low = low.where(low > -torch.finfo(low.dtype).max, -torch.inf).where(~lost, torch.inf)
+    high = high.where(high < torch.finfo(high.dtype).max, torch.inf).where(~lost, -torch.inf)
     return low, high
 
 
@@ -89,16 +89,12 @@ def scaled_interval(scores: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tens
     """See :func:`ltpost.sweep.scaled_interval`; arguments as for :func:`affine_interval`."""
     own = scores.gather(1, labels[:, None])[:, 0]
     best = scores.amax(dim=1)
-    low, high = affine_interval(_log(scores), labels, slope)
+    low, high = affine_interval(scores.clamp(min=TINY).log(), labels, slope)
     low, high = low.where(own > 0, torch.inf), high.where(own > 0, -torch.inf)
     first_zero = (scores == 0).int().argmax(dim=1) == labels
     always = (own == 0) & (best == 0) & first_zero
     low, high = low.where(~always, -torch.inf), high.where(~always, torch.inf)
     negative = torch.nonzero(best < 0)[:, 0]
     if len(negative):
-        low[negative], high[negative] = affine_interval(-_log(-scores[negative]), labels[negative], -slope)
+        low[negative], high[negative] = affine_interval(-(-scores[negative]).log(), labels[negative], -slope)
     return low, high
-
-
-def _log(scores: Tensor) -> Tensor:
-    return scores.clamp(min=1e-300).log().where(scores > 0, -NEVER)

@@ -18,9 +18,12 @@ A tie is won by the class with the lowest number, as by ``argmax``. Everything i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,9 +36,10 @@ from ltpost.head import Array, Head
 from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.priors import ShotGroups
 
-_GROUP_ELEMENTS = 2**13  # with fewer scores than this per class, calls cost more than arithmetic
-_MIXED_ELEMENTS = 2**15
-NEVER = 1e200  # stands for infinity in a logarithm: (x - NEVER) / b stays finite and binds nothing
+_BLOCK_ELEMENTS = 2**17  # of scores swept at a time: 1 MiB as float64
+_LARGEST = np.finfo(float).max
+TINY = 1e-300  # its logarithm is -690.8; those of positive float32 scores are in -103.3 .. 88.8
+_REACH = 587.0  # 690.8 - 103.3
 _NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
 
@@ -368,129 +372,175 @@ def mixing_curve(
     size = min(one.block_rows(), other.block_rows())
     pairs = zip(one.score_blocks(head, size=size), other.score_blocks(other_head, size=size), strict=True)
     for (rows, z), (_, z_other) in pairs:
-        a = z.astype(np.float64)
-        low[rows], high[rows] = affine_interval(a.copy(), one.labels[rows], a - z_other)
+        a = z.astype(np.float64)[:, None]
+        ends = affine_interval(a.copy(), one.labels[rows], a - z_other[:, None])
+        low[rows], high[rows] = ends[0][:, 0], ends[1][:, 0]
     return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
 
 
 def _intervals(
     feature_set: FeatureSet, slope: Array, head: Head | None, device: str, *, scaled: bool
 ) -> tuple[Array, Array]:
-    if device != "cpu":
+    """The interval of every row, (N,) each."""
+    if device == "cpu":
+        low, high = _intervals_here(feature_set, slope, head, scaled_interval if scaled else affine_interval)
+    else:
         from ltpost.on_device import intervals
 
-        return intervals(feature_set, slope, head, device, scaled=scaled)
-    low, high = np.empty(len(feature_set)), np.empty(len(feature_set))
-    for rows, labels, scores in _in_groups(feature_set, head):
-        if scaled:
-            low[rows], high[rows] = scaled_interval(scores, labels, slope)
-        else:
-            low[rows], high[rows] = affine_interval(scores.astype(np.float64), labels, slope)
+        low, high = intervals(feature_set, slope, head, device, scaled=scaled)
+    if scaled and np.ptp(slope) > 0:  # beyond this, ends may be those of the stand-in for a score that is not positive
+        reach = _REACH / np.ptp(slope)
+        low[low < -reach], high[high > reach] = -np.inf, np.inf
     return low, high
 
 
-def affine_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+def _intervals_here(
+    feature_set: FeatureSet, slope: Array, head: Head | None, interval: Callable[..., tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """By blocks of classes with equally many rows, (k, m, C), small enough to stay in a core's cache."""
+    labels, classes = feature_set.labels, feature_set.num_classes
+    order = np.argsort(labels, kind="stable")
+    rows_of = slice if np.all(labels[1:] >= labels[:-1]) else lambda start, stop: order[start:stop]
+    low, high = np.empty(len(labels)), np.empty(len(labels))
+    buffers = threading.local()
+
+    def sweep(start: int, stop: int, k: int, scores: Array | None = None) -> None:
+        rows = rows_of(start, stop)
+        scores = read(rows) if scores is None else scores
+        if getattr(buffers, "pair", np.empty((2, 0))).shape[1] < scores.size:
+            buffers.pair = np.empty((2, scores.size))
+        z, spare = (buffer[: scores.size].reshape(k, -1, classes) for buffer in buffers.pair)
+        np.copyto(z, scores.reshape(z.shape))
+        ends = interval(z, labels[order[start : stop : (stop - start) // k]], slope, spare)
+        low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
+
+    read = feature_set.score_reader(head)
+    blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        if feature_set.answers_for(feature_set.joint if head is None else head):
+            list(pool.map(lambda block: sweep(*block), blocks))
+        else:  # one large product for many blocks, which are swept while the next product runs
+            pending: list[Future[None]] = []
+            for many in _in_batches(blocks, feature_set.block_rows()):
+                first = many[0][0]
+                scores = read(rows_of(first, many[-1][1]))
+                wait(pending)
+                pending = [pool.submit(sweep, *block, scores[block[0] - first : block[1] - first]) for block in many]
+            for future in pending:
+                future.result()
+    return low, high
+
+
+def _even_blocks(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
+    """Blocks ``(start, stop, classes)`` of about ``most`` rows sorted by class, equally many of each class.
+
+    >>> list(_even_blocks(np.array([2, 2, 2, 0, 9]), most=4))
+    [(0, 4, 2), (4, 6, 1), (6, 10, 1), (10, 14, 1), (14, 15, 1)]
+    """
+    start, present = 0, counts[counts > 0]
+    for _, run in groupby(present):
+        same = list(run)
+        rows = int(same[0])
+        if rows >= most:
+            for _ in same:
+                cuts = [*range(start, start + rows, most), start + rows]
+                yield from ((one, other, 1) for one, other in pairwise(cuts))
+                start += rows
+        else:
+            for first in range(0, len(same), most // rows):
+                k = min(most // rows, len(same) - first)
+                yield start, start + k * rows, k
+                start += k * rows
+
+
+def _in_batches(blocks: list[tuple[int, int, int]], rows: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Consecutive blocks, about ``rows`` rows together."""
+    batch: list[tuple[int, int, int]] = []
+    for block in blocks:
+        batch.append(block)
+        if block[1] - batch[0][0] >= rows:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def affine_interval(
+    scores: Array, labels: NDArray[np.int64], slope: Array, spare: Array | None = None
+) -> tuple[Array, Array]:
     """Where each row is right under s_c(t) = a_c - t · b_c.
 
     Args:
-        scores: a, (n, C) float64; overwritten.
-        labels: y, (n,), or (1,) where it is the same for all rows, which is faster.
-        slope: b, (C,), or (n, C) where it differs from row to row.
+        scores: a, (k, m, C) float64: m rows of each of k classes. Overwritten.
+        labels: y, (k,): those classes.
+        slope: b, (C,); or (k, 1, C) where it differs from row to row (then m = 1).
+        spare: an array like ``scores`` to compute in.
 
     Returns:
-        The closed intervals [low, high], (n,) each; low > high where the row is never right.
+        The closed intervals [low, high], (k, m) each; low > high where a row is never right.
     """
-    one = slope.ndim == 1 and len(labels) == 1  # then what follows is (1, C) but for the scores
-    labels = labels[:, None] if one or len(labels) == len(scores) else np.full((len(scores), 1), labels[0])
-    steeper = slope - (slope[labels] if slope.ndim == 1 else np.take_along_axis(slope, labels, axis=1))
+    y = labels[:, None, None]
+    steeper = slope - np.take_along_axis(np.broadcast_to(slope, (len(labels), 1, scores.shape[2])), y, axis=2)
     above, below = steeper > 0, steeper < 0
-    own = scores[:, labels[0, 0], None].copy() if one else np.take_along_axis(scores, labels, axis=1)
-    # rivals of the same slope (and the class itself) decide for all t; a rival of a lower number wins a tie
-    level = ~(above | below)
-    columns = np.flatnonzero(level.any(axis=0))
-    rivals, first = scores[:, columns], columns < labels
-    lost = (level[:, columns] & ((rivals > own) | (first & (rivals == own)))).any(axis=1)
+    level = ~(above | below)  # rivals of the same slope, and the class itself
+    own = np.take_along_axis(scores, np.broadcast_to(y, (*scores.shape[:2], 1)), axis=2)
+    # of these, the larger a wins for all t; a rival of a lower number also wins every tie
+    columns = np.flatnonzero(level.any(axis=(0, 1)))
+    lost = np.zeros(scores.shape[:2], dtype=bool)
+    if level.sum() > len(labels):
+        rivals, first = scores[..., columns], columns < y
+        lost = (level[..., columns] & ((rivals > own) | (first & (rivals == own)))).any(axis=2)
 
     scores -= own
     scores /= np.where(level, 1.0, steeper)
-    rows, labels = np.arange(len(scores)), labels[:, 0]
-    crossing = scores + np.where(above, 0.0, -np.inf)
-    rival = crossing.argmax(axis=1)
-    low = crossing[rows, rival]
-    np.copyto(low, np.nextafter(low, np.inf), where=rival < labels)
+    crossing = np.add(scores, np.where(above, 0.0, -np.inf), out=spare)
+    rival = crossing.argmax(axis=2)
+    low = np.take_along_axis(crossing, rival[..., None], axis=2)[..., 0]
+    np.copyto(low, np.nextafter(low, np.inf), where=rival < labels[:, None])
     np.add(scores, np.where(below, 0.0, np.inf), out=crossing)
-    rival = crossing.argmin(axis=1)
-    high = crossing[rows, rival]
-    np.copyto(high, np.nextafter(high, -np.inf), where=rival < labels)
-    low[np.abs(low) > NEVER / 1e50] = -np.inf
-    high[np.abs(high) > NEVER / 1e50] = np.inf
+    rival = crossing.argmin(axis=2)
+    high = np.take_along_axis(crossing, rival[..., None], axis=2)[..., 0]
+    np.copyto(high, np.nextafter(high, -np.inf), where=rival < labels[:, None])
+    low[low == -_LARGEST], high[high == _LARGEST] = -np.inf, np.inf  # nextafter of infinity
     low[lost], high[lost] = np.inf, -np.inf
     return low, high
 
 
-def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+def scaled_interval(
+    scores: Array, labels: NDArray[np.int64], slope: Array, spare: Array | None = None
+) -> tuple[Array, Array]:
     """Where each row is right under s_c(t) = z_c · exp(-t · b_c).
 
+    A positive score competes with positive ones only; the others get a logarithm that is less than any float32 has.
+
     Args:
-        scores: z, (n, C).
-        labels: y, (n,) or (1,), as for :func:`affine_interval`.
+        scores: z, (k, m, C) float64, of float32 values. Overwritten.
+        labels: as for :func:`affine_interval`.
         slope: b, (C,).
+        spare: as for :func:`affine_interval`.
 
     Returns:
-        As :func:`affine_interval`.
+        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), where 0 still beats no positive score.
     """
-    own = scores[:, labels[0]] if len(labels) == 1 else scores[np.arange(len(scores)), labels]
-
-    def labels_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return labels if len(labels) == 1 else labels[rows]
-
-    low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
-    positive = np.flatnonzero(own > 0)
-    if len(positive):
-        part = scores if len(positive) == len(scores) else scores[positive]
-        low[positive], high[positive] = affine_interval(_log(part), labels_of(positive), slope)
-    if len(positive) == len(scores):
-        return low, high
-    best = scores.max(axis=1)
-    zero = (own == 0) & (best == 0)  # a tie of zeros at every t
-    right = zero & ((scores == 0).argmax(axis=1) == labels)
-    low[right], high[right] = -np.inf, np.inf
-    negative = np.flatnonzero(best < 0)
-    if len(negative):  # -exp(log|z| - t b): the smallest exponent wins
-        exponents = -_log(-scores[negative])
-        low[negative], high[negative] = affine_interval(exponents, labels_of(negative), -slope)
+    own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
+    odd = np.nonzero(own <= 0)  # rarely any
+    kept = scores[odd]
+    np.log(np.maximum(scores, TINY, out=scores), out=scores)
+    low, high = affine_interval(scores, labels, slope, spare)
+    if len(kept):
+        low[odd], high[odd] = _not_positive(kept, labels[odd[0]], slope)
     return low, high
 
 
-def _log(scores: Array) -> Array:
-    """Natural logarithm in float64, a very negative number for what is not positive."""
-    result: Array = np.maximum(scores, 1e-300, dtype=np.float64)
-    np.log(result, out=result)
-    result -= (scores <= 0) * NEVER
-    return result
-
-
-def _in_groups(
-    feature_set: FeatureSet, head: Head | None
-) -> Iterator[tuple[NDArray[np.int64] | slice, NDArray[np.int64], Array]]:
-    """Scores of rows of one class at a time, or of a few rows of any class where classes have very few scores.
-
-    Yields:
-        ``(rows, labels, scores)``; labels are (1,) in the first case.
-    """
-    labels = feature_set.labels
-    order = None if np.all(labels[1:] >= labels[:-1]) else np.argsort(labels, kind="stable")
-    grouped = labels if order is None else labels[order]
-    for part, scores in feature_set.score_blocks(head, rows=order):
-        block = grouped[part]
-        cuts = [0, *(np.flatnonzero(block[1:] != block[:-1]) + 1), len(block)]
-        apart = scores.size >= _GROUP_ELEMENTS * (len(cuts) - 1)
-        if not apart:
-            cuts = [*range(0, len(block), max(1, _MIXED_ELEMENTS // scores.shape[1])), len(block)]
-        for start, stop in pairwise(cuts):
-            rows = slice(part.start + start, part.start + stop)
-            yield (
-                rows if order is None else order[rows],
-                block[start : start + 1 if apart else stop],
-                scores[start:stop],
-            )
+def _not_positive(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+    """The same for rows whose own score is not positive, (n, C): they lose to any positive rival."""
+    low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
+    best = scores.max(axis=1)
+    always = (best == 0) & ((scores == 0).argmax(axis=1) == labels)  # zeros tie at every t
+    low[always], high[always] = -np.inf, np.inf
+    negative = np.flatnonzero(best < 0)
+    if len(negative):  # -exp(log|z| - t b): the smallest exponent wins
+        exponents = -np.log(-scores[negative])[:, None]
+        ends = affine_interval(exponents, labels[negative], -slope)
+        low[negative], high[negative] = ends[0][:, 0], ends[1][:, 0]
+    return low, high

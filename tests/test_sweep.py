@@ -43,6 +43,12 @@ def slow_scaled_winner(scores, base, power):
     return winner
 
 
+def one_label(interval, scores, label, slope):
+    """Rows (n, C) of one class."""
+    low, high = interval(scores[None].copy(), np.array([label]), slope)
+    return low[0], high[0]
+
+
 halves = st.integers(-6, 6).map(lambda k: k / 2)
 
 
@@ -54,7 +60,7 @@ halves = st.integers(-6, 6).map(lambda k: k / 2)
 @settings(max_examples=300, deadline=None)
 def test_affine_interval_is_exact_with_ties(scores, slope, label):
     scores, slope = np.array(scores), np.array(slope)
-    low, high = affine_interval(scores.copy(), np.array([label]), slope)
+    low, high = one_label(affine_interval, scores, label, slope)
     for t in [Fraction(k, 4) for k in range(-30, 31)]:
         for row in range(len(scores)):
             right = slow_affine_winner(scores[row], slope, t) == label
@@ -67,15 +73,14 @@ def test_affine_interval_is_exact_with_ties(scores, slope, label):
     data=st.data(),
 )
 @settings(max_examples=100, deadline=None)
-def test_rows_of_any_label_at_once_equal_rows_of_one_label(scores, slope, data):
-    scores, slope = np.array(scores), np.array(slope)
+def test_blocks_of_classes_equal_rows_of_one_class(scores, slope, data):
     labels = np.array([data.draw(st.integers(0, 3)) for _ in scores])
-    z = np.round(scores)  # with zeros and negative ones
-    for interval, rows in ((affine_interval, scores), (scaled_interval, z)):
-        at_once = interval(rows.copy(), labels, slope)
-        row_by_row = [interval(rows[i : i + 1].copy(), labels[i : i + 1], slope) for i in range(len(rows))]
-        np.testing.assert_array_equal(at_once[0], [low[0] for low, _ in row_by_row])
-        np.testing.assert_array_equal(at_once[1], [high[0] for _, high in row_by_row])
+    scores, slope = np.stack([scores, np.round(scores)], axis=1), np.array(slope)  # (k, 2, C), with zeros
+    for interval in (affine_interval, scaled_interval):
+        low, high = interval(scores.copy(), labels, slope, np.empty_like(scores))
+        for k, label in enumerate(labels):
+            expected = one_label(interval, scores[k], label, slope)
+            np.testing.assert_array_equal((low[k], high[k]), expected)
 
 
 @given(
@@ -87,7 +92,7 @@ def test_rows_of_any_label_at_once_equal_rows_of_one_label(scores, slope, data):
 def test_scaled_interval_is_exact_with_ties_zeros_and_negative_scores(scores, base, label):
     # logarithms in base 2 of these norms, and of scores that are powers of 2, are exact; other scores never tie
     scores, base = np.array(scores), np.array(base)
-    low, high = scaled_interval(scores.copy(), np.array([label]), np.log(base))
+    low, high = one_label(scaled_interval, scores, label, np.log(base))
     for power in range(-5, 6):
         for row in range(len(scores)):
             right = slow_scaled_winner(scores[row], base, power) == label
@@ -122,17 +127,21 @@ def test_scaled_curve_equals_argmax_at_hundreds_of_values(shift):
     assert ever_right > 0
 
 
-def test_rows_in_any_order_and_stored_in_any_block_size(monkeypatch):
-    split = make_split("val", 30)
+@pytest.mark.parametrize("elements", [10, 200, 2**17])
+@pytest.mark.parametrize("logits", [True, False], ids=["stored logits", "from features"])
+def test_rows_in_any_order_in_blocks_of_any_size(monkeypatch, elements, logits):
+    train = make_split("train", logits=logits)  # classes of 3 to 400 rows
     slope = np.log(COUNTS / COUNTS.sum())
-    monkeypatch.setattr("ltpost.sweep._GROUP_ELEMENTS", 1)
-    whole = affine_curve(split, slope, None)
-    monkeypatch.undo()
-    shuffled = np.random.default_rng(0).permutation(len(split))
-    monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 200)
-    part = affine_curve(split.subset(shuffled), slope, None)
-    np.testing.assert_array_equal(part.low, whole.low[shuffled])
-    np.testing.assert_array_equal(part.high, whole.high[shuffled])
+    whole = affine_curve(train, slope, None)
+    shuffled = np.random.default_rng(0).permutation(len(train))
+    monkeypatch.setattr("ltpost.sweep._BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 3 * elements)
+    part = affine_curve(train.subset(shuffled), slope, None)
+    np.testing.assert_allclose(part.low, whole.low[shuffled], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(part.high, whole.high[shuffled], rtol=1e-3, atol=1e-4)
+    for t in (0.0, 0.7, 1.3):
+        right = np.concatenate([(z - t * slope).argmax(1) for _, z in train.score_blocks()]) == train.labels
+        np.testing.assert_array_equal(whole.correct(t), right)
 
 
 def test_from_features_equals_from_stored_logits():
