@@ -153,7 +153,7 @@ def _line_search(
     if not slope < 0:
         return None
     step = 1.0
-    for _ in range(20):
+    for _ in range(12):
         new_x = torch.add(x, direction, alpha=step)
         new_value, new_gradient = evaluate(new_x)
         new_slope = _number(new_gradient @ direction)

@@ -17,8 +17,8 @@ from ltpost.methods.ncm import nearest_class_mean
 torch.set_num_threads(1)
 *files, folder = sys.argv[1:]
 distributed.start()
-loaded = [ltpost.load(file) for file in files]
-train = distributed.shard(*loaded) if len(files) == 1 else loaded[distributed.rank()]
+own = files[0] if len(files) == 1 else files[distributed.rank()]  # the others may be on another machine
+train = distributed.shard(ltpost.load(own)) if len(files) == 1 else ltpost.load(own)
 heads = {
     "ncm": nearest_class_mean(train),
     "ncm_euclidean": nearest_class_mean(train, "euclidean"),
