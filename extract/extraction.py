@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,71 +128,42 @@ def extract_features(
     source = open_source(data, split, list_file, root, class_order, dataset)
     if dataset is not None:
         mean, std = mean or preset(dataset).mean, std or preset(dataset).std
-    target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
-    where = choose_device(device, part.local if part else None)
-    attrs: dict[str, Any] = {"split": split}
-    if isinstance(model, nn.Module):
-        arch, preprocess = type(model).__name__, architectures.own_preprocess(model)
-        attrs["model_sha256"] = sha256_of_state(model.state_dict())
-        first = next(model.parameters(), None)
-        where = first.device if first is not None and device == "auto" else where
-    elif is_model_folder(Path(model)):
-        name = Path(model).name
-        arch, model, preprocess, sha256 = open_model_folder(Path(model))
-        attrs |= {"checkpoint": name, "checkpoint_sha256": sha256}
-    else:
-        if expert == "all":
-            experts = read_experts(model)
-            checkpoint, head_key = experts[0], "fc"
-            arch, model, preprocess = open_all(experts, arch, head_scale)
-            attrs["experts"] = len(experts)
-        else:
-            checkpoint = read_checkpoint(model, None if expert is None else int(expert))
-            head_key = None if head_key is None else checkpoint.module_name(head_key)
-            arch, model, preprocess = open_model(checkpoint, arch, head_key, head_scale)
-            head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
-        if checkpoint.normed:
-            attrs["head_scale"] = head_scale
-        if expert is not None:
-            attrs["expert"] = str(expert)
-        attrs |= {"layout": checkpoint.layout.name} | {
-            "checkpoint": checkpoint.path.name,
-            "checkpoint_sha256": checkpoint.sha256,
-        }
-    preprocess = preprocess.changed(
+    network = open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
+    preprocess = network.preprocess.changed(
         img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
     )
     augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
     shown = Views(preprocess, views, augment, tta, seed)
-    if shown != Views(preprocess):
-        attrs["views"] = json.dumps(shown.to_json())
-    with _left_as_it_was(model):
-        backbone = Backbone(model, head_key, device=where, amp=amp)
+    target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
+    total = len(source) * views
+    with _left_as_it_was(network.model) as device_now:
+        own = isinstance(model, nn.Module) and device == "auto"
+        where = device_now if own else choose_device(device, part.local if part else None)
+        backbone = Backbone(network.model, network.head_key, device=where, amp=amp)
         head = backbone.head
         if dataset is not None:
             check_preset(dataset, head.num_classes)
         check_labels(source.name, source.labels, head.num_classes)
         if logits is None:
-            logits = split != "train" or len(source) * views * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
-        total = len(source) * views
+            logits = split != "train" or total * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
         spec = Spec(
             labels=np.repeat(source.labels, views),
             head=head,
             dtype=dtype,
             logits=logits,
-            expert_bias=getattr(model, "expert_bias", None),
+            expert_bias=getattr(network.model, "expert_bias", None),
             class_counts=_class_counts(source, class_counts, head.num_classes),
             class_names=_class_names(source, head.num_classes),
             paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],
-            columns={}
-            if views == 1
-            else {"sample": np.repeat(np.arange(len(source)), views), "view": np.tile(np.arange(views), len(source))},
-            attrs=attrs
-            | {
-                "arch": arch,
+            columns=shown.columns(len(source)),
+            attrs={
+                "split": split,
+                "arch": network.arch,
+                **network.attrs,
                 "head_key": backbone.head_key,
                 "transform": json.dumps(preprocess.to_json()),
                 "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": total}),
+                **shown.attrs(),
                 **({} if source.class_order is None else {"class_order": source.class_order}),
                 "dtype": dtype,
                 "amp": amp,
@@ -199,16 +171,76 @@ def extract_features(
             },
         )
         if part is None or part.index == 0:
-            tell(f"{arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
+            tell(f"{network.arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
         job = Job(
             source, shown, batch_size, backbone, spec, workers_for(workers, source), restart, max_bad, expect_top1
         )
         if part is None:
             return job.run(target, slice(0, total))
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
-        if shard is None and merge_if_complete(target, part.count):
-            return target
-        return path
+        return target if shard is None and merge_if_complete(target, part.count) else path
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, ready to run.
+
+    Args:
+        arch: its name.
+        model: gives logits (n, C).
+        preprocess: its evaluation transform.
+        head_key: name of its classifier, or None where that is to be found.
+        attrs: where it came from.
+    """
+
+    arch: str
+    model: nn.Module
+    preprocess: Preprocess
+    head_key: str | None
+    attrs: dict[str, Any]
+
+
+def open_network(
+    model: nn.Module | str | os.PathLike[str],
+    arch: str | None = None,
+    head_key: str | None = None,
+    *,
+    expert: int | str | None = None,
+    head_scale: float = HEAD_SCALE,
+) -> Network:
+    """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`."""
+    if isinstance(model, nn.Module):
+        attrs = {"model_sha256": sha256_of_state(model.state_dict())}
+        return Network(type(model).__name__, model, architectures.own_preprocess(model), head_key, attrs)
+    if is_model_folder(Path(model)):
+        arch, module, preprocess, sha256 = open_model_folder(Path(model))
+        return Network(
+            arch, module, preprocess, head_key, {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
+        )
+    if isinstance(expert, str) and expert != "all" and not expert.isdigit():
+        raise UsageError(f"--expert must be a number, or all, but is '{expert}'")
+    extra: dict[str, Any] = {} if expert is None else {"expert": str(expert)}
+    if expert == "all":
+        experts = read_experts(model)
+        checkpoint, head_key = experts[0], "fc"
+        arch, module, preprocess = open_all(experts, arch, head_scale)
+        extra["experts"] = len(experts)
+    else:
+        checkpoint = read_checkpoint(model, None if expert is None else int(expert))
+        head_key = None if head_key is None else checkpoint.module_name(head_key)
+        arch, module, preprocess = open_model(checkpoint, arch, head_key, head_scale)
+        head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
+    if checkpoint.normed:
+        extra["head_scale"] = head_scale
+    said = {
+        "layout": checkpoint.layout.name,
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": checkpoint.sha256,
+    }
+    return Network(arch, module, preprocess, head_key, said | extra)
 
 
 def open_model(
@@ -259,12 +291,15 @@ def open_model(
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Training flags of a model are restored."""
+def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
+    """Gives the model's device; at the end that and the training flags are restored."""
     flags = {module: module.training for module in model.modules()}
+    first = next(model.parameters(), None)
+    device = torch.device("cpu") if first is None else first.device
     try:
-        yield
+        yield device
     finally:
+        model.to(device)
         for module, flag in flags.items():
             module.training = flag
 

@@ -10,6 +10,7 @@ do not.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -64,9 +65,17 @@ class Views:
         """How many inputs make one row."""
         return {"off": 1, "flip": 2, "five-crop": 5}[self.tta]
 
-    def to_json(self) -> dict[str, Any]:
-        """What is stored with the features."""
-        return {"count": self.count, "augment": self.augment, "tta": self.tta, "seed": self.seed}
+    def attrs(self) -> dict[str, str]:
+        """What is stored with the features; nothing where images are shown once, as they are."""
+        said = {"count": self.count, "augment": self.augment, "tta": self.tta, "seed": self.seed}
+        plain = (self.count, self.augment, self.tta) == (1, "none", "off")
+        return {} if plain else {"views": json.dumps(said)}
+
+    def columns(self, samples: int) -> dict[str, NDArray[np.int64]]:
+        """``sample`` and ``view`` of every row, where images are shown more than once."""
+        if self.count == 1:
+            return {}
+        return {"sample": np.repeat(np.arange(samples), self.count), "view": np.tile(np.arange(self.count), samples)}
 
     def cut(self, image: Any, sample: int, view: int) -> list[NDArray[np.uint8]]:
         """The pixels (h, w, channels) of the variants of one view of an image (PIL, or an array)."""

@@ -255,6 +255,8 @@ def test_one_expert_of_several(data, tmp_path):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path)
     with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 or all for this file, but is 3"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
+    with pytest.raises(UsageError, match="--expert must be a number, or all, but is 'best'"):
+        extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="best")
     model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
     own = experts[2].state_dict()
     model.load_state_dict({k: v if k.startswith(("layer3", "layer4", "fc")) else experts[0].state_dict()[k]
