@@ -330,6 +330,37 @@ class Normalise(nn.Module):
         return nn.functional.normalize(x, dim=1)
 
 
+class Gated(nn.Module):
+    """DisAlign's classifier: z = W x + b, then (1 + c s) z + c t with c = sigmoid(v x + u).
+
+    Source: Zhang et al., "Distribution Alignment", CVPR 2021, Section 3.3. s and t are (C,), v is (1, D).
+    """
+
+    def __init__(self, linear: nn.Linear, state: Mapping[str, Tensor]):
+        super().__init__()
+        self.linear = linear
+        self.confidence = nn.Linear(linear.in_features, 1)
+        confidence = {kind: state[f"confidence_layer.{kind}"] for kind in ("weight", "bias")}
+        self.confidence.load_state_dict(confidence)
+        self.register_buffer("scale", state["logit_scale"].flatten())
+        self.register_buffer("offset", state["logit_bias"].flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, D) to logits (n, C)."""
+        logits: Tensor = self.linear(x)
+        confidence = self.confidence(x).sigmoid()
+        return (1 + confidence * self.scale) * logits + confidence * self.offset
+
+
+def build_gated(arch: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Preprocess]:
+    """A ResNet whose ``fc`` is :class:`Gated`."""
+    model, preprocess = build(arch, state, len(state["fc.weight"]))
+    linear = model.get_submodule("fc")
+    assert isinstance(linear, nn.Linear)
+    model.set_submodule("fc", Gated(linear, state))
+    return model, preprocess
+
+
 def build_normed(arch: str, state: Mapping[str, Tensor], name: str, scale: float) -> tuple[nn.Module, Preprocess]:
     """A model with LDAM's NormedLinear, z_c = s cos(w_c, x): a normalisation, then a linear layer of norm-s rows.
 

@@ -29,13 +29,20 @@ class Backbone:
         head_key: name of its classifier module, an nn.Linear; found where None.
         device: where it runs.
         amp: "off", "bf16" or "fp16".
+        gated: whether the logits are known not to be linear in the features.
 
     Raises:
         UsageError: no or several classifiers are possible; the message has the table.
     """
 
     def __init__(
-        self, model: nn.Module, head_key: str | None = None, *, device: str | torch.device = "cpu", amp: str = "off"
+        self,
+        model: nn.Module,
+        head_key: str | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        amp: str = "off",
+        gated: bool = False,
     ):
         if amp not in AMP_DTYPES:
             raise UsageError(f"--amp must be off, bf16 or fp16, but is '{amp}'")
@@ -44,6 +51,7 @@ class Backbone:
             raise DataError(f"{type(model).__name__}: model.eval() leaves a part of it in training mode")
         self.device = torch.device(device)
         self.amp = AMP_DTYPES[amp]
+        self.gated = gated
         self.head_key = head_key_of(model, head_key)
         self.classifier: nn.Linear = model.get_submodule(self.head_key)  # type: ignore[assignment]
 
@@ -97,6 +105,8 @@ class Backbone:
         """
         if not torch.isfinite(features).all():
             raise DataError("the features must be finite, but some are NaN or infinite; try --amp off")
+        if self.gated:
+            return
         ours = self.linear(features)
         if ours.shape != logits.shape:
             raise DataError(

@@ -117,13 +117,12 @@ LAYOUTS: tuple[Layout, ...] = (
            refuse="holds only a tuner and a head (LIFT): the CLIP or ViT backbone is not in the file, so no features "
            "can be computed from it"),
     Layout("DisAlign", _names(r"(^|\.)confidence_layer\.weight$", "model"),
-           refuse="is a DisAlign model: its logits are gated by a confidence of each image, (1 + c·s)·z + c·b, so they "
-           "are not linear in the features; use the checkpoint of its first stage"),
+           (("model",),), _CVPODS),  # before cvpods: the same, and a gated classifier
     Layout("cvpods", _names(r"(^|\.)stem\.conv1\.weight$", "model"), (("model",),), _CVPODS),
     Layout("PaCo, GPaCo", _names(r"(^|\.)encoder_q\.conv1\.weight$", "state_dict"), (("state_dict",),),
            ((r"^encoder_q\.fc\.", None), (r"^encoder_q\.", ""), (r"^(encoder_k|linear_k)\.|^queue", None),
             (r"^linear\.", "fc."))),
-    Layout("RIDE, SADE (several experts)", _names(r"(^|\.)linears?\.0\.weight$|(^|\.)layer[34]s\.0\.", "state_dict"),
+    Layout("RIDE, SADE (several experts)", _names(r"(^|\.)linears\.0\.weight$", "state_dict"),
            refuse="holds several experts (RIDE, SADE), which need --expert"),
     Layout("Lightning", lambda container: "pytorch-lightning_version" in container and _has("state_dict")(container),
            (("state_dict",),), ((r"^(model|net|network|backbone|encoder|module)\.", ""),)),
@@ -288,6 +287,11 @@ def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) ->
         if f"{other}.{kind}" in state:
             state[f"{right}.{kind}"] = state.pop(f"{other}.{kind}")
             locations[f"{right}.{kind}"] = locations.pop(f"{other}.{kind}")
+
+
+def is_gated(state: Mapping[str, Tensor]) -> bool:
+    """DisAlign: logits are (1 + c s) z + c b, with the confidence c of each image; not linear in the features."""
+    return "confidence_layer.weight" in state
 
 
 def _normed_head(state: Mapping[str, Tensor]) -> str | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.backbone import Backbone
-from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, read_checkpoint, read_experts
+from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, is_gated, read_checkpoint, read_experts
 from ltpost.extract.experts import heads_of, parts_of
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
@@ -136,6 +136,11 @@ def _proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | No
 
 def _classifier(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> str:
     """Name of the classifier in ``checkpoint.state``."""
+    if is_gated(checkpoint.state):
+        raise DataError(
+            f"{checkpoint.path}: its classifier is gated by a confidence of each image (DisAlign), so a linear head "
+            "cannot take its place; write the head alone with --format safetensors"
+        )
     if head_key is None and found is not None and "head_key" in found.attrs:
         head_key = str(found.attrs["head_key"]).removesuffix(".1" if checkpoint.normed else "")
         sha = found.attrs.get("checkpoint_sha256", checkpoint.sha256)

@@ -18,7 +18,7 @@ from torch import nn
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, choose_device
-from ltpost.extract.checkpoints import Checkpoint, read_checkpoint, read_experts, sha256_of_state
+from ltpost.extract.checkpoints import Checkpoint, is_gated, read_checkpoint, read_experts, sha256_of_state
 from ltpost.extract.data import check_preset, open_source, preset
 from ltpost.extract.experts import open_all
 from ltpost.extract.hugging_face import is_model_folder, open_model_folder
@@ -139,16 +139,19 @@ def extract_features(
     with _left_as_it_was(network.model) as device_now:
         own = isinstance(model, nn.Module) and device == "auto"
         where = device_now if own else choose_device(device, part.local if part else None)
-        backbone = Backbone(network.model, network.head_key, device=where, amp=amp)
+        backbone = Backbone(network.model, network.head_key, device=where, amp=amp, gated=network.gated)
         head = backbone.head
         if dataset is not None:
             check_preset(dataset, head.num_classes)
         check_labels(source.name, source.labels, head.num_classes)
+        if network.gated:
+            logits = True
         if logits is None:
             logits = split != "train" or total * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
         spec = Spec(
             labels=np.repeat(source.labels, views),
-            head=head,
+            head=None if network.gated else head,
+            shape=head.shape,
             dtype=dtype,
             logits=logits,
             expert_bias=getattr(network.model, "expert_bias", None),
@@ -194,6 +197,7 @@ class Network:
         preprocess: its evaluation transform.
         head_key: name of its classifier, or None where that is to be found.
         attrs: where it came from.
+        gated: its logits are not linear in the features, so there is no head to store.
     """
 
     arch: str
@@ -201,6 +205,7 @@ class Network:
     preprocess: Preprocess
     head_key: str | None
     attrs: dict[str, Any]
+    gated: bool = False
 
 
 def open_network(
@@ -222,6 +227,7 @@ def open_network(
         )
     if isinstance(expert, str) and expert != "all" and not expert.isdigit():
         raise UsageError(f"--expert must be a number, or all, but is '{expert}'")
+    gated = False
     extra: dict[str, Any] = {} if expert is None else {"expert": str(expert)}
     if expert == "all":
         experts = read_experts(model)
@@ -233,6 +239,12 @@ def open_network(
         head_key = None if head_key is None else checkpoint.module_name(head_key)
         arch, module, preprocess = open_model(checkpoint, arch, head_key, head_scale)
         head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
+        if gated := is_gated(checkpoint.state):
+            head_key = "fc.linear"
+            tell(
+                f"{checkpoint.path}: its logits are gated by a confidence of each image (DisAlign), so they are stored "
+                "as they are and no linear head is: only methods that work on logits can run"
+            )
     if checkpoint.normed:
         extra["head_scale"] = head_scale
     said = {
@@ -240,7 +252,7 @@ def open_network(
         "checkpoint": checkpoint.path.name,
         "checkpoint_sha256": checkpoint.sha256,
     }
-    return Network(arch, module, preprocess, head_key, said | extra)
+    return Network(arch, module, preprocess, head_key, said | extra, gated)
 
 
 def open_model(
@@ -270,14 +282,17 @@ def open_model(
             )
         arch = names[0]
     try:
-        if checkpoint.normed:
+        if is_gated(checkpoint.state):
+            model, preprocess = architectures.build_gated(arch, checkpoint.state)
+        elif checkpoint.normed:
             model, preprocess = architectures.build_normed(arch, checkpoint.state, checkpoint.normed, head_scale)
         else:
             model, preprocess = architectures.build(arch, checkpoint.state, num_classes)
     except DataError as error:
         raise DataError(f"{checkpoint.path}: {error}") from None
     used = {*model.state_dict(), f"{checkpoint.normed}.weight"}
-    unused = [key for key in checkpoint.state if key not in used]
+    gate = ("fc.", "confidence_layer.", "logit_") if is_gated(checkpoint.state) else ()
+    unused = [key for key in checkpoint.state if key not in used and not key.startswith(gate)]
     essential = checkpoint.layout.essential
     if essential and any(key.startswith(essential) for key in unused):
         raise DataError(

@@ -209,7 +209,7 @@ class Job:
             backbone.verify(features, scores)
         if self.views.variants > 1:  # logits are linear in the features, so their means agree
             features, scores = (x.unflatten(0, (-1, self.views.variants)).mean(dim=1) for x in (features, scores))
-        if backbone.amp and self.spec.logits:
+        if backbone.amp and self.spec.logits and not backbone.gated:
             scores = backbone.linear(features.to(getattr(torch, self.spec.dtype)).float())
         return _Rows(features, scores if self.spec.logits else None)
 

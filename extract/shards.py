@@ -203,9 +203,14 @@ def _spec_of_all(parts: list[h5py.File]) -> writer.Spec:
     def strings(values: Any) -> list[str]:
         return [value.decode() for value in values]
 
+    head = None
+    if "head/weight" in first:
+        head = LinearHead(first["head/weight"][:], first["head/bias"][:] if "head/bias" in first else None)
+    wide = first["logits"].shape[1] if head is None else head.num_classes
     return writer.Spec(
         labels=column("labels"),
-        head=LinearHead(first["head/weight"][:], first["head/bias"][:] if "head/bias" in first else None),
+        head=head,
+        shape=(wide, first["features"].shape[1]),
         dtype=first.attrs["dtype"],
         logits="logits" in first,
         expert_bias=first["head/expert_bias"][:] if "head/expert_bias" in first else None,

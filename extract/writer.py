@@ -41,7 +41,8 @@ class Spec:
 
     Args:
         labels: (N,).
-        head: the joint classifier, (C, D).
+        head: the joint classifier, (C, D), or None where the logits are not linear in the features.
+        shape: C and D.
         dtype: of the features.
         logits: whether they are stored.
         expert_bias: (E, C) of several experts, or None.
@@ -53,7 +54,8 @@ class Spec:
     """
 
     labels: NDArray[np.int64]
-    head: LinearHead
+    head: LinearHead | None
+    shape: tuple[int, int]
     dtype: str
     logits: bool
     expert_bias: NDArray[np.float32] | None
@@ -84,21 +86,21 @@ def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint
 
 def start(path: Path, spec: Spec) -> None:
     """Create the partial file of ``spec`` at its full size, with room on the disk kept for it."""
-    total, head = len(spec.labels), spec.head
-    datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, head.num_features), spec.dtype)}
+    total, (num_classes, num_features) = len(spec.labels), spec.shape
+    datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, num_features), spec.dtype)}
     if spec.logits:
-        datasets["logits"] = ((total, head.num_classes), "float32")
-    per_row = head.num_features * np.dtype(spec.dtype).itemsize + 4 * head.num_classes * spec.logits + 16
+        datasets["logits"] = ((total, num_classes), "float32")
+    per_row = num_features * np.dtype(spec.dtype).itemsize + 4 * num_classes * spec.logits + 16
     partial = partial_name(path)
     with _room_is_said(path):
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:  # HDF5 does not survive a full disk, so try before it starts
-            _keep_room(file.fileno(), total * per_row + head.weight.nbytes + 2**14)
+            _keep_room(file.fileno(), total * per_row + 4 * num_classes * num_features + 2**14)
     start_file(
         path,
         spec.labels,
         datasets,
-        head=head,
+        head=spec.head,
         expert_bias=spec.expert_bias,
         class_counts=spec.class_counts,
         class_names=spec.class_names,
@@ -136,7 +138,7 @@ def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
     try:
         with h5py.File(partial, "r+") as file:
             differing = differences(file.attrs, spec.attrs)
-            if not np.array_equal(file["head/weight"][:], spec.head.weight):
+            if spec.head is not None and not np.array_equal(file["head/weight"][:], spec.head.weight):
                 differing.append("head")
             if ("logits" in file) != spec.logits:
                 differing.append("logits")

@@ -327,13 +327,40 @@ def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
         extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert="all")
 
 
+def test_disalign_stores_logits_and_no_head(data, resnet, tmp_path):
+    torch.manual_seed(1)
+    gate = {"logit_scale": torch.randn(1, C), "logit_bias": torch.randn(1, C),
+            "confidence_layer.weight": torch.randn(1, 512), "confidence_layer.bias": torch.randn(1)}  # fmt: skip
+    container = cvpods(resnet.state_dict())
+    container["model"] |= wrapped(gate, "network.")
+    torch.save(container, tmp_path / "disalign.pth")
+    path = extract_features(tmp_path / "disalign.pth", data, "val", tmp_path, img_size=32, crop_pct=1.0)
+    found = ltpost.load(path)
+    torch.save(resnet.state_dict(), tmp_path / "plain.pth")
+    plain = ltpost.load(
+        extract_features(tmp_path / "plain.pth", data, "val", tmp_path / "p", img_size=32, crop_pct=1.0)
+    )
+    np.testing.assert_allclose(found.features, plain.features, atol=1e-6)
+    x, z = torch.from_numpy(np.array(plain.features)), torch.from_numpy(np.array(plain.logits))
+    c = (x @ gate["confidence_layer.weight"].T + gate["confidence_layer.bias"]).sigmoid()
+    np.testing.assert_allclose(found.logits, (1 + c * gate["logit_scale"]) * z + c * gate["logit_bias"], atol=1e-4)
+    assert found.head is None
+    for index in range(2):
+        extract_features(tmp_path / "disalign.pth", data, "val", tmp_path / "s", img_size=32, crop_pct=1.0,
+                         batch_size=3, shard=(index, 2))  # fmt: skip
+    from ltpost.extract.shards import merge_shards
+
+    joined = ltpost.load(merge_shards(tmp_path / "s" / "val.h5"))
+    np.testing.assert_allclose(joined.logits, found.logits, atol=1e-5)
+    with pytest.raises(DataError, match=r"gated by a confidence of each image \(DisAlign\), so a linear head cannot"):
+        export_head(LinearHead(np.ones((C, 512))), tmp_path / "disalign.pth", features=path)
+
+
 REFUSED = {
     "CausalNorm": (lambda state: {**balancing(state), "state_dict_best": {
         "feat_model": parted(state)[0], "classifier": {"module.weight": torch.zeros(C, 512)}}}, "cosine or causal one"),
     "LIFT": (lambda state: {"tuner": {"a": torch.zeros(2)}, "head": {"weight": torch.zeros(C, 8)}},
              "backbone is not in the file"),
-    "DisAlign": (lambda state: {"model": {**cvpods(state)["model"], "network.logit_scale": torch.ones(1, C),
-                 "network.confidence_layer.weight": torch.ones(1, 512)}}, "gated by a confidence"),
     "Places block of MiSLAS": (
         lambda state: {**mislas(state), "state_dict_block": {"module.conv1.weight": torch.ones(2, 2)}},
         "has tensors 'block.…' that resnet18 has no place for"),
