@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -266,8 +267,17 @@ def _is_finished(path: Path, spec: Spec) -> bool:
 def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
     """Reads the batches in order, in ``workers`` processes."""
     return DataLoader(
-        batches, batch_size=None, num_workers=min(workers, len(batches)), pin_memory=device.type == "cuda"
+        batches,
+        batch_size=None,
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_interrupts_to_the_parent,
     )
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    """Ctrl-C goes to the whole process group; workers stop when the parent does, without a traceback each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
