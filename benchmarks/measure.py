@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,17 @@ def medians(functions: Mapping[str, Callable[[], object]], repeats: int = 5) -> 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+@contextmanager
+def cores(number: int) -> Iterator[None]:
+    """Only so many cores for this process and its threads."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def process(command: Sequence[str], **options: object) -> Callable[[], object]:
     """A whole process as something to time; its output is thrown away, a failure is raised."""
     return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
-
-
-def gemm(rows: int, inner: int, columns: int) -> Callable[[], object]:
-    """The matrix product (rows, inner) x (inner, columns) in float32, as numpy does it."""
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((rows, inner), dtype=np.float32)
-    b = rng.standard_normal((columns, inner), dtype=np.float32)
-    out = np.empty((rows, columns), dtype=np.float32)
-    return lambda: np.matmul(a, b.T, out=out)

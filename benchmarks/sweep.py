@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.data import folder as feature_folder
-from benchmarks.measure import Row, medians, process
+from benchmarks.measure import Row, cores, medians, process
 from ltpost import FeatureFolder, FeatureSet, LinearHead, la_curve, tau_curve
 from ltpost.priors import log_prior
 
@@ -50,21 +50,22 @@ def stored_logits(val: FeatureSet, size: str, repeats: int) -> list[Row]:
     rows = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        seconds = medians(
-            {
-                "tau curve": lambda: tau_curve(stored),
-                "tau point": lambda: grid_point(lambda part: part * scale),
-                "la curve": lambda: la_curve(stored),
-                "la point": lambda: grid_point(lambda part: part + offset),
-            },
-            repeats,
-        )
-        cores = f"{threads} core{'s' * (threads > 1)}"
+        with cores(threads):
+            seconds = medians(
+                {
+                    "tau curve": lambda: tau_curve(stored),
+                    "tau point": lambda: grid_point(lambda part: part * scale),
+                    "la curve": lambda: la_curve(stored),
+                    "la point": lambda: grid_point(lambda part: part + offset),
+                },
+                repeats,
+            )
+        on = f"{threads} core{'s' * (threads > 1)}"
         rows += [
-            Row(f"{size}: exact {name} curve from logits, {cores}", seconds[f"{name} curve"] / seconds[f"{name} point"],
+            Row(f"{size}: exact {name} curve from logits, {on}", seconds[f"{name} curve"] / seconds[f"{name} point"],
                 "torch grid points", "<= 4") for name in ("tau", "la")
         ]  # fmt: skip
-        rows.append(Row(f"{size}: exact tau curve from logits, {cores}", 1e3 * seconds["tau curve"], "ms"))
+        rows.append(Row(f"{size}: exact tau curve from logits, {on}", 1e3 * seconds["tau curve"], "ms"))
     return rows
 
 
