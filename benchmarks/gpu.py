@@ -76,9 +76,9 @@ def agreement(train: FeatureSet, val: FeatureSet, size: str, device: str) -> lis
     """Fits on the device against the same on the CPU."""
     rows = []
     fits = {
-        "crt convex": lambda where: list(
+        "crt convex": lambda where: next(
             crt_path(train, strengths=[0.1], tolerance=1e-5, device=where, progress=False)
-        )[0],
+        ),
         "crt sgd": lambda where: crt_sgd(train, device=where, progress=False),
         "lws sgd": lambda where: lws_sgd(train, device=where, progress=False),
     }
