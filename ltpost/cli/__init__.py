@@ -71,7 +71,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ltpost")
 def cli() -> None:
-    r"""Rebalance a trained classifier for rare classes, on cached features.
+    """Rebalance a trained classifier for rare classes, on cached features.
 
     \b
     ltpost extract --ckpt r50.pth --split val      run the backbone once: features/val.h5
