@@ -416,7 +416,8 @@ def _intervals_here(
 
     read = feature_set.score_reader(head)
     blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:
         if feature_set.answers_for(feature_set.joint if head is None else head):
             list(pool.map(lambda block: sweep(*block), blocks))
         else:  # one large product for many blocks, which are swept while the next product runs
