@@ -48,6 +48,7 @@ class Matrix:
         shape: (N, K).
         device: where the tensors are wanted.
         dtype: of the tensors.
+        whole: all rows, where they are in memory as they are wanted; nothing is copied then.
     """
 
     def __init__(
@@ -57,14 +58,17 @@ class Matrix:
         shape: tuple[int, int],
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        whole: Tensor | None = None,
     ):
         self.shape, self.device, self.dtype = shape, device, dtype
         self._read = read
         size = shape[0] * shape[1] * torch.empty(0, dtype=dtype).element_size()
         limit = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
-        self._held: Tensor | None = torch.empty(shape, dtype=dtype, device=device) if size <= limit else None
+        self._held = whole
+        if whole is None and size <= limit:
+            self._held = torch.empty(shape, dtype=dtype, device=device)
         for part, _ in checked:
-            if self._held is not None:
+            if self._held is not None and whole is None:
                 self._held[part] = read(part)
 
     def __len__(self) -> int:
@@ -92,12 +96,16 @@ class Matrix:
 def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtype = torch.float32) -> Matrix:
     """Features (N, D)."""
     features = train.features
+    in_memory = isinstance(features, np.ndarray) and features.flags.writeable and features.dtype == np.float32
+    as_wanted = device.type == "cpu" and dtype == torch.float32
+    whole = torch.from_numpy(features) if in_memory and as_wanted else None
     return Matrix(
         lambda key: as_tensor(features[key], device, dtype),
         train.feature_blocks(),
         (len(train), features.shape[1]),
         device,
         dtype,
+        whole,
     )
 
 

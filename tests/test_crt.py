@@ -152,6 +152,15 @@ def test_a_float16_file_gives_what_its_values_give_in_memory(tmp_path, monkeypat
     assert crt_sgd(stored, **QUIET).same_as(expected_sgd)
 
 
+@pytest.mark.parametrize("fit", [crt, crt_sgd])
+def test_features_in_memory_are_neither_copied_nor_changed(fit):
+    before = TRAIN.features.copy()
+    held = training_features(TRAIN, torch.device("cpu")).rows(slice(None))
+    assert np.shares_memory(held.numpy(), TRAIN.features)
+    fit(TRAIN, **QUIET)
+    np.testing.assert_array_equal(TRAIN.features, before)
+
+
 @pytest.mark.parametrize("num_classes", [1, 2])
 @pytest.mark.parametrize("fit", [crt, crt_sgd])
 def test_few_classes(fit, num_classes):
