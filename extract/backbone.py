@@ -2,15 +2,20 @@
 
 The features are what enters the classifier module (a forward pre-hook on it); ``verify`` shows that the classifier is
 linear in them and is the last step, z = x Wᵀ + b, before anything is written.
+
+Some networks of timm (distilled ones, CrossViT) have several classifiers, each on features of its own, and average
+their logits. That is one classifier over the features side by side, as with experts: W = [W_1, …, W_E] / E.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ltpost.errors import DataError, UsageError
@@ -26,10 +31,11 @@ class Backbone:
 
     Args:
         model: takes images (n, channels, h, w), gives logits (n, C).
-        head_key: name of its classifier module, an nn.Linear; found where None.
+        head_key: name of its classifier module, an nn.Linear, or several with commas between; found where None.
         device: where it runs.
         amp: "off", "bf16" or "fp16".
         gated: whether the logits are known not to be linear in the features.
+        compiled: whether to run it through torch.compile.
 
     Raises:
         UsageError: no or several classifiers are possible; the message has the table.
@@ -43,6 +49,7 @@ class Backbone:
         device: str | torch.device = "cpu",
         amp: str = "off",
         gated: bool = False,
+        compiled: bool = False,
     ):
         if amp not in AMP_DTYPES:
             raise UsageError(f"--amp must be off, bf16 or fp16, but is '{amp}'")
@@ -53,14 +60,35 @@ class Backbone:
         self.amp = AMP_DTYPES[amp]
         self.gated = gated
         self.head_key = head_key_of(model, head_key)
-        self.classifier: nn.Linear = model.get_submodule(self.head_key)  # type: ignore[assignment]
+        self.classifiers: list[nn.Linear] = [model.get_submodule(key) for key in keys_of(self.head_key)]  # type: ignore[misc]
+        weights = [layer.weight.detach().float() for layer in self.classifiers]
+        biases = [w.new_zeros(len(w)) if layer.bias is None else layer.bias.detach().float()
+                  for w, layer in zip(weights, self.classifiers, strict=True)]  # fmt: skip
+        if len({len(bias) for bias in biases}) > 1:
+            raise DataError(f"classifiers '{self.head_key}' must have equally many outputs; choose one with --head-key")
+        self._weight, self._biases = torch.cat(weights, dim=1) / len(weights), torch.stack(biases)
+        self._has_bias = any(layer.bias is not None for layer in self.classifiers)
+        self._inputs: list[list[Tensor]] = [[] for _ in self.classifiers]
+        self._hooks = [lambda _, args, kept=kept: kept.append(args[0]) for kept in self._inputs]
+        self._compiled = torch.compile(self._forward, dynamic=False) if compiled else None
+        self._compiled_for = 0  # images
 
     @property
     def head(self) -> LinearHead:
         """The joint classifier, (C, D)."""
-        bias = self.classifier.bias
-        weight = self.classifier.weight.detach().float().cpu().numpy()
-        return LinearHead(weight, None if bias is None else bias.detach().float().cpu().numpy())
+        bias = self._biases.mean(dim=0).cpu().numpy() if self._has_bias else None
+        return LinearHead(self._weight.cpu().numpy(), bias)
+
+    @property
+    def num_experts(self) -> int:
+        """How many classifiers share the columns of the features evenly; 1 where there is one, or they do not."""
+        return len(self.classifiers) if len({layer.in_features for layer in self.classifiers}) == 1 else 1
+
+    @property
+    def expert_bias(self) -> NDArray[np.float32] | None:
+        """(E, C), or None where there is one classifier."""
+        biases: NDArray[np.float32] = self._biases.cpu().numpy()
+        return biases if self.num_experts > 1 and self._has_bias else None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, channels, h, w) on the device to features (n, D) and logits (n, C), float32.
@@ -68,33 +96,76 @@ class Backbone:
         Raises:
             DataError: the model cannot take the images, or does not use its classifier once per batch.
         """
-        inputs: list[Tensor] = []
-        hook = self.classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        amp = torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
+        if self._compiled is not None and self._compiled_for:
+            short = max(0, self._compiled_for - len(images))  # another size would be compiled anew
+            filled = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, short))
+            features, logits = self._run(self._compiled, filled)
+            return features[: len(images)], logits[: len(images)]
         try:
-            with torch.inference_mode(), amp:
-                output = self.model(images)
+            eager = self._run(self._forward, images)
         except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower --batch-size") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"the model cannot take images of shape {tuple(images.shape[1:])} ({reason})") from None
-        finally:
-            hook.remove()
-        if len(inputs) != 1 or inputs[0].shape != (len(images), self.classifier.in_features):
-            found = f"with shapes {[tuple(x.shape) for x in inputs]}" if inputs else "never"
             raise DataError(
-                f"classifier '{self.head_key}' must be called once with (n, {self.classifier.in_features}), but was "
-                f"called {found}; name another with --head-key"
-            )
-        return inputs[0].float(), _logits_of(output).float()
+                f"the model cannot take images of shape {tuple(images.shape[1:])} ({_first_line(error)})"
+            ) from None
+        return eager if self._compiled is None else self._compile(images, *eager)
+
+    def _run(self, forward: Callable[[Tensor], Any], images: Tensor) -> tuple[Tensor, Tensor]:
+        amp = torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
+        hooks = [
+            layer.register_forward_pre_hook(hook) for layer, hook in zip(self.classifiers, self._hooks, strict=True)
+        ]
+        for kept in self._inputs:
+            kept.clear()
+        try:
+            with torch.inference_mode(), amp:
+                inputs, output = forward(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for key, layer, seen in zip(keys_of(self.head_key), self.classifiers, inputs, strict=True):
+            if len(seen) != 1 or seen[0].shape != (len(images), layer.in_features):
+                found = f"with shapes {[tuple(x.shape) for x in seen]}" if seen else "never"
+                raise DataError(
+                    f"classifier '{key}' must be called once with (n, {layer.in_features}), but was "
+                    f"called {found}; name another with --head-key"
+                )
+        return torch.cat([seen[0] for seen in inputs], dim=1).float(), _logits_of(output).float()
+
+    def _forward(self, images: Tensor) -> tuple[list[list[Tensor]], Any]:
+        """What entered each classifier, and what the model returned."""
+        output = self.model(images)
+        return [list(kept) for kept in self._inputs], output
+
+    def _compile(self, images: Tensor, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The first batch once more, compiled; it must be what the model gave as it is.
+
+        Raises:
+            UsageError: torch.compile cannot, or gives something else.
+        """
+        assert self._compiled is not None
+        try:
+            ours = self._run(self._compiled, images)
+        except Exception as error:  # noqa: BLE001,RUF100 - a compiler's errors are of any kind
+            raise UsageError(
+                f"--compile: torch.compile cannot compile this model here ({_first_line(error)}); leave the option out"
+            ) from None
+        for name, one, other in (("features", ours[0], features), ("logits", ours[1], logits)):
+            difference = float((one - other).abs().max())
+            if not difference <= (0.05 if self.amp else 1e-3) * max(1.0, float(other.abs().max())):
+                raise UsageError(
+                    f"--compile: the compiled model gives other {name} than the model (by {difference:.3g}); leave the "
+                    "option out"
+                )
+        self._compiled_for = len(images)
+        return ours
 
     def linear(self, features: Tensor) -> Tensor:
         """Logits x Wᵀ + b in float32, the logits that a reader of the file computes."""
-        bias = self.classifier.bias
         with torch.inference_mode():
             return torch.nn.functional.linear(
-                features, self.classifier.weight.float(), None if bias is None else bias.float()
+                features, self._weight, self._biases.mean(dim=0) if self._has_bias else None
             )
 
     def verify(self, features: Tensor, logits: Tensor) -> None:
@@ -133,26 +204,36 @@ def _logits_of(output: Any) -> Tensor:
     return output
 
 
+def keys_of(head_key: str) -> list[str]:
+    """The names in ``head_key``: one, or several with commas between."""
+    return [name.strip().removesuffix(".weight").removesuffix(".bias") for name in head_key.split(",")]
+
+
 def head_key_of(model: nn.Module, head_key: str | None) -> str:
-    """Name of the classifier module; see :class:`Backbone`."""
+    """Name of the classifier module, or of several; see :class:`Backbone`."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if head_key is not None:
-        wanted = head_key.removesuffix(".weight").removesuffix(".bias")
-        if wanted not in linear:
+        wanted = keys_of(head_key)
+        if not set(wanted) <= set(linear):
             raise UsageError(f"--head-key {head_key}: the model has no such nn.Linear; {_table(linear)}")
-        return wanted
+        return ",".join(wanted)
     if not linear:
         raise UsageError("the model has no nn.Linear that could be its classifier (a convolution or cosine head?)")
     declared = getattr(model, "pretrained_cfg", None) or {}
     declared = declared.get("classifier") if isinstance(declared, Mapping) else None
-    if isinstance(declared, str) and declared in linear:
-        return declared
+    declared = (declared,) if isinstance(declared, str) else tuple(declared or ())
+    if declared and set(declared) <= set(linear):
+        return ",".join(declared)
     if len(linear) == 1:
         return next(iter(linear))
     usual = {name.split(".")[0]: name for name in linear if name.split(".")[0] in USUAL_NAMES}  # the last of a block
     if len(usual) == 1:
         return next(iter(usual.values()))
     raise UsageError(f"the model has several possible classifiers; choose one with --head-key; {_table(linear)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _table(linear: Mapping[str, nn.Linear]) -> str:

@@ -38,7 +38,7 @@ class Numbers(click.ParamType):
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
-@click.option("--head-key", help="Name of the classifier layer.  [default: found]")
+@click.option("--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: found]")
 @click.option("--expert", metavar="E", help="Which expert of a RIDE or SADE checkpoint, 0, 1, …, or all.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option(
@@ -69,6 +69,7 @@ class Numbers(click.ParamType):
 @click.option(
     "--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True, help="Mixed precision."
 )
+@click.option("--compile", is_flag=True, help="Run the network through torch.compile.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),

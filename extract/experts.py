@@ -6,7 +6,7 @@ side, x = [x_1, …, x_E], with W = [W_1, …, W_E] / E and b the mean of b_e: e
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,10 +45,11 @@ def open_all(checkpoints: list[Checkpoint], arch: str | None, head_scale: float)
     experts, weights, biases = [], [], []
     for checkpoint in checkpoints:
         arch, model, preprocess = open_model(checkpoint, arch, None, head_scale)
-        head = Backbone(model, f"{checkpoint.normed}.1" if checkpoint.normed else None)
-        weights.append(head.classifier.weight.detach())
-        biases.append(torch.zeros(len(weights[0])) if head.classifier.bias is None else head.classifier.bias.detach())
-        name = checkpoint.normed or head.head_key
+        backbone = Backbone(model, f"{checkpoint.normed}.1" if checkpoint.normed else None)
+        head = backbone.head
+        weights.append(torch.from_numpy(head.weight))
+        biases.append(torch.zeros(head.num_classes) if head.bias is None else torch.from_numpy(head.bias))
+        name = checkpoint.normed or backbone.head_key
         model.set_submodule(name, Normalise() if checkpoint.normed else nn.Identity())
         experts.append(model)
     fc = nn.Linear(sum(weight.shape[1] for weight in weights), len(weights[0]))
@@ -58,11 +59,16 @@ def open_all(checkpoints: list[Checkpoint], arch: str | None, head_scale: float)
     return arch, SideBySide(experts, fc, torch.stack(biases).numpy()), preprocess
 
 
-def heads_of(head: LinearHead, count: int) -> list[LinearHead]:
-    """The heads of the experts whose mean is ``head``: parts of the weight times E, and each the whole bias."""
-    return [LinearHead(np.ascontiguousarray(part) * count, head.bias) for part in np.split(head.weight, count, axis=1)]
+def parts_of(head: LinearHead, widths: Sequence[int]) -> list[tuple[slice, LinearHead]]:
+    """The heads whose mean is ``head``, each with the columns of its features.
 
+    Args:
+        head: over the features of all, side by side.
+        widths: how many columns each has; their sum is D.
 
-def parts_of(rows: Any, count: int) -> list[Any]:
-    """The features of each expert, out of rows (n, E·D)."""
-    return np.split(rows, count, axis=1)
+    Returns:
+        For each its columns and a head: that part of the weight times E, and the whole bias.
+    """
+    stops = np.cumsum(widths)
+    columns = [slice(int(stop - width), int(stop)) for stop, width in zip(stops, widths, strict=True)]
+    return [(part, LinearHead(head.weight[:, part] * len(widths), head.bias)) for part in columns]

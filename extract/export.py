@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.backbone import Backbone
+from ltpost.extract import architectures
+from ltpost.extract.backbone import Backbone, keys_of
 from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, is_gated, read_checkpoint, read_experts
-from ltpost.extract.experts import heads_of, parts_of
+from ltpost.extract.experts import parts_of
+from ltpost.extract.preprocess import Preprocess
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
 
@@ -76,7 +79,7 @@ def export_head(
         from ltpost.extract import export_formats
 
         target = Path(out) if out is not None else Path(f"{name}{export_formats.SUFFIXES[format]}")
-        return export_formats.write(head, target, format, head_key, ckpt, arch)
+        return export_formats.write(head, target, format, head_key, ckpt, arch, found)
     if ckpt is None:
         raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
     source = Path(ckpt)
@@ -84,20 +87,18 @@ def export_head(
     if target.exists() and target.samefile(source):
         raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")
     proof = _proof_rows(found, head)
+    parts = parts_in(source, head, head_key, found)
+    container = parts[0].checkpoint.container
+    for part in parts:
+        container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
     partial = target.with_name(f"partial-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        expert = None if found is None else found.attrs.get("expert")
-        if found is not None and found.num_experts > 1:
-            _export_experts(head, source, partial, proof)
-        else:
-            expert = None if expert is None else int(expert)
-            checkpoint = read_checkpoint(source, expert)
-            key = _classifier(checkpoint, head, head_key, found)
-            _write(_replaced(checkpoint, key, head), source, partial)
-            _prove(checkpoint, read_checkpoint(partial, expert), key, head, proof)
-            if data is not None:
-                _prove_on_images(read_checkpoint(partial, expert), key, head, arch, data, split)
+        _write(container, source, partial)
+        for part in parts:
+            _prove(part, partial, {other.key for other in parts}, proof)
+        if data is not None:
+            _prove_on_images(partial, parts, head, arch, found, data, split)
         partial.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
@@ -134,8 +135,55 @@ def _proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | No
     return np.asarray(found.features[rows], dtype=np.float32)
 
 
-def _classifier(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> str:
-    """Name of the classifier in ``checkpoint.state``."""
+@dataclass(frozen=True)
+class Part:
+    """A classifier in a checkpoint, and what becomes of it: the whole head, or an expert's part.
+
+    Args:
+        checkpoint: as it was.
+        expert: which one of the file it is, or None.
+        key: name of the classifier in ``checkpoint.state``.
+        columns: of the features.
+        head: over those columns.
+    """
+
+    checkpoint: Checkpoint
+    expert: int | None
+    key: str
+    columns: slice
+    head: LinearHead
+
+
+def parts_in(source: Path, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> list[Part]:
+    """Every classifier that the head goes into: one, those of all experts, or several of one network."""
+    expert = None if found is None else found.attrs.get("expert")
+    if expert == "all":
+        places = [(one, number, _fc(one)) for number, one in enumerate(read_experts(source))]
+    else:
+        expert = None if expert is None else int(expert)
+        checkpoint = read_checkpoint(source, expert)
+        places = [(checkpoint, expert, key) for key in _classifiers(checkpoint, head, head_key, found)]
+    shapes = [_shape(checkpoint, key) for checkpoint, _, key in places]
+    if (shapes[0][0], sum(width for _, width in shapes)) != head.shape or len({count for count, _ in shapes}) > 1:
+        keys = ", ".join(f"'{key}.weight'" for _, _, key in places)
+        sizes = ", ".join(map(str, shapes))
+        raise DataError(f"{source}: {keys} is {sizes}, but the head is {head.shape} (C, D)")
+    split = parts_of(head, [width for _, width in shapes])
+    return [Part(*place, *part) for place, part in zip(places, split, strict=True)]
+
+
+def _fc(checkpoint: Checkpoint) -> str:
+    return "fc" if "fc.weight" in checkpoint.state else "linear"
+
+
+def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, int]:
+    """(C, D) of a classifier."""
+    rows, columns = checkpoint.state[f"{key}.weight"].shape
+    return (columns, rows) if checkpoint.normed == key else (rows, columns)
+
+
+def _classifiers(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> list[str]:
+    """Names of the classifiers in ``checkpoint.state``; several where the network averages their logits."""
     if is_gated(checkpoint.state):
         raise DataError(
             f"{checkpoint.path}: its classifier is gated by a confidence of each image (DisAlign), so a linear head "
@@ -150,21 +198,20 @@ def _classifier(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, 
                 f"({found.attrs.get('checkpoint')}); name that one with --ckpt, or the right --features"
             )
     if head_key is not None:
-        key = checkpoint.module_name(head_key)
-        if f"{key}.weight" not in checkpoint.state:
-            raise UsageError(f"--head-key {head_key}: {checkpoint.path} has no '{key}.weight'; {_table(checkpoint)}")
-    else:
-        fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape == head.shape]
-        if len(fitting) != 1:
-            raise UsageError(
-                f"{checkpoint.path}: {len(fitting) or 'no'} tensors could be the classifier {head.shape}; name it with "
-                f"--head-key; {_table(checkpoint)}"
-            )
-        key = fitting[0]
-    shape = tuple(checkpoint.state[f"{key}.weight"].shape)
-    if (shape[::-1] if checkpoint.normed == key else shape) != head.shape:
-        raise DataError(f"{checkpoint.path}: '{key}.weight' is {shape}, but the head is {head.shape} (C, D)")
-    return key
+        keys = [checkpoint.module_name(key) for key in keys_of(head_key)]
+        for key in keys:
+            if f"{key}.weight" not in checkpoint.state:
+                raise UsageError(
+                    f"--head-key {head_key}: {checkpoint.path} has no '{key}.weight'; {_table(checkpoint)}"
+                )
+        return keys
+    fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape == head.shape]
+    if len(fitting) != 1:
+        raise UsageError(
+            f"{checkpoint.path}: {len(fitting) or 'no'} tensors could be the classifier {head.shape}; name it with "
+            f"--head-key; {_table(checkpoint)}"
+        )
+    return fitting
 
 
 def _table(checkpoint: Checkpoint) -> str:
@@ -230,34 +277,13 @@ def _write(container: Any, source: Path, partial: Path) -> None:
         torch.save(container, partial, _use_new_zipfile_serialization=zipfile.is_zipfile(source))
 
 
-def _export_experts(head: LinearHead, source: Path, partial: Path, rows: NDArray[Any] | None) -> None:
-    """The parts of a head over all experts, each into its expert's classifier."""
-    experts = read_experts(source)
-    if head.num_features % len(experts):
-        raise DataError(
-            f"{source}: has {len(experts)} experts, which do not divide the head's {head.num_features} inputs"
-        )
-    heads = heads_of(head, len(experts))
-    container = experts[0].container
-    for checkpoint, part in zip(experts, heads, strict=True):
-        container = _replaced(replace(checkpoint, container=container), _fc(checkpoint), part)
-    _write(container, source, partial)
-    parts = [None] * len(experts) if rows is None else parts_of(rows, len(experts))
-    for old, new, part, some in zip(experts, read_experts(partial), heads, parts, strict=True):
-        _prove(old, new, _fc(old), part, some)
-
-
-def _fc(checkpoint: Checkpoint) -> str:
-    return "fc" if "fc.weight" in checkpoint.state else "linear"
-
-
 # -- proving -----------------------------------------------------------------------------------------------------------
 
 
-def _prove(old: Checkpoint, new: Checkpoint, key: str, head: LinearHead, rows: NDArray[Any] | None) -> None:
+def _prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) -> None:
     """The file loaded afresh: the classifier must give the head's logits, and nothing else may have changed."""
-    written = new.path
-    replaced = {f"{key}.weight", f"{key}.bias"}
+    old, new, key, head = part.checkpoint, read_checkpoint(written, part.expert), part.key, part.head
+    replaced = {f"{name}.{kind}" for name in keys for kind in ("weight", "bias")}
     if old.state.keys() != new.state.keys() or any(
         not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced
     ):
@@ -266,7 +292,7 @@ def _prove(old: Checkpoint, new: Checkpoint, key: str, head: LinearHead, rows: N
     exact = weight.dtype in (torch.float32, torch.float64)
     weight = weight.float().T if old.normed == key else weight.float()
     found = LinearHead(weight.numpy(), None if bias is None else bias.float().numpy())
-    rows = np.eye(head.num_features, dtype=np.float32)[:_PROOF_ROWS] if rows is None else rows
+    rows = np.eye(head.num_features, dtype=np.float32)[:_PROOF_ROWS] if rows is None else rows[:, part.columns]
     expected = head.logits(rows)
     difference = float(np.abs(found.logits(rows) - expected).max(initial=0.0))
     if not difference <= (1e-5 if exact else 2e-2) * max(1.0, float(np.abs(expected).max(initial=0.0))):
@@ -278,22 +304,47 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _prove_on_images(
-    checkpoint: Checkpoint, key: str, head: LinearHead, arch: str | None, data: Any, split: str
+    written: Path,
+    parts: list[Part],
+    head: LinearHead,
+    arch: str | None,
+    found: FeatureSet | None,
+    data: Any,
+    split: str,
 ) -> None:
     """Some images through the exported model: its logits must be the head's on the model's features."""
     from ltpost.extract.data import open_source
-    from ltpost.extract.extraction import open_model
     from ltpost.extract.source import Unreadable
 
-    _, model, preprocess = open_model(checkpoint, arch, key)
-    backbone = Backbone(model, f"{key}.1" if checkpoint.normed else key)
+    backbone, preprocess = backbone_of(written, parts, arch, found)
     source = open_source(data, split)
     images = [image for image in source.images.read(slice(0, 16)) if not isinstance(image, Unreadable)]
     source.images.close()
     if not images:
         raise DataError(f"{source.name}: none of the first 16 images can be read")
-    batch = torch.from_numpy(np.stack([preprocess.cut(image) for image in images]))
-    features, logits = backbone(preprocess.normalise(batch))
-    expected = head.logits(features.numpy())
-    if not np.allclose(logits.numpy(), expected, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(expected).max()))):
-        raise DataError(f"{checkpoint.path}: the exported model gives other logits on images of {source.name}")
+    features, logits = [], []
+    for image in images:  # one by one, as they may differ in size
+        one = backbone(preprocess.normalise(torch.tensor(preprocess.cut(image))[None]))
+        features.append(one[0].numpy())
+        logits.append(one[1].numpy())
+    expected = head.logits(np.concatenate(features))
+    tolerance = 1e-3 * max(1.0, float(np.abs(expected).max()))
+    if not np.allclose(np.concatenate(logits), expected, rtol=1e-3, atol=tolerance):
+        raise DataError(f"{written}: the exported model gives other logits on images of {source.name}")
+
+
+def backbone_of(
+    file: Path, parts: list[Part], arch: str | None, found: FeatureSet | None
+) -> tuple[Backbone, Preprocess]:
+    """The network of a checkpoint with its classifiers, and the transform that the features were made with."""
+    from ltpost.extract.extraction import open_network
+
+    attrs = {} if found is None else found.attrs
+    stored = str(attrs.get("arch", ""))
+    arch = arch or (stored if architectures.known(stored) else None)
+    expert = attrs.get("expert")
+    scale = float(parts[0].head.norms()[0])  # of a cosine classifier, whose directions alone are in the file
+    keys = None if expert == "all" else ",".join(part.key for part in parts)
+    network = open_network(file, arch, keys, expert=expert, head_scale=scale)
+    preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
+    return Backbone(network.model, network.head_key), preprocess

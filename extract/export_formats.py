@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from ltpost.errors import DataError, UsageError
+from ltpost.extract.backbone import keys_of
+from ltpost.extract.experts import parts_of
+from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
 
 SUFFIXES = {"safetensors": ".safetensors", "torch-head": ".pth", "onnx": ".onnx"}
@@ -24,8 +27,9 @@ def write(
     head_key: str | None,
     ckpt: str | os.PathLike[str] | None,
     arch: str | None,
+    found: FeatureSet | None,
 ) -> Path:
-    """Write ``head`` as ``fc.weight`` (C, D) and ``fc.bias``, or another ``head_key``, or as ONNX."""
+    """Write ``head`` as ``fc.weight`` (C, D) and ``fc.bias``, or another ``head_key``, or as ONNX; see export_head."""
     partial = target.with_name(f"partial-{target.name}")
     name = head_key or "fc"
     tensors = {f"{name}.weight": torch.from_numpy(head.weight)}
@@ -42,7 +46,7 @@ def write(
         elif ckpt is None:
             _write_onnx_head(head, partial)
         else:
-            _write_onnx_model(head, partial, ckpt, arch, head_key)
+            _write_onnx_model(head, partial, Path(ckpt), arch, head_key, found)
         partial.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
@@ -78,7 +82,7 @@ def _write_onnx_head(head: LinearHead, path: Path) -> None:
 
 
 def _write_onnx_model(
-    head: LinearHead, path: Path, ckpt: str | os.PathLike[str], arch: str | None, head_key: str | None
+    head: LinearHead, path: Path, ckpt: Path, arch: str | None, head_key: str | None, found: FeatureSet | None
 ) -> None:
     """Images (N, channels, height, width), preprocessed, to logits (N, C)."""
     _onnx()
@@ -86,22 +90,14 @@ def _write_onnx_model(
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError("--format onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
-    from ltpost.extract.backbone import Backbone
-    from ltpost.extract.checkpoints import read_checkpoint
-    from ltpost.extract.extraction import open_model
+    from ltpost.extract.export import backbone_of, parts_in
 
-    checkpoint = read_checkpoint(ckpt)
-    _, model, preprocess = open_model(checkpoint, arch, head_key)
-    model = model.to(memory_format=torch.contiguous_format)
-    backbone = Backbone(model, f"{checkpoint.normed}.1" if checkpoint.normed else head_key)
-    shape = tuple(backbone.classifier.weight.shape)
-    if shape != head.shape:
-        raise DataError(f"{ckpt}: '{backbone.head_key}' is {shape}, but the head is {head.shape} (C, D)")
-    new = torch.nn.Linear(head.num_features, head.num_classes, bias=head.bias is not None)
-    new.weight.data = torch.from_numpy(head.weight)
-    if head.bias is not None:
-        new.bias.data = torch.from_numpy(head.bias)
-    model.set_submodule(backbone.head_key, new)
+    parts = parts_in(ckpt, head, head_key, found)
+    backbone, preprocess = backbone_of(ckpt, parts, arch, found)
+    model = backbone.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    widths = [layer.in_features for layer in backbone.classifiers]
+    for key, (_, part) in zip(keys_of(backbone.head_key), parts_of(head, widths), strict=True):
+        model.set_submodule(key, _layer(part))
     side = preprocess.crop or 32
     images = torch.zeros(2, 3, side, side)
     program = torch.onnx.export(
@@ -110,3 +106,11 @@ def _write_onnx_model(
     )  # fmt: skip
     assert program is not None
     program.save(str(path), external_data=False)
+
+
+def _layer(head: LinearHead) -> torch.nn.Linear:
+    layer = torch.nn.Linear(head.num_features, head.num_classes, bias=head.bias is not None)
+    layer.weight.data = torch.from_numpy(head.weight)
+    if head.bias is not None:
+        layer.bias.data = torch.from_numpy(head.bias)
+    return layer

@@ -58,6 +58,7 @@ def extract_features(
     std: Sequence[float] | None = None,
     device: str = "auto",
     amp: str = "off",
+    compile: bool = False,
     dtype: str = "float32",
     logits: bool | None = None,
     batch_size: int = 64,
@@ -80,7 +81,8 @@ def extract_features(
         out: a folder, which gets ``<split>.h5``, or a file name ending in .h5.
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
             None reads it from the shapes.
-        head_key: name of the classifier module; None finds it.
+        head_key: name of the classifier module, or of several with commas between whose logits are averaged; None
+            finds it.
         expert: which one, of a checkpoint with several; "all" puts their features side by side, so that the joint
             classifier is the mean of theirs.
         head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
@@ -97,6 +99,7 @@ def extract_features(
         std: likewise.
         device: "auto", "cpu", "cuda", "cuda:1", …
         amp: "off", "bf16" or "fp16"; logits are then those of the float32 classifier on the stored features.
+        compile: run the model through torch.compile; its first batch is compared with the model as it is.
         dtype: of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
         batch_size: images at a time.
@@ -139,7 +142,9 @@ def extract_features(
     with _left_as_it_was(network.model) as device_now:
         own = isinstance(model, nn.Module) and device == "auto"
         where = device_now if own else choose_device(device, part.local if part else None)
-        backbone = Backbone(network.model, network.head_key, device=where, amp=amp, gated=network.gated)
+        backbone = Backbone(
+            network.model, network.head_key, device=where, amp=amp, gated=network.gated, compiled=compile
+        )
         head = backbone.head
         if dataset is not None:
             check_preset(dataset, head.num_classes)
@@ -154,7 +159,7 @@ def extract_features(
             shape=head.shape,
             dtype=dtype,
             logits=logits,
-            expert_bias=getattr(network.model, "expert_bias", None),
+            expert_bias=getattr(network.model, "expert_bias", backbone.expert_bias),
             class_counts=_class_counts(source, class_counts, head.num_classes),
             class_names=_class_names(source, head.num_classes),
             paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],
@@ -164,6 +169,7 @@ def extract_features(
                 "arch": network.arch,
                 **network.attrs,
                 "head_key": backbone.head_key,
+                **({"experts": backbone.num_experts} if backbone.num_experts > 1 else {}),
                 "transform": json.dumps(preprocess.to_json()),
                 "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": total}),
                 **shown.attrs(),

@@ -8,7 +8,7 @@ result is theirs bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -63,6 +63,11 @@ class Preprocess:
     def to_json(self) -> dict[str, Any]:
         """What is stored with the features."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
+        """The transform that :meth:`to_json` gave."""
+        return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
     def changed(
         self,

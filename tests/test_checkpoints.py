@@ -327,6 +327,64 @@ def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
         extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert="all")
 
 
+@pytest.mark.parametrize(
+    ("name", "experts", "keys"),
+    [
+        ("deit_tiny_distilled_patch16_224", 2, ("head", "head_dist")),
+        ("levit_128s", 2, ("head.linear", "head_dist.linear")),
+        ("crossvit_tiny_240", 1, ("head.0", "head.1")),  # of 96 and 192 features
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch's exporter is full of them
+def test_timm_averages_several_classifiers(name, experts, keys, data, tmp_path):
+    """Extracted as one linear classifier, rebalanced, and back into all of them."""
+    timm = pytest.importorskip("timm")
+    from ltpost.methods.tau_norm import tau_normalize
+
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=C).eval()
+    for key in keys:  # timm begins some with zeros
+        nn.init.normal_(model.get_submodule(key).weight)
+        nn.init.normal_(model.get_submodule(key).bias)
+    torch.save({"state_dict": model.state_dict(), "arch": name}, tmp_path / "c.pth")
+    path = extract_features(tmp_path / "c.pth", data, "val", tmp_path / "features")
+    found = ltpost.load(path)
+    assert (found.attrs["head_key"], found.num_experts) == (",".join(keys), experts)
+    assert found.num_features == sum(model.get_submodule(key).in_features for key in keys)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    pixels = np.load(data / "val.npz")["images"]
+    images = torch.stack([transform(pytest.importorskip("PIL.Image").fromarray(image)) for image in pixels])
+    with torch.inference_mode():
+        np.testing.assert_allclose(found.logits, model(images), rtol=1e-4, atol=1e-4)
+    if experts > 1:
+        layer = model.get_submodule(keys[1])
+        np.testing.assert_allclose(found.expert(1).head.weight, layer.weight.detach(), rtol=1e-5)
+        np.testing.assert_allclose(found.expert(1).head.bias, layer.bias.detach(), rtol=1e-5)
+
+    head = tau_normalize(found.head, 0.7, bias="keep")
+    out = export_head(head, tmp_path / "c.pth", features=path, data=data)
+    model.load_state_dict(torch.load(out, weights_only=True)["state_dict"], strict=True)
+    with torch.inference_mode():
+        logits = model(images).numpy()
+    expected = head.logits(found.features)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
+    with pytest.raises(DataError, match="must reproduce the model's logits"):
+        extract_features(tmp_path / "c.pth", data, "val", tmp_path, head_key=keys[0])
+    with pytest.raises(DataError, match=r"'head.*weight', 'head.*' is .*, but the head is \(4, 7\)"):
+        export_head(LinearHead(np.ones((C, 7))), tmp_path / "c.pth", features=None, head_key=",".join(keys))
+
+
+def test_a_tuple_that_is_no_mean_is_refused(data, tmp_path):
+    """VOLO adds half the maximum over its tokens."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("volo_d1_224", num_classes=C).eval()
+    torch.save(model.state_dict(), tmp_path / "v.pth")
+    with pytest.raises(DataError, match="classifier 'aux_head' must be called once with"):
+        extract_features(tmp_path / "v.pth", data, "val", tmp_path, arch="volo_d1_224")
+
+
 def test_disalign_stores_logits_and_no_head(data, resnet, tmp_path):
     torch.manual_seed(1)
     gate = {"logit_scale": torch.randn(1, C), "logit_bias": torch.randn(1, C),
