@@ -16,11 +16,13 @@ from torch import nn
 import ltpost
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
+from ltpost.extract.backbone import Backbone
 from ltpost.extract.checkpoints import read_checkpoint
 from ltpost.extract.cifar_resnet import CifarResNet
 from ltpost.extract.command import export, inspect_ckpt
 from ltpost.extract.export import export_head
 from ltpost.extract.inspection import describe
+from ltpost.extract.preprocess import Preprocess
 from ltpost.head import LinearHead
 
 torchvision = pytest.importorskip("torchvision")
@@ -482,6 +484,36 @@ def test_other_formats(data, resnet, tmp_path):
     with torch.inference_mode():
         expected = head.logits(body(torch.from_numpy(images)).numpy())
     np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "torchvision:resnet18"])
+@pytest.mark.filterwarnings("ignore")  # torch's exporter is full of them
+def test_onnx_of_the_whole_model(name, data, tmp_path):
+    """By the command: one classifier or two, at the image size of the features."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    package, _, short = name.rpartition(":")
+    if package:
+        model = torchvision.models.get_model(short, weights=None, num_classes=C).eval()
+    else:
+        model = pytest.importorskip("timm").create_model(short, num_classes=C).eval()
+    torch.save({"state_dict": model.state_dict(), "arch": short}, tmp_path / "c.pth")
+    size = {"img_size": 32} if package else {}
+    found = ltpost.load(extract_features(tmp_path / "c.pth", data, "val", tmp_path / "features", **size))
+    rng = np.random.default_rng(0)
+    head = LinearHead(rng.normal(size=found.head.shape), rng.normal(size=C))
+    head.save(tmp_path / "h.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        arguments = ["--head", "h.safetensors", "--ckpt", "c.pth", "--format", "onnx"]
+        CliRunner().invoke(export, arguments, catch_exceptions=False)
+    session = runtime.InferenceSession(tmp_path / "h.onnx")
+    backbone, preprocess = Backbone(model), Preprocess.from_json(json.loads(found.attrs["transform"]))
+    pixels = [preprocess.cut(image) for image in np.load(data / "val.npz")["images"][:3]]
+    images = preprocess.normalise(torch.from_numpy(np.stack(pixels))).contiguous()
+    expected = head.logits(backbone(images)[0].numpy())
+    np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[0], expected, atol=2e-3)
 
 
 def test_export_errors(data, resnet, tmp_path):

@@ -597,3 +597,48 @@ def test_cifar10_checkpoints_load_strictly(name):
     assert arch == f"cifar_{name.split('-')[0]}"
     model.load_state_dict({**checkpoint.state, **counters(model)})  # strict
     assert checkpoint.sha256.startswith(name.split("-")[1])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler is full of them
+def test_compiled(tmp_path):
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # noqa: BLE001,RUF100
+        pytest.skip(f"no C++ compiler: {error}")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    save_npz(tmp_path / "val.npz")
+    model = Small()
+    plain, compiled = (
+        ltpost.load(
+            extract_features(model, tmp_path, "val", tmp_path / f"{flag}.h5", batch_size=4, compile=flag, workers=0)
+        )
+        for flag in (False, True)
+    )
+    np.testing.assert_allclose(compiled.features, plain.features, atol=1e-5)
+    np.testing.assert_allclose(compiled.logits, plain.logits, atol=1e-5)
+    frames = torch._dynamo.utils.counters["frames"]
+    assert (frames["total"], frames["ok"]) == (1, 1)  # once, though the last batch is smaller
+    assert not model.fc._forward_pre_hooks
+
+
+def test_what_cannot_be_compiled_is_said(tmp_path, monkeypatch):
+    save_npz(tmp_path / "val.npz")
+
+    def failing(forward, **_):
+        def compiled(images):
+            raise AttributeError("no compiler here\nand a long trace")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(
+        UsageError, match=r"--compile: torch.compile cannot compile this model here \(no compiler here\)"
+    ):
+        extract_features(Small(), tmp_path, "val", tmp_path / "a.h5", compile=True)
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda images: forward(images + 1))
+    with pytest.raises(UsageError, match="the compiled model gives other features than the model"):
+        extract_features(Small(), tmp_path, "val", tmp_path / "a.h5", compile=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["val.npz"]
