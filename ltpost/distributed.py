@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -80,6 +81,23 @@ def shard(train: FeatureSet) -> FeatureSet:
     import torch.distributed as dist
 
     return train.subset(np.array_split(np.arange(len(train)), dist.get_world_size())[dist.get_rank()])
+
+
+def own_part(files: list[Path]) -> Path:
+    """This process's file, of the parts of a split: there is one for each process, or for each on this machine.
+
+    Raises:
+        UsageError: there are more or fewer parts than processes.
+    """
+    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if len(files) == world:
+        return files[int(os.environ.get("RANK", "0"))]
+    if len(files) == local:
+        return files[int(os.environ.get("LOCAL_RANK", "0"))]
+    raise UsageError(
+        f"--features names {len(files)} parts of the training split, but there are {world} processes, {local} of them "
+        f"on this machine; start one for each part: torchrun --nproc-per-node {len(files)} -m ltpost …"
+    )
 
 
 def sum_(tensor: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ class FeatureSet:
         sample, view: (N,) integers, of several augmented views which sample a row shows, and which view of it.
         valid: (N,), 0 where an input could not be read.
         expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
+        part: some of the rows of the split only, so that ``class_counts`` need not be theirs.
         split: its name ("train", "val", "test", …).
         attrs: provenance.
         name: what to call it in messages.
@@ -123,6 +124,7 @@ class FeatureSet:
         view: Any = None,
         valid: Any = None,
         expert_bias: Any = None,
+        part: bool = False,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
         name: str = "features",
@@ -168,7 +170,7 @@ class FeatureSet:
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
         self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
         self._check_labels(all_labels)
-        self._check_counts(all_labels, integers["sample"])
+        self._check_counts(all_labels, integers["sample"], whole=not part)
         self._check_head()
         self._check_experts()
 
@@ -499,12 +501,12 @@ class FeatureSet:
                 f"{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}",
             )
 
-    def _check_counts(self, labels: NDArray[np.int64], sample: NDArray[np.int64] | None) -> None:
+    def _check_counts(self, labels: NDArray[np.int64], sample: NDArray[np.int64] | None, whole: bool) -> None:
         if self.class_counts is None:
             return
         for c in np.flatnonzero(self.class_counts < 0)[:1]:
             self._check(False, f"'class_counts' must not be negative, but class {c} has {self.class_counts[c]}")
-        if self.split == "train":
+        if self.split == "train" and whole:
             counted = _count_samples(labels, sample, self.num_classes)
             for c in np.flatnonzero(counted != self.class_counts)[:1]:
                 self._check(
@@ -616,11 +618,15 @@ def _parts(total: int, size: int, rows: NDArray[np.int64] | None) -> Iterator[tu
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> FeatureSet:
+def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
     """Open a feature file. Big datasets stay on disk (memory-mapped) until they are used.
 
     A file written by hand with h5py (``features``, ``labels``, and where known ``head/weight``, ``head/bias``,
     ``class_counts``) will do; the full list is in FORMAT.md.
+
+    Args:
+        path: the file.
+        part: it holds some of the rows of its split only, so that ``class_counts`` need not be theirs.
 
     Raises:
         DataError: the file breaks a rule of the format; the message says which, and what was found.
@@ -636,7 +642,7 @@ def load(path: str | os.PathLike[str]) -> FeatureSet:
         reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
         raise DataError(f"{source}: {reason}; write it again with ltpost extract") from None
     with file:
-        return _read(source, file)
+        return _read(source, file, part)
 
 
 def _near(source: Path) -> str:
@@ -649,7 +655,7 @@ def _near(source: Path) -> str:
     return "; write one with ltpost extract, or name the folder with --features"
 
 
-def _read(source: Path, file: h5py.File) -> FeatureSet:
+def _read(source: Path, file: h5py.File, part: bool) -> FeatureSet:
     attrs = {key: _scalar(value) for key, value in file.attrs.items()}
     if attrs.get("format", FORMAT) != FORMAT:
         raise DataError(f"{source}: attribute 'format' must be '{FORMAT}', but is '{attrs['format']}'")
@@ -694,6 +700,7 @@ def _read(source: Path, file: h5py.File) -> FeatureSet:
         valid=_array(file, "valid"),
         expert_bias=_array(file, "head/expert_bias"),
         split=str(attrs.get("split", source.stem)),
+        part=part or "shard" in attrs,
         attrs=attrs,
         name=str(source),
     )

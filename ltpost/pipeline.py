@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpost import distributed
 from ltpost._version import __version__
 from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import Result, evaluate, result_of
@@ -186,12 +187,13 @@ class Experiment:
 
     @property
     def train(self) -> FeatureSet:
-        """The training split, for methods that fit."""
+        """The training split, for methods that fit; of several processes (``distributed``), the rows of this one."""
         if "train" not in self.folder:
             raise DataError(
                 f"{self.folder.path}: has no train.h5, which this method fits to; run ltpost extract --split train"
             )
-        return self.folder["train"]
+        train = self.folder["train"]
+        return train if self.folder.parts else distributed.shard(train)
 
     @cached_property
     def joint_results(self) -> list[Result]:

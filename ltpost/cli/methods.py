@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltpost import distributed
 from ltpost.cli.options import Command, Grid, experiment_options, output_options, print_json
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def compare(experiment: Experiment, methods: str | None, heads: Path, csv_file: 
 
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     outcomes = pipeline.compare(experiment, chosen)
+    if distributed.rank() > 0:
+        return  # every process chooses and evaluates alike; one of them says so
     report = pipeline.compare_report(outcomes)
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
@@ -191,6 +194,8 @@ def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, a
     """Save the head, and print what was found."""
     from ltpost.head import LinearHead
 
+    if distributed.rank() > 0:
+        return
     saved = None
     if isinstance(outcome.head, LinearHead) or head_file is not None:
         place = head_file or Path("heads") / f"{outcome.method}.safetensors"

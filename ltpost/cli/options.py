@@ -78,7 +78,7 @@ def experiment_options(command: Command) -> Command:
         type=click.Path(path_type=Path),
         default=Path("features"),
         show_default=True,
-        help="Folder of the feature files <split>.h5.",
+        help="Folder of the feature files <split>.h5; under torchrun also the parts of train, 'features/train-*.h5'.",
     )
     @click.option("--val", default="val", show_default=True, help="Split to choose on.")
     @click.option("--test", default="test", show_default=True, help="Split to report.")
@@ -103,11 +103,15 @@ def experiment_options(command: Command) -> Command:
     @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
     @functools.wraps(command)
     def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
+        from ltpost import distributed
         from ltpost.pipeline import Experiment
 
         settings = {name: kwargs.pop(name) for name in EXPERIMENT}
-        experiment = Experiment(folder, **settings)
-        return command(*args, experiment=experiment, **kwargs)
+        distributed.start(settings["device"])
+        try:
+            return command(*args, experiment=Experiment(folder, **settings), **kwargs)
+        finally:
+            distributed.stop()
 
     return wrapper  # type: ignore[return-value]
 
