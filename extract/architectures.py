@@ -256,7 +256,7 @@ def builders(arch: str) -> list[Builder]:
         *FAMILY,
         *(f"cifar_resnet{n}" for n in (20, 32, 56)),
     ]
-    near = difflib.get_close_matches(arch, names, n=5, cutoff=0.5)
+    near = difflib.get_close_matches(arch, sorted(set(names)), n=5, cutoff=0.5)
     raise UsageError(
         f"--arch {arch}: no such architecture in torchvision, timm or ltpost"
         f"{'; did you mean ' + ', '.join(near) + '?' if near else ''}"
@@ -391,7 +391,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
         UsageError: no such architecture.
         DataError: the tensors do not fill it.
     """
-    reasons: list[str] = []
+    reasons: dict[str, list[str]] = {}
     for builder in builders(arch):
         model = builder.build(arch, num_classes)
         found = _differing_classes(model, state)
@@ -401,8 +401,8 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
         if reason is None:
             model.load_state_dict({key: state[key] for key in model.state_dict() if key in state}, strict=False)
             return model, builder.preprocess(arch, model)
-        reasons.append(f"{arch} of {builder.name}: {reason}")
-    raise DataError("; ".join(dict.fromkeys(reasons)))
+        reasons.setdefault(reason, []).append(builder.name)
+    raise DataError("; ".join(f"{arch} of {', '.join(names)}: {reason}" for reason, names in reasons.items()))
 
 
 def _differing_classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:

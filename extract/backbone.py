@@ -107,7 +107,7 @@ class Backbone:
             raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower --batch-size") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise DataError(
-                f"the model cannot take images of shape {tuple(images.shape[1:])} ({_first_line(error)})"
+                f"the model cannot take images of shape {tuple(images.shape[1:])} ({first_line(error)})"
             ) from None
         return eager if self._compiled is None else self._compile(images, *eager)
 
@@ -149,7 +149,7 @@ class Backbone:
             ours = self._run(self._compiled, images)
         except Exception as error:  # noqa: BLE001,RUF100 - a compiler's errors are of any kind
             raise UsageError(
-                f"--compile: torch.compile cannot compile this model here ({_first_line(error)}); leave the option out"
+                f"--compile: torch.compile cannot compile this model here ({first_line(error)}); leave the option out"
             ) from None
         for name, one, other in (("features", ours[0], features), ("logits", ours[1], logits)):
             difference = float((one - other).abs().max())
@@ -232,7 +232,8 @@ def head_key_of(model: nn.Module, head_key: str | None) -> str:
     raise UsageError(f"the model has several possible classifiers; choose one with --head-key; {_table(linear)}")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,7 +222,9 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     if layout is None:
         keys = ", ".join(list(map(str, container))[:8])
         raise DataError(f"{source}: holds no tensors that ltpost knows to find; its keys are {keys or 'none'}")
-    if expert is not None and layout.name.startswith("RIDE"):
+    if expert is not None:
+        if not layout.name.startswith("RIDE"):
+            raise UsageError(f"--expert {expert}: {source} has no experts (tensors linears.0.weight, …); leave it out")
         layout = _one_expert(container, expert)
     if layout.refuse:
         raise DataError(f"{source}: {layout.refuse}")
@@ -389,7 +392,8 @@ def _inert_types() -> list[Any]:
 
 def _read_torch(source: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_inert_types()):
+        with torch.serialization.safe_globals(_inert_types()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the pickle's protocol
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = _refused(source, str(error))

@@ -34,7 +34,8 @@ class Numbers(click.ParamType):
     envvar="LTPOST_DATA",
     show_default=True,
     show_envvar=True,
-    help="Folder with SPLIT/CLASS/ folders, SPLIT.npz or SPLIT.txt; or an .npz file.",
+    help="Folder with SPLIT/CLASS/ folders, SPLIT.npz, a list SPLIT.txt, SPLIT*.tar (WebDataset), CIFAR pickles or a "
+    "data set of Hugging Face; or an .npz file.",
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
@@ -84,7 +85,7 @@ class Numbers(click.ParamType):
 @click.option(
     "--augment",
     type=click.Choice(["standard", "none"]),
-    help="Random crop and flip, seeded per row.  [default: standard for several views of train]",
+    help="Random crop and flip, seeded per row.  [default: standard for several views of train, else none]",
 )
 @click.option(
     "--tta",

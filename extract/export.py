@@ -6,7 +6,6 @@ classifier with (LWS ``scales``, MiSLAS ``learned_norm``) is folded in, and set 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -25,6 +24,8 @@ from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, keys_of
 from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, is_gated, read_checkpoint, read_experts
 from ltpost.extract.experts import parts_of
+from ltpost.extract.export_formats import SUFFIXES, save, write, writing
+from ltpost.extract.loop import tell
 from ltpost.extract.preprocess import Preprocess
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
@@ -55,8 +56,8 @@ def export_head(
             ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
             the whole model with it.
         head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
-        features: a feature file, or a folder of them, to prove the result on; None, or a folder that is not there,
-            proves the tensors only.
+        features: a feature file, or a folder of them, to prove the result on; None, or the default where there is
+            none, proves the tensors only.
         arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
         data: images to run through the exported checkpoint as a further proof.
         split: of ``data``.
@@ -76,10 +77,8 @@ def export_head(
         raise DataError("the head works on logits, as its feature file has no features; extract them to export it")
     found = _feature_file(features)
     if format != "checkpoint":
-        from ltpost.extract import export_formats
-
-        target = Path(out) if out is not None else Path(f"{name}{export_formats.SUFFIXES[format]}")
-        return export_formats.write(head, target, format, head_key, ckpt, arch, found)
+        target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
+        return write(head, target, format, head_key, ckpt, arch, found)
     if ckpt is None:
         raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
     source = Path(ckpt)
@@ -91,20 +90,15 @@ def export_head(
     container = parts[0].checkpoint.container
     for part in parts:
         container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
-    partial = target.with_name(f"partial-{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write(container, source, partial)
+    with writing(target) as partial:
+        save(container, partial, metadata=_metadata(source), zipped=zipfile.is_zipfile(source))
         for part in parts:
             _prove(part, partial, {other.key for other in parts}, proof)
         if data is not None:
             _prove_on_images(partial, parts, head, arch, found, data, split)
-        partial.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    seen = ["its tensors" if found is None or proof is None else f"{len(proof)} rows of {found.name}"]
+    seen += [] if data is None else [f"images of {data}"]
+    tell(f"{target}: loaded afresh it gives the head's logits ({', '.join(seen)})")
     return target
 
 
@@ -115,6 +109,8 @@ def _feature_file(features: Any) -> FeatureSet | None:
     if features is None or isinstance(features, FeatureSet):
         return features
     path = Path(features)
+    if not path.exists() and path != Path("features"):
+        raise UsageError(f"--features {path}: no such file or folder")
     if path.is_dir():
         path = next(
             (path / f"{split}.h5" for split in ("val", "test", "train") if (path / f"{split}.h5").is_file()), path
@@ -265,16 +261,15 @@ def _with(container: Any, location: Location, tensor: Tensor) -> Any:
     return changed
 
 
-def _write(container: Any, source: Path, partial: Path) -> None:
-    if source.suffix == ".safetensors":
-        from safetensors import safe_open
-        from safetensors.torch import save_file
+def _metadata(source: Path) -> dict[str, str] | None:
+    """Of a safetensors file."""
+    if source.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
 
-        with safe_open(source, framework="pt") as file:
-            metadata = file.metadata()
-        save_file(dict(container), partial, metadata=metadata)
-    else:
-        torch.save(container, partial, _use_new_zipfile_serialization=zipfile.is_zipfile(source))
+    with safe_open(source, framework="pt") as file:
+        metadata: dict[str, str] | None = file.metadata()
+    return metadata
 
 
 # -- proving -----------------------------------------------------------------------------------------------------------

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.backbone import keys_of
+from ltpost.extract.backbone import first_line, keys_of
 from ltpost.extract.experts import parts_of
 from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
@@ -30,30 +32,58 @@ def write(
     found: FeatureSet | None,
 ) -> Path:
     """Write ``head`` as ``fc.weight`` (C, D) and ``fc.bias``, or another ``head_key``, or as ONNX; see export_head."""
-    partial = target.with_name(f"partial-{target.name}")
     name = head_key or "fc"
     tensors = {f"{name}.weight": torch.from_numpy(head.weight)}
     if head.bias is not None:
         tensors[f"{name}.bias"] = torch.from_numpy(head.bias)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if format == "safetensors":
-            from safetensors.torch import save_file
-
-            save_file(tensors, partial)
-        elif format == "torch-head":
-            torch.save(tensors, partial)
+    with writing(target) as partial:
+        if format != "onnx":
+            save(tensors, partial, safe=format == "safetensors")
         elif ckpt is None:
             _write_onnx_head(head, partial)
         else:
             _write_onnx_model(head, partial, Path(ckpt), arch, head_key, found)
+    return target
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """A path of the same ending to write to, which becomes ``target`` when the block ends well."""
+    partial = target.with_name(f"partial-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
         partial.replace(target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-    return target
+
+
+def save(
+    content: Any,
+    path: Path,
+    *,
+    safe: bool | None = None,
+    metadata: dict[str, str] | None = None,
+    zipped: bool = True,
+) -> None:
+    """Write tensors as safetensors (by default where the name says so) or as torch does.
+
+    Raises:
+        OSError: whatever those two make of a full disk.
+    """
+    try:
+        if path.suffix == ".safetensors" if safe is None else safe:
+            from safetensors.torch import save_file
+
+            save_file(dict(content), path, metadata=metadata)
+        else:
+            with path.open("wb") as file:
+                torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    except (RuntimeError, SafetensorError) as error:
+        raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from None
 
 
 def _onnx() -> Any:
@@ -100,10 +130,13 @@ def _write_onnx_model(
         model.set_submodule(key, _layer(part))
     side = preprocess.crop or 32
     images = torch.zeros(2, 3, side, side)
-    program = torch.onnx.export(
-        model.eval(), (images,), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-    )  # fmt: skip
+    try:
+        program = torch.onnx.export(
+            model.eval(), (images,), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise UsageError(f"--format onnx: torch cannot export this model ({first_line(error)})") from None
     assert program is not None
     program.save(str(path), external_data=False)
 

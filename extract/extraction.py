@@ -125,6 +125,8 @@ def extract_features(
         raise UsageError(f"--dtype must be float32 or float16, but is '{dtype}'")
     if batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, but is {batch_size}")
+    if workers is not None and workers < 0:
+        raise UsageError(f"--workers must be at least 0, but is {workers}")
     if not isinstance(model, nn.Module) and not Path(model).exists():
         read_checkpoint(model)  # says so before the data are looked at
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
@@ -137,6 +139,8 @@ def extract_features(
     )
     augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
     shown = Views(preprocess, views, augment, tta, seed)
+    if views > 1 and augment == "none":
+        tell(f"warning: without --augment standard the {views} views of an image are all the same")
     target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     total = len(source) * views
     with _left_as_it_was(network.model) as device_now:

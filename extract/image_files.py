@@ -46,7 +46,7 @@ def decode(file: Path | BinaryIO) -> Any:
         with Image.open(file) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Unreadable(str(error) or type(error).__name__)
+        return Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def need_pillow() -> None:
@@ -146,7 +146,8 @@ def read_list(file: Path) -> tuple[list[str], NDArray[np.int64]]:
             return _read_table(file)
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as a list of images ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{file}: cannot be read as a list of images ({reason})") from None
     paths, labels = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():

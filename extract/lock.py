@@ -68,8 +68,9 @@ def _locked(lock: Path, path: Path) -> int:
             break
         os.close(file)  # the one before has just removed it
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    os.ftruncate(file, 0)
-    os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
+    with contextlib.suppress(OSError):  # of a full disk: it is held all the same
+        os.ftruncate(file, 0)
+        os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
     return file
 
 

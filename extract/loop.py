@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import h5py
@@ -278,6 +279,13 @@ def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoade
 def _leave_interrupts_to_the_parent(_: int) -> None:
     """Ctrl-C goes to the whole process group; workers stop when the parent does, without a traceback each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _not_of_a_parent_that_left
+
+
+def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A worker that hands over a batch when nobody takes it any more says nothing."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:

@@ -80,6 +80,8 @@ class Preprocess:
     ) -> Preprocess:
         """This transform with some settings replaced; ``resize`` follows as floor(img_size / crop_pct)."""
         new = self
+        if img_size is not None and img_size < 1:
+            raise UsageError(f"--img-size must be at least 1, but is {img_size}")
         if img_size is not None or crop_pct is not None:
             crop = img_size or self.crop
             if crop is None:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -257,6 +259,9 @@ def test_one_expert_of_several(data, tmp_path):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path)
     with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 or all for this file, but is 3"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
+    torch.save(experts[0].state_dict(), tmp_path / "one.pth")
+    with pytest.raises(UsageError, match="--expert 1: .*one.pth has no experts"):
+        extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert=1)
     with pytest.raises(UsageError, match="--expert must be a number, or all, but is 'best'"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="best")
     model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
@@ -524,6 +529,7 @@ def test_export_errors(data, resnet, tmp_path):
         ({"ckpt": None}, UsageError, "--ckpt is needed"),
         ({"out": tmp_path / "r.pth"}, UsageError, "is the checkpoint itself"),
         ({"format": "pickle"}, UsageError, "--format must be one of"),
+        ({"features": tmp_path / "none"}, UsageError, "--features .*none: no such file or folder"),
         ({"head_key": "nose"}, UsageError, "has no 'nose.weight'"),
         ({"head": LinearHead(np.ones((C, 3)))}, DataError, "has 512 features a row, but the head takes 3"),
         ({"head": LinearHead(np.ones((5, 512)))}, DataError, r"'fc.weight' is \(4, 512\), but the head is \(5, 512\)"),
@@ -544,6 +550,32 @@ def test_export_errors(data, resnet, tmp_path):
     with pytest.raises(DataError, match="'fc' has no bias, but the head has one"):
         export_head(LinearHead(np.ones((C, 512)), np.ones(C)), tmp_path / "b.pth", features=None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.pth", "other.pth", "r.pth", "val.h5"]
+
+
+@pytest.mark.parametrize("name", ["c.pth", "legacy.pth", "c.safetensors"])
+def test_a_full_disk_is_said(name, resnet, tmp_path):
+    """In a process of its own, whose files may not grow."""
+    from safetensors.torch import save_file
+
+    state = resnet.state_dict()
+    if name == "c.safetensors":
+        save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=name == "c.pth")
+    LinearHead(np.ones((C, 512))).save(tmp_path / "h.safetensors")
+    code = f"""
+import resource, signal
+from ltpost.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+main(["export", "--head", "h.safetensors", "--ckpt", "{name}"])
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert len(found.stderr.splitlines()) == 1
+    assert "cannot be written" in found.stderr
+    assert "File too large" in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "h.safetensors"])
 
 
 def test_a_wrong_file_never_gets_its_name(data, resnet, tmp_path, monkeypatch):

@@ -492,6 +492,8 @@ def test_bad_options(tmp_path):
         ({"device": "tpu9"}, "--device must be auto, cpu"),
         ({"amp": "int8"}, "--amp must be off, bf16 or fp16"),
         ({"interpolation": "cubist"}, "--interpolation must be one of"),
+        ({"workers": -1}, "--workers must be at least 0"),
+        ({"img_size": 0}, "--img-size must be at least 1"),
         ({"crop_pct": 0.5}, "--crop-pct needs --img-size"),
         ({"crop_pct": 5.0, "img_size": 8}, "--crop-pct must be above 0"),
         ({"std": (0.0,)}, "--std must be positive"),
