@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.measure import Row
 
-PARTS = ("sweep", "fitting", "scaling")
+PARTS = ("sweep", "fitting", "scaling", "extract")
 RESULTS = Path(__file__).parent / "RESULTS.md"
 KEPT = Path(__file__).parent / "cache" / "results.json"
 
@@ -49,6 +49,9 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {args.device}, {datetime.date.today()}"
     for size in args.size or ["small", "imagenet-lt"]:
         for part in args.only or PARTS:
+            if part == "extract" and importlib.util.find_spec("torchvision") is None:
+                print("extract: left out, torchvision is not installed\n")
+                continue
             rows = importlib.import_module(f"benchmarks.{part}").run(size, args.device)
             title = f"{part}, {size}"
             kept = {name: value for name, value in kept.items() if not name.startswith(f"{title} (")}

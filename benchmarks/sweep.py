@@ -47,7 +47,7 @@ def stored_logits(val: FeatureSet, size: str, repeats: int) -> list[Row]:
         parts = [(change(z[i : i + block]).argmax(1) == labels[i : i + block]) for i in range(0, len(z), block)]
         return torch.cat(parts)
 
-    rows = []
+    rows, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         with cores(threads):
@@ -66,6 +66,7 @@ def stored_logits(val: FeatureSet, size: str, repeats: int) -> list[Row]:
                 "torch grid points", "<= 4") for name in ("tau", "la")
         ]  # fmt: skip
         rows.append(Row(f"{size}: exact tau curve from logits, {on}", 1e3 * seconds["tau curve"], "ms"))
+    torch.set_num_threads(before)
     return rows
 
 

@@ -1,0 +1,98 @@
+"""The benchmarks run through at their smallest size; how fast they are is not tested."""
+
+import importlib.util
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they choose cores and read /proc, as Linux has them")
+
+from benchmarks import __main__ as command  # noqa: E402
+from benchmarks import data, fitting, gpu, scaling, sweep  # noqa: E402
+from benchmarks.measure import Row, medians, peak_memory  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Made-up data goes to a folder of the test, once for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.mark.parametrize("part", [sweep, fitting])
+def test_ratios_and_seconds_are_positive(part):
+    rows = part.run("small", repeats=1)
+    assert rows
+    for row in rows:
+        if row.unit.startswith("above"):  # the better objective, which may be this one
+            assert 0 <= row.value < 1e-3, row
+        else:
+            assert 0 < row.value < math.inf, row
+
+
+def test_gpu_script_agrees_with_the_cpu_on_the_cpu():
+    rows = gpu.run("small", "cpu")
+    seconds = [row.value for row in rows if row.unit == "s"]
+    differences = [row.value for row in rows if row.unit != "s"]
+    assert min(seconds) > 0
+    assert differences
+    assert set(differences) == {0.0}
+
+
+def test_every_core_grows_in_every_size():
+    rows = scaling.run("small")
+    assert all(math.isfinite(row.value) for row in rows)
+    timed = [row.name for row in rows if ": time" in row.name]
+    claims = [claim for core in scaling.CORES.values() for claim in core.time if claim is not None]
+    assert len(timed) == len(set(timed)) == len(claims)
+
+
+def test_an_exponent_is_the_slope_of_the_logarithms():
+    row = scaling.exponent("x", "N", {size: 7 * size**1.5 for size in (10, 20, 40, 80)}, claimed=1)
+    assert row.value == pytest.approx(1.5)
+    assert (row.goal, row.verdict) == ("<= 1.15", "NO")
+    assert replace(row, value=1.1).verdict == "yes"
+
+
+@pytest.mark.skipif(not scaling.can_measure_memory(), reason="/proc/self/clear_refs cannot be written")
+def test_peak_memory_is_that_of_what_is_in_use_at_once():
+    def use(megabytes):
+        return bytearray(megabytes * 2**20).count(0)
+
+    use(1)
+    assert peak_memory(lambda: [use(64), use(64)]) / 2**20 == pytest.approx(64, rel=0.2)
+
+
+def test_medians_take_turns_and_leave_the_first_round_out():
+    order = []
+    found = medians({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    assert order == ["a", "b"] * 3
+    assert set(found) == {"a", "b"}
+
+
+def test_the_command_writes_what_it_measured_and_keeps_the_rest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "KEPT", tmp_path / "cache" / "results.json")
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--size", "small", "--only", "scaling", "--only", "sweep"])
+    for part, value in ((scaling, 1.25), (sweep, 3.0)):
+        monkeypatch.setattr(part, "run", lambda size, device, value=value: [Row(f"{size} row", value, "s", "<= 2")])
+    command.main()
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--size", "small", "--only", "scaling"])
+    monkeypatch.setattr(scaling, "run", lambda size, device: [Row("newer", 0.5, "s")])
+    command.main()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| small row | 3 | s | <= 2 | NO |" in text
+    assert "| newer | 0.5 | s |  |  |" in text
+    assert "1.25" not in text
+    assert "1.25" in capsys.readouterr().out
+
+
+def test_extraction_is_left_out_where_it_cannot_run(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--size", "small", "--only", "extract", "--no-write"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    command.main()
+    assert "torchvision is not installed" in capsys.readouterr().out
