@@ -245,7 +245,10 @@ def convex(train: FeatureSet, size: str, device: str) -> list[Row]:
         Row(f"{name}, scikit-learn, tol 1e-5", objective(peer.coef_, peer.intercept_) / best - 1, "above it"),
         Row(name, seconds["sklearn"] / seconds["fit"], "x faster than scikit-learn, which stops earlier"),
         Row(f"{name}, tolerance 1e-3", seconds["sklearn"] / seconds["rough"], "x faster than scikit-learn", ">= 5"),
-        Row(f"{name}, path of 7 strengths", seconds["path"] / seconds["weakest"], "x its last fit alone", "<= 3"),
+        *(
+            Row(f"{name}, path of 7 strengths", seconds["path"] / seconds[one], f"x {what} strength alone", "<= 3")
+            for one, what in (("weakest", "the weakest"), ("fit", f"the chosen ({STRENGTH})"))
+        ),
         Row(f"{name}, one fit", seconds["fit"], "s"),
         Row(f"{name}, one fit", head.info["passes"], "passes"),
     ]
@@ -360,9 +363,10 @@ def _fit_and_watch(path: Path, method: str, sender: Connection) -> None:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.02):
+        while not done.is_set():
             status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             peak = max(peak, 1024 * int(status["RssAnon"].split()[0]))
+            done.wait(0.02)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
