@@ -82,6 +82,10 @@ def export_head(
     if ckpt is None:
         raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
     source = Path(ckpt)
+    if source.is_dir():
+        weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(source.glob(name))), None)
+        hint = "" if weights is None else f", as in --ckpt {weights}"
+        raise UsageError(f"--ckpt {source}: is a folder; name the file of its weights{hint}")
     target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
     if target.exists() and target.samefile(source):
         raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")

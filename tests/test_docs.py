@@ -100,11 +100,19 @@ def test_every_command_is_in_the_readme():
 
 def test_every_option_that_is_named_exists():
     context = cli.make_context("ltpost", ["info"])
-    known = {"--help"}
+    known = {"--help", "--nproc-per-node"}  # torchrun's
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         known |= {option for parameter in command.params for option in parameter.opts}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) <= known
+
+
+def test_tests_that_are_named_exist():
+    """Module and function, both without test_."""
+    named = re.findall(r"`(\w+)::(\w+)`", README)
+    assert len(named) > 10
+    for file, test in named:
+        assert f"def test_{test}(" in (ROOT / "tests" / f"test_{file}.py").read_text(), (file, test)
 
 
 def test_the_table_of_methods_is_that_of_the_code():

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import ltpost
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.data import open_source
+from ltpost.extract.export import export_head
 from ltpost.extract.hugging_face import _preprocess
+from ltpost.head import LinearHead
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Image = pytest.importorskip("PIL.Image")
@@ -52,6 +54,15 @@ def test_transformers_folder(images, tmp_path):
     batch = preprocess.normalise(torch.from_numpy(np.stack([preprocess.cut(picture) for picture in pictures])))
     with torch.inference_mode():
         np.testing.assert_allclose(found.logits, model(batch).logits, atol=1e-5)
+
+    head = LinearHead(np.random.default_rng(0).normal(size=(3, 16)), np.arange(3))
+    with pytest.raises(UsageError, match=r"is a folder; name the file of its weights, as in .*net/model.safetensors"):
+        export_head(head, tmp_path / "net", features=tmp_path / "f")
+    weights = tmp_path / "net" / "model.safetensors"
+    export_head(head, weights, tmp_path / "new.safetensors", features=tmp_path / "f").replace(weights)
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "net").eval()
+    with torch.inference_mode():
+        np.testing.assert_allclose(again(batch).logits, head.logits(found.features), atol=1e-4)
     (tmp_path / "net" / "config.json").write_text("{}")
     with pytest.raises(DataError, match="is not an image classifier that transformers can load"):
         extract_features(tmp_path / "net", data, "val", tmp_path / "f")
