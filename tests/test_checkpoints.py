@@ -234,7 +234,9 @@ def test_ldam_normed_classifier(data, cifar, tmp_path):
     with pytest.raises(DataError, match="keeps directions only, so norms and a bias cannot be written"):
         export_head(LinearHead(np.random.default_rng(0).normal(size=(C, 64))), tmp_path / "ldam.pth.tar", features=path)
     directions = nn.functional.normalize(torch.randn(C, 64)).numpy()
-    out = export_head(LinearHead(directions), tmp_path / "ldam.pth.tar", tmp_path / "o.pth.tar", features=path)
+    out = export_head(
+        LinearHead(directions), tmp_path / "ldam.pth.tar", tmp_path / "o.pth.tar", features=path, data=data
+    )
     new = torch.load(out, weights_only=True)["state_dict"]["module.linear.weight"]
     np.testing.assert_allclose(new.T, directions)
     assert "normalised (D x C); its scale is not in the file" in describe(tmp_path / "ldam.pth.tar")
@@ -326,7 +328,7 @@ def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
             C, 128
         )
     head = LinearHead(weight * 15, None if normed else rng.normal(size=C))
-    out = export_head(head, tmp_path / "ride.pth", tmp_path / "new.pth", features=path)
+    out = export_head(head, tmp_path / "ride.pth", tmp_path / "new.pth", features=path, data=data)
     again = ltpost.load(extract_features(out, data, "val", tmp_path / "again", expert="all"))
     np.testing.assert_allclose(again.logits, head.logits(found.features), rtol=1e-4, atol=1e-4)
     torch.save(experts[0].state_dict(), tmp_path / "one.pth")
