@@ -399,7 +399,9 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
             model = builder.build(arch, found)
         reason = misfit(model, state)
         if reason is None:
-            model.load_state_dict({key: state[key] for key in model.state_dict() if key in state}, strict=False)
+            own = model.state_dict()  # with its version, which MNASNet asks for
+            own.update({key: state[key] for key in own if key in state})
+            model.load_state_dict(own)
             return model, builder.preprocess(arch, model)
         reasons.setdefault(reason, []).append(builder.name)
     raise DataError("; ".join(f"{arch} of {', '.join(names)}: {reason}" for reason, names in reasons.items()))

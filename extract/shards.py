@@ -137,6 +137,8 @@ def _what_is_missing(target: Path) -> str:
 def adopt(path: Path, target: Path, rows: slice, spec: writer.Spec) -> NDArray[np.uint8]:
     """Copy into the new partial file of ``path`` what earlier runs, in other numbers of processes, have left.
 
+    HDF5's own locks are left out: they would keep another process from opening its file while this one reads it.
+
     Args:
         path: the shard, or the whole file.
         target: the whole file.
@@ -149,16 +151,23 @@ def adopt(path: Path, target: Path, rows: slice, spec: writer.Spec) -> NDArray[n
     ours = writer.partial_name(path)
     others = [writer.partial_name(target), *_shard_files(target), *sorted(folder_of(target).glob("*-of-*.h5.partial"))]
     for other in others:
-        if other in (ours, path) or not other.is_file():
+        same_run = _count_of(other) == _count_of(ours) is not None  # other rows, perhaps being written right now
+        if other in (ours, path) or same_run or not other.is_file():
             continue
         try:
-            with h5py.File(other, "r") as left, h5py.File(ours, "r+") as new:
+            with h5py.File(other, "r", locking=False) as left, h5py.File(ours, "r+", locking=False) as new:
                 if not writer.differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
                     _copy_common(left, new, rows)
         except (OSError, KeyError):
             continue  # being written, or never flushed
-    with h5py.File(ours, "r") as new:
+    with h5py.File(ours, "r", locking=False) as new:
         return writer.to_do_again(writer.done_of(new))
+
+
+def _count_of(shard: Path) -> int | None:
+    """The number of shards that i-of-n says; None of a whole file."""
+    match = re.match(r"\d+-of-(\d+)\.", shard.name)
+    return int(match[1]) if match else None
 
 
 def _copy_common(left: h5py.File, new: h5py.File, rows: slice) -> None:

@@ -106,7 +106,7 @@ def start(path: Path, spec: Spec) -> None:
         class_names=spec.class_names,
         attrs=spec.attrs,
     )
-    with _room_is_said(path), h5py.File(partial, "r+") as file:
+    with _room_is_said(path), h5py.File(partial, "r+", locking=False) as file:
         file.create_dataset("done", data=np.zeros(total, np.uint8))
         if spec.paths is not None:
             file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
@@ -136,7 +136,7 @@ def _room_is_said(path: Path) -> Iterator[None]:
 def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
     """``done`` of an unfinished file, or None where it cannot be read at all."""
     try:
-        with h5py.File(partial, "r+") as file:
+        with h5py.File(partial, "r+", locking=False) as file:
             differing = differences(file.attrs, spec.attrs)
             if spec.head is not None and not np.array_equal(file["head/weight"][:], spec.head.weight):
                 differing.append("head")
@@ -212,7 +212,7 @@ class FeatureWriter:
 
     def __init__(self, path: Path):
         self.path = path
-        self.file = h5py.File(partial_name(path), "r+")
+        self.file = h5py.File(partial_name(path), "r+", locking=False)  # ``held`` is the lock
         self._queue: queue.Queue[tuple[int, dict[str, NDArray[Any]], NDArray[np.uint8]] | None] = queue.Queue(8)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ltpost-writer", daemon=True)

@@ -807,7 +807,7 @@ def _allocated_now() -> h5py.h5p.PropDCID:
 
 def finish_file(partial: Path, path: Path) -> None:
     """Mark a partial file complete and give it its final name in one step, on disk before anything says so."""
-    with h5py.File(partial, "r+") as file:
+    with h5py.File(partial, "r+", locking=False) as file:
         file.attrs["state"] = "complete"
         file.flush()
         os.fsync(file.id.get_vfd_handle())

@@ -293,6 +293,25 @@ def test_rows_of_other_numbers_of_processes_are_taken_up(data, whole, tmp_path, 
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.usefixtures("flush_often")
+@pytest.mark.parametrize("shard", [None, (1, 2)])
+def test_somebody_who_looks_at_the_unfinished_file_stops_nobody(data, tmp_path, shard):
+    """Another rank that looks for rows, or a user: a reader's HDF5 lock does not keep the writer out."""
+    model = Counting()
+    model.fails_at = 50
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, data, "val", tmp_path, batch_size=10, shard=shard)
+    (partial,) = tmp_path.rglob("*.partial")
+    code = f"import h5py, sys; file = h5py.File({str(partial)!r}); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout.readline() == b"open\n"
+        model.fails_at, model.seen = None, 0
+        path = extract_features(model, data, "val", tmp_path, batch_size=10, shard=shard)
+        reader.stdin.close()
+    assert 0 < model.seen < N
+    assert path.is_file()
+
+
 def test_shard_of_another_extraction(data, tmp_path):
     extract_features(Counting(), data, "val", tmp_path, shard=(0, 2))
     extract_features(Counting(), data, "val", tmp_path, shard=(1, 2), std=(0.5,))
