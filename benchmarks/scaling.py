@@ -1,6 +1,6 @@
 """Cost grows as claimed: seconds and memory of every method's core against N, C and D, in steps of two.
 
-python -m benchmarks.scaling                  about two minutes on one thread
+python -m benchmarks.scaling                  two minutes on one thread
 python -m benchmarks.scaling small            seconds
 
 Every line is the slope of log cost against log size, the other sizes fixed. Claimed is the work that the algorithm
@@ -116,7 +116,7 @@ CORES = {
 }
 
 
-def run(size: str, device: str = "cpu", repeats: int = 3) -> list[Row]:
+def run(size: str, device: str = "cpu", repeats: int = 2) -> list[Row]:
     """All rows; ``small`` is for CI, every other size gives the same table."""
     small = size == "small"
     base, steps, repeats = (Sizes(256, 8, 8), 2, 1) if small else (Sizes(65_536, 128, 256), 4, repeats)
@@ -164,7 +164,7 @@ def peaks_of(cores: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Bytes; after a run that does not count, and at least a page."""
     for function in cores.values():
         function()
-    return {name: max(4096.0, *(peak_memory(function) for _ in range(2))) for name, function in cores.items()}
+    return {name: max(4096.0, peak_memory(function)) for name, function in cores.items()}
 
 
 def exponent(name: str, axis: str, costs: dict[int, float], claimed: float) -> Row:
