@@ -402,7 +402,8 @@ def _read_torch(source: Path) -> Any:
         raise DataError(
             f"{source}: holds pickled {', '.join(names)}, and ltpost never runs pickled code. If you trust the file, "
             f"write its tensors anew: python -c \"import torch; c = torch.load('{source.name}', weights_only=False, "
-            "map_location='cpu'); torch.save(c.get('state_dict', c), 'clean.pth')\""
+            "map_location='cpu'); torch.save(c.get('state_dict', c) if isinstance(c, dict) else c.state_dict(), "
+            "'clean.pth')\""
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

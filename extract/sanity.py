@@ -54,8 +54,12 @@ def check(file: h5py.File, expect_top1: float | None) -> list[str]:
     """
     unreadable = int((done_of(file) != DONE).sum())
     told = []
+    total = len(file["labels"])
+    if unreadable == total > 0:
+        raise DataError(
+            f"none of the {total} images can be read; see the reasons above, and name the folder with --root"
+        )
     if unreadable:
-        total = len(file["labels"])
         told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
     found = joint_figures(file)
     if found is None:

@@ -282,6 +282,15 @@ def test_unreadable_images(tmp_path, capsys):
     assert again.num_invalid == 16
 
 
+def test_no_readable_image_at_all_is_an_error(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            touch(tmp_path, f"{split}/{name}/1.jpg")
+    with pytest.raises(DataError, match="none of the 2 images can be read"):
+        extract_features(Reads(), tmp_path, "val", tmp_path / "f", workers=0)
+    assert not (tmp_path / "f" / "val.h5").exists()
+
+
 def test_truncated_jpeg_is_unreadable(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "0.jpg")
