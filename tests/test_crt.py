@@ -243,7 +243,9 @@ def test_usage_errors():
     with pytest.raises(UsageError, match="solver must be convex or sgd, but is 'adam'"):
         family(TRAIN, solver="adam")
     with pytest.raises(UsageError, match="epochs is no option of crt with solver convex"):
-        family(TRAIN, epochs=3)
+        family(TRAIN, solver="convex", epochs=3)
+    with pytest.raises(UsageError, match="strengths is no option of crt with solver sgd"):
+        family(TRAIN, strengths=(1.0,), epochs=3)
     with pytest.raises(UsageError, match="sampler must be one of"):
         crt_sgd(TRAIN, sampler="even")
     with pytest.raises(UsageError, match="device must be auto, cpu, cuda"):
@@ -320,3 +322,15 @@ def test_a_sample_of_the_rows_is_enough_for_the_preconditioner(monkeypatch):
     found = crt(train, tolerance=1e-6, **QUIET)
     assert found.info["passes"] < 2 * expected.info["passes"]
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-3)
+
+
+def test_the_solver_is_that_of_the_options_and_of_the_size(monkeypatch):
+    train = long_tail()
+    assert family(train).params["solver"] == "convex"
+    assert family(train, epochs=1).params["solver"] == "sgd"
+    assert family(train, strengths=(1.0,)).params["solver"] == "convex"
+    monkeypatch.setattr("ltpost.methods.crt.LONG_WORK", 1.0)
+    large = family(train)
+    assert large.params["solver"] == "sgd"
+    assert "take --solver convex hours" in large.notes[-1]
+    assert family(train, solver="convex", strengths=(1.0,)).params["solver"] == "convex"

@@ -110,7 +110,11 @@ def fit_options(command: Any) -> Any:
     """Options of the methods that fit to the training features."""
     for option in reversed(
         [
-            click.option("--solver", type=click.Choice(SOLVERS), help="Default: the better one, see the README."),
+            click.option(
+                "--solver",
+                type=click.Choice(SOLVERS),
+                help="[default: crt convex (sgd where that takes hours), lws sgd]",
+            ),
             click.option(
                 "--strengths", type=Grid(), help="convex: regularisation strengths to choose from, such as 0.01,0.1,1."
             ),

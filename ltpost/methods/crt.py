@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ from ltpost.tensors import Matrix, find_device, training_features
 #: Strengths worth searching, strong to weak.
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 TOLERANCE = 1e-4
+#: N · C · D beyond which a path of strengths takes hours on a CPU; ImageNet-LT is half of it, iNaturalist 15 times
+LONG_WORK = 5e11
 _SAMPLE_ROWS = 4096  # give a covariance that preconditions as well as that of all rows (measured)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -282,19 +284,35 @@ def crt(train: FeatureSet, solver: str = "convex", *, strength: float = 0.03, **
     raise UsageError(f"solver must be convex or sgd, but is '{solver}'")
 
 
-def family(train: FeatureSet, *, solver: str = "convex", seed: int = 0, **options: Any) -> Family:
+def family(
+    train: FeatureSet, *, solver: str | None = None, seed: int = 0, device: str = "cpu", **options: Any
+) -> Family:
     """Re-trained classifiers for ``model_selection``: ``convex`` along the strength, ``sgd`` as one head.
 
     Args:
         train: training features (N, D) and labels.
-        solver: ``convex`` or ``sgd``.
+        solver: ``convex`` or ``sgd``. Default the one that the options are of, else convex (see :func:`crt`), but sgd
+            where N · C · D is above ``LONG_WORK`` and a path would keep a CPU busy for hours; a note then says so.
         seed: of ``sgd``.
+        device: where to fit.
         **options: of :func:`crt_path` or :func:`crt_sgd`.
 
     Raises:
         UsageError: an option of the other solver.
     """
-    return fitted_family("crt", train, crt_path, crt_sgd, solver=solver, seed=seed, **options)
+    notes: tuple[str, ...] = ()
+    if solver is None:
+        num_rows = int(distributed.sum_array(np.array([len(train)]))[0])
+        work = float(num_rows) * train.num_classes * (train.num_features or 1)
+        only = {name: name not in inspect.signature(crt_path).parameters for name in options}
+        solver = "sgd" if any(only.values()) else "convex"
+        if not options and device == "cpu" and work > LONG_WORK:
+            solver = "sgd"
+            notes = (
+                f"fitted by sgd, as {num_rows:,} rows of {train.num_classes:,} classes take --solver convex hours",
+            )
+    found = fitted_family("crt", train, crt_path, crt_sgd, solver=solver, seed=seed, device=device, **options)
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def fitted_family(
