@@ -55,6 +55,14 @@ class Rows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype=dtype)
 
+    def take(self, rows: NDArray[np.int64], out: Array) -> Array:
+        """The rows of ``rows`` in ``out``, without a copy between where that can be."""
+        if isinstance(self.source, np.ndarray) and self.columns is None and self.source.dtype == out.dtype:
+            index = rows if self.index is None else self.index[rows]
+            return np.take(self.source, index, axis=0, out=out, mode="clip")
+        out[...] = self[rows]
+        return out
+
     def subset(self, rows: NDArray[np.int64]) -> Rows:
         """The rows of ``rows``, still unread."""
         return Rows(self.source, rows if self.index is None else self.index[rows], self.columns)
@@ -131,6 +139,8 @@ class FeatureSet:
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self._knows_classes = True
+        #: that all stored logits were seen to be finite, so that nobody needs to look again
+        self.logits_are_finite = False
         self.head, self.class_names = head, class_names
         self.num_experts = int(self.attrs.get("experts", 1))
         self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
@@ -365,11 +375,14 @@ class FeatureSet:
         read = self.score_reader(head)
         for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
             yield part, read(key)
+        if stored and rows is None:
+            self.logits_are_finite = True
 
-    def score_reader(self, head: Head | None = None) -> Callable[[slice | NDArray[np.int64]], Array]:
-        """What gives the logits of ``head``, (n, C) float32, for a slice or an array of row numbers.
+    def score_reader(self, head: Head | None = None) -> Callable[..., Array]:
+        """A function that gives the logits of ``head``, (n, C) float32, see :meth:`score_blocks`.
 
-        See :meth:`score_blocks`; it may be called from several threads.
+        It takes a slice or an array of row numbers and, optionally, an array (n, C) float32 that it may compute in. It
+        may be called from several threads.
         """
         head = self.joint if head is None else head
         features, logits = self._features, self._logits
@@ -377,7 +390,7 @@ class FeatureSet:
             if features is None:
                 raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
 
-            def multiply(key: slice | NDArray[np.int64]) -> Array:
+            def multiply(key: slice | NDArray[np.int64], out: Array | None = None) -> Array:
                 block = features[key]
                 scores = head.logits(block)
                 if not _adds_up(scores):  # what is not finite in the features is not in the scores either
@@ -389,14 +402,15 @@ class FeatureSet:
         offset = head.offset if isinstance(head, LinearHead) else None
         assert logits is not None
 
-        def read(key: slice | NDArray[np.int64]) -> Array:
-            scores = logits[key]
-            self._check_finite("logits", scores, key)
+        def read(key: slice | NDArray[np.int64], out: Array | None = None) -> Array:
+            scores = logits[key] if out is None or isinstance(key, slice) else logits.take(key, out)
+            if not self.logits_are_finite:
+                self._check_finite("logits", scores, key)
             scores = scores.astype(np.float32, copy=False)
             if scale is not None:
-                scores = scores * scale
+                scores = out = np.multiply(scores, scale, out=out)
             if offset is not None:
-                scores = scores + offset if scale is None else np.add(scores, offset, out=scores)
+                scores = np.add(scores, offset, out=out)
             return scores
 
         return read

@@ -36,9 +36,9 @@ from ltpost.head import Array, Head
 from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.priors import ShotGroups
 
-_BLOCK_ELEMENTS = 2**17  # of scores swept at a time: 1 MiB as float64
+_BLOCK_ELEMENTS = 2**18  # of scores swept at a time: 2 MiB as float64
 _LARGEST = np.finfo(float).max
-TINY = 1e-300  # its logarithm is -690.8; those of positive float32 scores are in -103.3 .. 88.8
+TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
 _REACH = 587.0  # 690.8 - 103.3
 _NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
@@ -373,7 +373,7 @@ def mixing_curve(
     pairs = zip(one.score_blocks(head, size=size), other.score_blocks(other_head, size=size), strict=True)
     for (rows, z), (_, z_other) in pairs:
         a = z.astype(np.float64)[:, None]
-        ends = affine_interval(a.copy(), one.labels[rows], a - z_other[:, None])
+        ends = affine_interval(a, one.labels[rows], a - z_other[:, None])
         low[rows], high[rows] = ends[0][:, 0], ends[1][:, 0]
     return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
 
@@ -405,21 +405,26 @@ def _intervals_here(
     buffers = threading.local()
 
     def sweep(start: int, stop: int, k: int, scores: Array | None = None) -> None:
-        rows = rows_of(start, stop)
-        scores = read(rows) if scores is None else scores
-        if getattr(buffers, "pair", np.empty((2, 0))).shape[1] < scores.size:
-            buffers.pair = np.empty((2, scores.size))
-        z, spare = (buffer[: scores.size].reshape(k, -1, classes) for buffer in buffers.pair)
-        np.copyto(z, scores.reshape(z.shape))
-        ends = interval(z, labels[order[start : stop : (stop - start) // k]], slope, spare)
+        rows, size = rows_of(start, stop), (stop - start) * classes
+        if getattr(buffers, "size", 0) < size:  # memory that is asked for anew each time costs more than the sweep
+            buffers.size, buffers.raw, buffers.pair = size, np.empty(size, np.float32), np.empty((2, size))
+        if scores is None:
+            scores = read(rows, buffers.raw[:size].reshape(-1, classes))
+        work = buffers.pair[:, :size].reshape(2, k, -1, classes)
+        ends = interval(scores.reshape(work[0].shape), labels[order[start : stop : (stop - start) // k]], slope, work)
         low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
+
+    def sweep_all(some: list[tuple[int, int, int]]) -> None:
+        for block in some:
+            sweep(*block)
 
     read = feature_set.score_reader(head)
     blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(cores) as pool:
         if feature_set.answers_for(feature_set.joint if head is None else head):
-            list(pool.map(lambda block: sweep(*block), blocks))
+            list(pool.map(sweep_all, _in_batches(blocks, len(labels) // (4 * (cores or 1)))))
+            feature_set.logits_are_finite = True
         else:  # one large product for many blocks, which are swept while the next product runs
             pending: list[Future[None]] = []
             for many in _in_batches(blocks, feature_set.block_rows()):
@@ -467,34 +472,70 @@ def _in_batches(blocks: list[tuple[int, int, int]], rows: int) -> Iterator[list[
 
 
 def affine_interval(
-    scores: Array, labels: NDArray[np.int64], slope: Array, spare: Array | None = None
+    scores: Array, labels: NDArray[np.int64], slope: Array, work: Array | None = None
 ) -> tuple[Array, Array]:
     """Where each row is right under s_c(t) = a_c - t · b_c.
 
     Args:
-        scores: a, (k, m, C) float64: m rows of each of k classes. Overwritten.
+        scores: a, (k, m, C): m rows of each of k classes.
         labels: y, (k,): those classes.
         slope: b, (C,); or (k, 1, C) where it differs from row to row (then m = 1).
-        spare: an array like ``scores`` to compute in.
+        work: (2, k, m, C) float64 to compute in.
 
     Returns:
         The closed intervals [low, high], (k, m) each; low > high where a row is never right.
     """
+    work = np.empty((2, *scores.shape)) if work is None else work
+    np.copyto(work[0], scores)
+    return _crossings(work, labels, slope)
+
+
+def scaled_interval(
+    scores: Array, labels: NDArray[np.int64], slope: Array, work: Array | None = None
+) -> tuple[Array, Array]:
+    """Where each row is right under s_c(t) = z_c · exp(-t · b_c).
+
+    A positive score competes with positive ones only; the others get a logarithm that is less than any float32 has.
+
+    Args:
+        scores: z, (k, m, C), of float32 values.
+        labels: as for :func:`affine_interval`.
+        slope: b, (C,).
+        work: as for :func:`affine_interval`.
+
+    Returns:
+        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), where 0 still beats no positive score.
+    """
+    work = np.empty((2, *scores.shape)) if work is None else work
+    own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
+    odd = np.nonzero(own <= 0)  # rarely any
+    kept = scores[odd]
+    np.copyto(work[0], scores)
+    np.log(np.maximum(work[0], TINY, out=work[0]), out=work[0])
+    low, high = _crossings(work, labels, slope)
+    if len(kept):
+        low[odd], high[odd] = _not_positive(kept, labels[odd[0]], slope)
+    return low, high
+
+
+def _crossings(work: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
+    """:func:`affine_interval` of the scores in ``work[0]``, in place."""
+    scores, crossing = work
     y = labels[:, None, None]
     steeper = slope - np.take_along_axis(np.broadcast_to(slope, (len(labels), 1, scores.shape[2])), y, axis=2)
     above, below = steeper > 0, steeper < 0
     level = ~(above | below)  # rivals of the same slope, and the class itself
     own = np.take_along_axis(scores, np.broadcast_to(y, (*scores.shape[:2], 1)), axis=2)
     # of these, the larger a wins for all t; a rival of a lower number also wins every tie
-    columns = np.flatnonzero(level.any(axis=(0, 1)))
     lost = np.zeros(scores.shape[:2], dtype=bool)
     if level.sum() > len(labels):
+        columns = np.flatnonzero(level.any(axis=(0, 1)))
         rivals, first = scores[..., columns], columns < y
         lost = (level[..., columns] & ((rivals > own) | (first & (rivals == own)))).any(axis=2)
 
     scores -= own
     scores /= np.where(level, 1.0, steeper)
-    crossing = np.add(scores, np.where(above, 0.0, -np.inf), out=spare)
+    np.add(scores, np.where(above, 0.0, -np.inf), out=crossing)
     rival = crossing.argmax(axis=2)
     low = np.take_along_axis(crossing, rival[..., None], axis=2)[..., 0]
     np.copyto(low, np.nextafter(low, np.inf), where=rival < labels[:, None])
@@ -504,32 +545,6 @@ def affine_interval(
     np.copyto(high, np.nextafter(high, -np.inf), where=rival < labels[:, None])
     low[low == -_LARGEST], high[high == _LARGEST] = -np.inf, np.inf  # nextafter of infinity
     low[lost], high[lost] = np.inf, -np.inf
-    return low, high
-
-
-def scaled_interval(
-    scores: Array, labels: NDArray[np.int64], slope: Array, spare: Array | None = None
-) -> tuple[Array, Array]:
-    """Where each row is right under s_c(t) = z_c · exp(-t · b_c).
-
-    A positive score competes with positive ones only; the others get a logarithm that is less than any float32 has.
-
-    Args:
-        scores: z, (k, m, C) float64, of float32 values. Overwritten.
-        labels: as for :func:`affine_interval`.
-        slope: b, (C,).
-        spare: as for :func:`affine_interval`.
-
-    Returns:
-        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), where 0 still beats no positive score.
-    """
-    own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
-    odd = np.nonzero(own <= 0)  # rarely any
-    kept = scores[odd]
-    np.log(np.maximum(scores, TINY, out=scores), out=scores)
-    low, high = affine_interval(scores, labels, slope, spare)
-    if len(kept):
-        low[odd], high[odd] = _not_positive(kept, labels[odd[0]], slope)
     return low, high
 
 

@@ -77,7 +77,7 @@ def test_blocks_of_classes_equal_rows_of_one_class(scores, slope, data):
     labels = np.array([data.draw(st.integers(0, 3)) for _ in scores])
     scores, slope = np.stack([scores, np.round(scores)], axis=1), np.array(slope)  # (k, 2, C), with zeros
     for interval in (affine_interval, scaled_interval):
-        low, high = interval(scores.copy(), labels, slope, np.empty_like(scores))
+        low, high = interval(scores.copy(), labels, slope, np.empty((2, *scores.shape)))
         for k, label in enumerate(labels):
             expected = one_label(interval, scores[k], label, slope)
             np.testing.assert_array_equal((low[k], high[k]), expected)
@@ -165,6 +165,14 @@ def test_torch_sweep_equals_numpy(curve, shift):
     ever = ours.low <= ours.high
     np.testing.assert_array_equal(ever, torchs.low <= torchs.high)
     assert ever.any()
+
+
+def test_a_sweep_leaves_the_logits_alone():
+    split = make_split("val", 5)
+    before = np.array(split.logits)
+    affine_curve(split, np.arange(10.0), None)
+    scaled_curve(split, np.arange(10.0), None)
+    np.testing.assert_array_equal(split.logits, before)
 
 
 def test_torch_predictions_equal_numpy():
