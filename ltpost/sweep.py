@@ -509,7 +509,7 @@ def scaled_interval(
     work = np.empty((2, *scores.shape)) if work is None else work
     own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
     odd = np.nonzero(own <= 0)  # rarely any
-    kept = scores[odd]
+    kept = scores[odd].astype(np.float64)
     np.copyto(work[0], scores)
     np.log(np.maximum(work[0], TINY, out=work[0]), out=work[0])
     low, high = _crossings(work, labels, slope)
