@@ -169,6 +169,7 @@ class ExactCurve(Curve):
         self._row = np.concatenate([ever, ever])[order]
         self._sign = np.where(order < len(ever), 1.0, -1.0)
         self._weights = row_weights(labels, groups, num_classes)
+        self._last_range: tuple[tuple[float, float], tuple[slice, Array, Array, Array]] | None = None
 
     def correct(self, value: float) -> NDArray[np.bool_]:
         """(N,), which rows are right at ``value``."""
@@ -187,12 +188,9 @@ class ExactCurve(Curve):
         weights = self._weights
         if multiplicity is not None:
             weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
-        first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
-        steps = self._steps(weights)[:, first : last + 1]
-        starts = np.concatenate([[low], self.ends[first:last]])
-        stops = np.concatenate([self.ends[first:last], [high]])
+        part, starts, stops, wide = self._range(low, high)
+        steps = self._steps(weights, part)
         score = selection_score(steps, select)
-        wide = stops - starts > _NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(starts), starts, 0.0)))
         eligible = np.where(wide | ~wide.any(), score, -np.inf)
         top = eligible.max()
         # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
@@ -207,14 +205,25 @@ class ExactCurve(Curve):
         """0, 0.1, …, 2, where the field looks; the curve itself goes on."""
         return np.linspace(0.0, 2.0, 21).round(10)
 
-    def _steps(self, weights: Array) -> Array:
-        """Figures before, between and after the ends, (5, M + 1)."""
-        steps = np.full((len(weights), len(self.ends) + 1), np.nan)
+    def _range(self, low: float, high: float) -> tuple[slice, Array, Array, Array]:
+        """Which steps lie in a range, where each begins and ends, whether it has a width; the last range is kept."""
+        if self._last_range is None or self._last_range[0] != (low, high):
+            first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
+            starts = np.concatenate([[low], self.ends[first:last]])
+            stops = np.concatenate([self.ends[first:last], [high]])
+            wide = stops - starts > _NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(starts), starts, 0.0)))
+            self._last_range = ((low, high), (slice(first, last + 1), starts, stops, wide))
+        return self._last_range[1]
+
+    def _steps(self, weights: Array, part: slice = slice(None)) -> Array:
+        """Figures before, between and after the ends, (5, M + 1), or some of these steps."""
+        steps = np.full((len(weights), len(range(*part.indices(len(self.ends) + 1)))), np.nan)
+        total = np.zeros(len(self.ends) + 1)
         for step, weight in zip(steps, weights, strict=True):
             if not (len(weight) and np.isnan(weight[0])):
-                step[0] = 0.0
-                np.cumsum(weight[self._row] * self._sign, out=step[1:])
-        return np.round(steps, 12, out=steps)  # beyond that a sum of 2N terms knows nothing
+                np.cumsum(weight[self._row] * self._sign, out=total[1:])
+                np.round(total[part], 12, out=step)  # beyond that a sum of 2N terms knows nothing
+        return steps
 
 
 def _middle(low: float, high: float) -> float:
