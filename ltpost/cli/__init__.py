@@ -6,15 +6,17 @@ entry point group ``ltpost.commands`` (``ltpost.extract`` does).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ltpost._version import __version__
 from ltpost.errors import LtpostError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: command to the module of ltpost.cli that defines it
 COMMANDS = {
@@ -39,16 +41,23 @@ class _Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
 
+def _added() -> Iterable[EntryPoint]:
+    """Commands of other packages; looking them up takes longer than importing ltpost's own."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group="ltpost.commands")
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*sorted(point.name for point in entry_points(group="ltpost.commands")), *COMMANDS]
+        return [*sorted(point.name for point in _added()), *COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command = getattr(import_module(f"ltpost.cli.{COMMANDS[cmd_name]}"), cmd_name)
             assert isinstance(command, click.Command)
             return command
-        for point in entry_points(group="ltpost.commands", name=cmd_name):
+        for point in (point for point in _added() if point.name == cmd_name):
             loaded = point.load()
             assert isinstance(loaded, click.Command)
             return loaded
