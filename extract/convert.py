@@ -15,6 +15,7 @@ from ltpost.extract.arrays import unpickle_arrays
 from ltpost.extract.source import read_class_counts
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
+from ltpost.output import replacing
 
 #: what others call our datasets; each may end in _<split>
 ALIASES = {
@@ -225,12 +226,8 @@ def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
 
 
 def _write_npz(feature_set: FeatureSet, path: Path) -> None:
-    partial = path.with_name(f"partial-{path.name}")
-    try:
+    with replacing(path, keep_ending=True) as partial:
         np.savez(partial, **_arrays(feature_set))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
@@ -238,12 +235,8 @@ def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
     arrays = _arrays(feature_set)
     columns = {key: arrays[key] for key in ("labels", "paths", "sample", "view") if key in arrays}
     lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in ("features", "logits") if key in arrays}
-    partial = path.with_name(f"partial-{path.name}")
-    try:
+    with replacing(path, keep_ending=True) as partial:
         _pandas().DataFrame({**columns, **lists}).to_parquet(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 WRITERS: dict[str, Callable[[FeatureSet, Path], Any]] = {

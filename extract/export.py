@@ -24,11 +24,12 @@ from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, keys_of
 from ltpost.extract.checkpoints import Checkpoint, Location, head_candidates, is_gated, read_checkpoint, read_experts
 from ltpost.extract.experts import parts_of
-from ltpost.extract.export_formats import SUFFIXES, save, write, writing
+from ltpost.extract.export_formats import SUFFIXES, save, write
 from ltpost.extract.loop import tell
 from ltpost.extract.preprocess import Preprocess
 from ltpost.features import FeatureSet, load
 from ltpost.head import LinearHead
+from ltpost.output import replacing
 
 FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
 _PROOF_ROWS = 256
@@ -94,7 +95,7 @@ def export_head(
     container = parts[0].checkpoint.container
     for part in parts:
         container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
-    with writing(target) as partial:
+    with replacing(target, "--out", keep_ending=True) as partial:
         save(container, partial, metadata=_metadata(source), zipped=zipfile.is_zipfile(source))
         for part in parts:
             _prove(part, partial, {other.key for other in parts}, proof)

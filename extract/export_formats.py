@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import UsageError
 from ltpost.extract.backbone import first_line, keys_of
 from ltpost.extract.experts import parts_of
 from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
+from ltpost.output import replacing
 
 SUFFIXES = {"safetensors": ".safetensors", "torch-head": ".pth", "onnx": ".onnx"}
 _OPSET = 17
@@ -36,7 +35,7 @@ def write(
     tensors = {f"{name}.weight": torch.from_numpy(head.weight)}
     if head.bias is not None:
         tensors[f"{name}.bias"] = torch.from_numpy(head.bias)
-    with writing(target) as partial:
+    with replacing(target, "--out", keep_ending=True) as partial:
         if format != "onnx":
             save(tensors, partial, safe=format == "safetensors")
         elif ckpt is None:
@@ -44,21 +43,6 @@ def write(
         else:
             _write_onnx_model(head, partial, Path(ckpt), arch, head_key, found)
     return target
-
-
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[Path]:
-    """A path of the same ending to write to, which becomes ``target`` when the block ends well."""
-    partial = target.with_name(f"partial-{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another --out") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def save(
