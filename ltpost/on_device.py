@@ -1,7 +1,7 @@
 """The passes over N x C scores on a GPU: predictions, and the intervals of the exact sweep.
 
-The same formulas as ``evaluation.predict`` and ``sweep.affine_interval``, for blocks of rows of any label, in torch;
-a test holds them equal. The CPU keeps its numpy versions, which start without torch.
+The same formulas as ``evaluation.predict`` and ``intervals.affine_interval``, for blocks of rows of any label, in
+torch; a test holds them equal. The CPU keeps its numpy versions, which start without torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ltpost.features import FeatureSet
 from ltpost.head import Array, Head, LinearHead
-from ltpost.sweep import TINY
+from ltpost.intervals import TINY
 from ltpost.tensors import as_tensor, find_device
 
 _BLOCK_ELEMENTS = 2**26  # of N x C scores at a time; the sweep holds about ten times that, in bytes times eight
@@ -30,7 +30,7 @@ def predict(head: Head, feature_set: FeatureSet, device: str) -> NDArray[np.int6
 def intervals(
     feature_set: FeatureSet, slope: Array, head: Head | None, device: str, *, scaled: bool
 ) -> tuple[Array, Array]:
-    """The interval of every row, (N,) each, for ``sweep.affine_curve`` and ``sweep.scaled_curve``."""
+    """The interval of every row, (N,) each, for :func:`ltpost.intervals.intervals`."""
     where = find_device(device)
     labels = torch.from_numpy(feature_set.labels).to(where)
     slopes = torch.from_numpy(np.asarray(slope, dtype=np.float64)).to(where)
@@ -58,7 +58,7 @@ def score_blocks(feature_set: FeatureSet, head: Head | None, device: torch.devic
 
 
 def affine_interval(scores: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`ltpost.sweep.affine_interval`.
+    """See :func:`ltpost.intervals.affine_interval`.
 
     Args:
         scores: a, (n, C) float64.
@@ -86,7 +86,7 @@ def affine_interval(scores: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tens
 
 
 def scaled_interval(scores: Tensor, labels: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """See :func:`ltpost.sweep.scaled_interval`; arguments as for :func:`affine_interval`."""
+    """See :func:`ltpost.intervals.scaled_interval`; arguments as for :func:`affine_interval`."""
     own = scores.gather(1, labels[:, None])[:, 0]
     best = scores.amax(dim=1)
     low, high = affine_interval(scores.clamp(min=TINY).log(), labels, slope)

@@ -1,29 +1,14 @@
 """One exact sweep: the accuracy for EVERY value of a parameter, from one pass over the scores.
 
-Where scores are affine in a parameter t,
-
-    s_c(t) = a_c - t · b_c,
-
-a row of class y is right on one interval of t. A rival c with b_c > b_y loses once t ≥ (a_c - a_y) / (b_c - b_y);
-one with b_c < b_y wins beyond that value; with b_c = b_y the larger a decides for all t. The largest of the first and
-the smallest of the second bound the interval. Sorting the 2N ends gives the accuracy of every class group as an exact
-step function of t: no grid, the exact best plateau, and bootstrap resamples of the whole curve at the cost of a
-cumulative sum.
-
-Where scores are *scaled*, s_c(t) = z_c · exp(-t · b_c), positive scores are affine in their logarithms. A row whose own
-score is not positive loses to any positive rival; where no score of a row is positive, the signs flip.
-
-A tie is won by the class with the lowest number, as by ``argmax``. Everything is computed in float64.
+Every row is right on one interval of the parameter (``intervals``). Sorting the 2N ends gives the accuracy of every
+class group as an exact step function: no grid, the exact best plateau, and bootstrap resamples of the whole curve at
+the cost of a cumulative sum.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,13 +18,10 @@ from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import predict
 from ltpost.features import FeatureSet
 from ltpost.head import Array, Head
+from ltpost.intervals import affine_interval, intervals
 from ltpost.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.priors import ShotGroups
 
-_BLOCK_ELEMENTS = 2**18  # of scores swept at a time: 2 MiB as float64
-_LARGEST = np.finfo(float).max
-TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
-_REACH = 587.0  # 690.8 - 103.3
 _NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
 
@@ -337,7 +319,7 @@ def affine_curve(
     Other uses than logit adjustment (slope log π): the strength of a target prior π' (head: the joint one with offset
     -log π; slope: -log π'), or the mixing of two heads (:func:`mixing_curve`).
     """
-    low, high = _intervals(feature_set, slope, head, device, scaled=False)
+    low, high = intervals(feature_set, slope, head, scaled=False, device=device)
     return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
 
 
@@ -351,7 +333,7 @@ def scaled_curve(
     device: str = "cpu",
 ) -> ExactCurve:
     """The exact curve of s_c(t) = z_c · exp(-t · slope_c); arguments as for :func:`affine_curve`."""
-    low, high = _intervals(feature_set, slope, head, device, scaled=True)
+    low, high = intervals(feature_set, slope, head, scaled=True, device=device)
     return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
 
 
@@ -385,187 +367,3 @@ def mixing_curve(
         ends = affine_interval(a, one.labels[rows], a - z_other[:, None])
         low[rows], high[rows] = ends[0][:, 0], ends[1][:, 0]
     return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
-
-
-def _intervals(
-    feature_set: FeatureSet, slope: Array, head: Head | None, device: str, *, scaled: bool
-) -> tuple[Array, Array]:
-    """The interval of every row, (N,) each."""
-    if device == "cpu":
-        low, high = _intervals_here(feature_set, slope, head, scaled_interval if scaled else affine_interval)
-    else:
-        from ltpost.on_device import intervals
-
-        low, high = intervals(feature_set, slope, head, device, scaled=scaled)
-    if scaled and np.ptp(slope) > 0:  # beyond this, ends may be those of the stand-in for a score that is not positive
-        reach = _REACH / np.ptp(slope)
-        low[low < -reach], high[high > reach] = -np.inf, np.inf
-    return low, high
-
-
-def _intervals_here(
-    feature_set: FeatureSet, slope: Array, head: Head | None, interval: Callable[..., tuple[Array, Array]]
-) -> tuple[Array, Array]:
-    """By blocks of classes with equally many rows, (k, m, C), small enough to stay in a core's cache."""
-    labels, classes = feature_set.labels, feature_set.num_classes
-    order = np.argsort(labels, kind="stable")
-    rows_of = slice if np.all(labels[1:] >= labels[:-1]) else lambda start, stop: order[start:stop]
-    low, high = np.empty(len(labels)), np.empty(len(labels))
-    buffers = threading.local()
-
-    def sweep(start: int, stop: int, k: int, scores: Array | None = None) -> None:
-        rows, size = rows_of(start, stop), (stop - start) * classes
-        if getattr(buffers, "size", 0) < size:  # memory that is asked for anew each time costs more than the sweep
-            buffers.size, buffers.raw, buffers.pair = size, np.empty(size, np.float32), np.empty((2, size))
-        if scores is None:
-            scores = read(rows, buffers.raw[:size].reshape(-1, classes))
-        work = buffers.pair[:, :size].reshape(2, k, -1, classes)
-        ends = interval(scores.reshape(work[0].shape), labels[order[start : stop : (stop - start) // k]], slope, work)
-        low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
-
-    def sweep_all(some: list[tuple[int, int, int]]) -> None:
-        for block in some:
-            sweep(*block)
-
-    read = feature_set.score_reader(head)
-    blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:
-        if feature_set.answers_for(feature_set.joint if head is None else head):
-            list(pool.map(sweep_all, _in_batches(blocks, len(labels) // (4 * (cores or 1)))))
-            feature_set.logits_are_finite = True
-        else:  # one large product for many blocks, which are swept while the next product runs
-            pending: list[Future[None]] = []
-            for many in _in_batches(blocks, feature_set.block_rows()):
-                first = many[0][0]
-                scores = read(rows_of(first, many[-1][1]))
-                wait(pending)
-                pending = [pool.submit(sweep, *block, scores[block[0] - first : block[1] - first]) for block in many]
-            for future in pending:
-                future.result()
-    return low, high
-
-
-def _even_blocks(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
-    """Blocks ``(start, stop, classes)`` of about ``most`` rows sorted by class, equally many of each class.
-
-    >>> list(_even_blocks(np.array([2, 2, 2, 0, 9]), most=4))
-    [(0, 4, 2), (4, 6, 1), (6, 10, 1), (10, 14, 1), (14, 15, 1)]
-    """
-    start, present = 0, counts[counts > 0]
-    for _, run in groupby(present):
-        same = list(run)
-        rows = int(same[0])
-        if rows >= most:
-            for _ in same:
-                cuts = [*range(start, start + rows, most), start + rows]
-                yield from ((one, other, 1) for one, other in pairwise(cuts))
-                start += rows
-        else:
-            for first in range(0, len(same), most // rows):
-                k = min(most // rows, len(same) - first)
-                yield start, start + k * rows, k
-                start += k * rows
-
-
-def _in_batches(blocks: list[tuple[int, int, int]], rows: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Consecutive blocks, about ``rows`` rows together."""
-    batch: list[tuple[int, int, int]] = []
-    for block in blocks:
-        batch.append(block)
-        if block[1] - batch[0][0] >= rows:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def affine_interval(
-    scores: Array, labels: NDArray[np.int64], slope: Array, work: Array | None = None
-) -> tuple[Array, Array]:
-    """Where each row is right under s_c(t) = a_c - t · b_c.
-
-    Args:
-        scores: a, (k, m, C): m rows of each of k classes.
-        labels: y, (k,): those classes.
-        slope: b, (C,); or (k, 1, C) where it differs from row to row (then m = 1).
-        work: (2, k, m, C) float64 to compute in.
-
-    Returns:
-        The closed intervals [low, high], (k, m) each; low > high where a row is never right.
-    """
-    work = np.empty((2, *scores.shape)) if work is None else work
-    np.copyto(work[0], scores)
-    return _crossings(work, labels, slope)
-
-
-def scaled_interval(
-    scores: Array, labels: NDArray[np.int64], slope: Array, work: Array | None = None
-) -> tuple[Array, Array]:
-    """Where each row is right under s_c(t) = z_c · exp(-t · b_c).
-
-    A positive score competes with positive ones only; the others get a logarithm that is less than any float32 has.
-
-    Args:
-        scores: z, (k, m, C), of float32 values.
-        labels: as for :func:`affine_interval`.
-        slope: b, (C,).
-        work: as for :func:`affine_interval`.
-
-    Returns:
-        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), where 0 still beats no positive score.
-    """
-    work = np.empty((2, *scores.shape)) if work is None else work
-    own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
-    odd = np.nonzero(own <= 0)  # rarely any
-    kept = scores[odd].astype(np.float64)
-    np.copyto(work[0], scores)
-    np.log(np.maximum(work[0], TINY, out=work[0]), out=work[0])
-    low, high = _crossings(work, labels, slope)
-    if len(kept):
-        low[odd], high[odd] = _not_positive(kept, labels[odd[0]], slope)
-    return low, high
-
-
-def _crossings(work: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
-    """:func:`affine_interval` of the scores in ``work[0]``, in place."""
-    scores, crossing = work
-    y = labels[:, None, None]
-    steeper = slope - np.take_along_axis(np.broadcast_to(slope, (len(labels), 1, scores.shape[2])), y, axis=2)
-    above, below = steeper > 0, steeper < 0
-    level = ~(above | below)  # rivals of the same slope, and the class itself
-    own = np.take_along_axis(scores, np.broadcast_to(y, (*scores.shape[:2], 1)), axis=2)
-    # of these, the larger a wins for all t; a rival of a lower number also wins every tie
-    lost = np.zeros(scores.shape[:2], dtype=bool)
-    if level.sum() > len(labels):
-        columns = np.flatnonzero(level.any(axis=(0, 1)))
-        rivals, first = scores[..., columns], columns < y
-        lost = (level[..., columns] & ((rivals > own) | (first & (rivals == own)))).any(axis=2)
-
-    scores -= own
-    scores /= np.where(level, 1.0, steeper)
-    np.add(scores, np.where(above, 0.0, -np.inf), out=crossing)
-    rival = crossing.argmax(axis=2)
-    low = np.take_along_axis(crossing, rival[..., None], axis=2)[..., 0]
-    np.copyto(low, np.nextafter(low, np.inf), where=rival < labels[:, None])
-    np.add(scores, np.where(below, 0.0, np.inf), out=crossing)
-    rival = crossing.argmin(axis=2)
-    high = np.take_along_axis(crossing, rival[..., None], axis=2)[..., 0]
-    np.copyto(high, np.nextafter(high, -np.inf), where=rival < labels[:, None])
-    low[low == -_LARGEST], high[high == _LARGEST] = -np.inf, np.inf  # nextafter of infinity
-    low[lost], high[lost] = np.inf, -np.inf
-    return low, high
-
-
-def _not_positive(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
-    """The same for rows whose own score is not positive, (n, C): they lose to any positive rival."""
-    low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
-    best = scores.max(axis=1)
-    always = (best == 0) & ((scores == 0).argmax(axis=1) == labels)  # zeros tie at every t
-    low[always], high[always] = -np.inf, np.inf
-    negative = np.flatnonzero(best < 0)
-    if len(negative):  # -exp(log|z| - t b): the smallest exponent wins
-        exponents = -np.log(-scores[negative])[:, None]
-        ends = affine_interval(exponents, labels[negative], -slope)
-        low[negative], high[negative] = ends[0][:, 0], ends[1][:, 0]
-    return low, high

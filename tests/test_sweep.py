@@ -8,17 +8,10 @@ from hypothesis import strategies as st
 
 from ltpost import DataError, FeatureSet, LinearHead, UsageError
 from ltpost.evaluation import predict
+from ltpost.intervals import affine_interval, quick_interval, scaled_interval
 from ltpost.metrics import FIGURES
 from ltpost.priors import shot_groups
-from ltpost.sweep import (
-    ExactCurve,
-    GridCurve,
-    affine_curve,
-    affine_interval,
-    mixing_curve,
-    scaled_curve,
-    scaled_interval,
-)
+from ltpost.sweep import ExactCurve, GridCurve, affine_curve, mixing_curve, scaled_curve
 
 # -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
 
@@ -45,7 +38,7 @@ def slow_scaled_winner(scores, base, power):
 
 def one_label(interval, scores, label, slope):
     """Rows (n, C) of one class."""
-    low, high = interval(scores[None].copy(), np.array([label]), slope)
+    low, high = interval(scores[None], np.array([label]), slope)
     return low[0], high[0]
 
 
@@ -77,7 +70,7 @@ def test_blocks_of_classes_equal_rows_of_one_class(scores, slope, data):
     labels = np.array([data.draw(st.integers(0, 3)) for _ in scores])
     scores, slope = np.stack([scores, np.round(scores)], axis=1), np.array(slope)  # (k, 2, C), with zeros
     for interval in (affine_interval, scaled_interval):
-        low, high = interval(scores.copy(), labels, slope, np.empty((2, *scores.shape)))
+        low, high = interval(scores, labels, slope)
         for k, label in enumerate(labels):
             expected = one_label(interval, scores[k], label, slope)
             np.testing.assert_array_equal((low[k], high[k]), expected)
@@ -98,6 +91,49 @@ def test_scaled_interval_is_exact_with_ties_zeros_and_negative_scores(scores, ba
             right = slow_scaled_winner(scores[row], base, power) == label
             near_end = min(abs(low[row] - power), abs(high[row] - power)) < 1e-12  # log rounds: a tie may go either way
             assert near_end or (low[row] <= power <= high[row]) == right, (scores[row], base, label, power)
+
+
+# scores and slopes at which float32 may be wrong: ties, near ties, what is not positive, what over- or underflows
+awkward_score = st.one_of(
+    st.sampled_from([0.0, 1.0, 1.0 + 2**-23, -1.0, 1e-45, 1e-38, 3e38, -3e38]), st.floats(-8, 8, width=32)
+)
+awkward_slope = st.one_of(
+    st.sampled_from([0.0, 1.0, 1.0 + 1e-15, 1.0 + 1e-9, 1.0 + 1e-5, 1e-300, 1e300, -1e-45]), st.floats(-3, 3)
+)
+
+
+@given(data=st.data(), scaled=st.booleans(), num_classes=st.integers(1, 7))
+@settings(max_examples=500, deadline=None)
+def test_quick_interval_equals_float64(data, scaled, num_classes):
+    classes = st.lists(awkward_score, min_size=num_classes, max_size=num_classes)
+    scores = np.array(data.draw(st.lists(classes, min_size=4, max_size=4)), np.float32).reshape(2, 2, num_classes)
+    slope = np.array(data.draw(st.lists(awkward_slope, min_size=num_classes, max_size=num_classes)))
+    labels = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), min_size=2, max_size=2)))
+    low, high = quick_interval(scores, labels, slope, scaled=scaled)
+    expected_low, expected_high = (scaled_interval if scaled else affine_interval)(scores, labels, slope)
+    if scaled and np.ptp(slope) > 0:
+        reach = 587 / float(np.ptp(slope))
+        for ends in (low, expected_low):
+            ends[ends < -reach] = -np.inf
+        for ends in (high, expected_high):
+            ends[ends > reach] = np.inf
+    np.testing.assert_array_equal(low, expected_low)
+    np.testing.assert_array_equal(high, expected_high)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-7], ids=["apart", "close", "as close as float32 can tell"])
+def test_quick_interval_equals_float64_on_rows_like_real_ones(scaled, spread):
+    rng = np.random.default_rng(7)
+    scores = rng.normal(2, 3, size=(20, 30, 200)).astype(np.float32)
+    scores[..., :20] = scores[..., :1] + spread * 1e-4 * scores[..., :20]  # near ties
+    labels, slope = rng.choice(200, 20, replace=False), spread * rng.normal(size=200)
+    slope[50:60] = slope[50]
+    quick = np.stack(quick_interval(scores, labels, slope, scaled=scaled))
+    plain = np.stack((scaled_interval if scaled else affine_interval)(scores, labels, slope))
+    within = np.abs(plain) < 587 / float(np.ptp(slope)) if scaled else np.ones(plain.shape, dtype=bool)
+    np.testing.assert_array_equal(quick[within], plain[within])
+    assert within.mean() > 0.2
 
 
 def argmax_at(z, slope, labels, t):
@@ -134,7 +170,7 @@ def test_rows_in_any_order_in_blocks_of_any_size(monkeypatch, elements, logits):
     slope = np.log(COUNTS / COUNTS.sum())
     whole = affine_curve(train, slope, None)
     shuffled = np.random.default_rng(0).permutation(len(train))
-    monkeypatch.setattr("ltpost.sweep._BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ltpost.intervals._BLOCK_ELEMENTS", elements)
     monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 3 * elements)
     part = affine_curve(train.subset(shuffled), slope, None)
     np.testing.assert_allclose(part.low, whole.low[shuffled], rtol=1e-3, atol=1e-4)
