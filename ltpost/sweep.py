@@ -7,7 +7,7 @@ the cost of a cumulative sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,17 +86,19 @@ class Curve:
         self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
     ) -> tuple[float, float]:
         """95 % percentile interval of the best value, rows resampled within each class."""
+        values = [self.best(select, low, high, times).value for times in self._resamples(num, seed)]
+        interval = np.quantile(values, [0.025, 0.975])
+        return float(interval[0]), float(interval[1])
+
+    def _resamples(self, num: int, seed: int) -> Iterator[Array]:
+        """(N,), how often each row was drawn when every class drew as many of its rows as it has."""
         rng = np.random.default_rng(seed)
         order = np.argsort(self.labels, kind="stable")
         totals = np.bincount(self.labels, minlength=self.num_classes)
         first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals)
-        values = []
         for _ in range(num):
             drawn = order[first + (rng.random(len(order)) * size).astype(np.int64)]
-            times = np.bincount(drawn, minlength=len(order)).astype(np.float64)
-            values.append(self.best(select, low, high, times).value)
-        interval = np.quantile(values, [0.025, 0.975])
-        return float(interval[0]), float(interval[1])
+            yield np.bincount(drawn, minlength=len(order)).astype(np.float64)
 
     def grid(self) -> Array:
         """Values at which a table or a plot of the curve makes sense."""
@@ -151,7 +153,7 @@ class ExactCurve(Curve):
         self._row = np.concatenate([ever, ever])[order]
         self._sign = np.where(order < len(ever), 1.0, -1.0)
         self._weights = row_weights(labels, groups, num_classes)
-        self._last_range: tuple[tuple[float, float], tuple[slice, Array, Array, Array]] | None = None
+        self._last_range: tuple[tuple[float, float], _Range] | None = None
 
     def correct(self, value: float) -> NDArray[np.bool_]:
         """(N,), which rows are right at ``value``."""
@@ -159,8 +161,9 @@ class ExactCurve(Curve):
 
     def at(self, values: Iterable[float]) -> list[Figures]:
         """The figures at each of ``values``."""
-        steps = self._steps(self._weights)
-        where = np.searchsorted(self.ends, np.asarray(list(values), dtype=np.float64), side="right")
+        whole = self._range(-np.inf, np.inf)
+        steps = _steps(whole, self._weights)
+        where = np.searchsorted(whole.starts[1:], np.asarray(list(values), dtype=np.float64), side="right")
         return [Figures(*(float(value) for value in steps[:, k])) for k in where]
 
     def best(
@@ -170,42 +173,83 @@ class ExactCurve(Curve):
         weights = self._weights
         if multiplicity is not None:
             weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
-        part, starts, stops, wide = self._range(low, high)
-        steps = self._steps(weights, part)
+        return self._best(self._range(low, high), weights, select)
+
+    def bootstrap_best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """See :meth:`Curve.bootstrap_best`; what a row counts for stays the same, as its class has as many rows."""
+        within = self._range(low, high)
+        weights = row_weights(self.labels, self.groups, self.num_classes, np.ones(len(self.labels)), only=select)
+        values = [self._best(within, weights, select, times).value for times in self._resamples(num, seed)]
+        interval = np.quantile(values, [0.025, 0.975])
+        return float(interval[0]), float(interval[1])
+
+    @staticmethod
+    def _best(within: _Range, weights: Array, select: str, times: Array | None = None) -> Best:
+        """The best plateau of a range; for ``weights`` and ``times`` see :func:`_steps`."""
+        steps = _steps(within, weights, times)
         score = selection_score(steps, select)
-        eligible = np.where(wide | ~wide.any(), score, -np.inf)
+        eligible = np.where(within.wide | ~within.wide.any(), score, -np.inf)
         top = eligible.max()
         # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
         good = np.flatnonzero(eligible >= top - _SAME)
-        parted = np.flatnonzero((starts[good[1:]] - stops[good[:-1]]) > _NARROW) + 1
-        runs = [(starts[run[0]], stops[run[-1]]) for run in np.split(good, parted)]
-        begin, end = max(runs, key=lambda run: run[1] - run[0])
-        value = _middle(float(begin), float(end))
-        return Best(value, float(begin), float(end), float(top), Figures(*map(float, steps[:, good[0]])))
+        starts, stops = within.starts[good], within.stops[good]
+        parted = np.flatnonzero((starts[1:] - stops[:-1]) > _NARROW) + 1
+        firsts, lasts = np.append(0, parted), np.append(parted, len(good)) - 1
+        widest = int(np.argmax(stops[lasts] - starts[firsts]))
+        begin, end = float(starts[firsts[widest]]), float(stops[lasts[widest]])
+        return Best(_middle(begin, end), begin, end, float(top), Figures(*map(float, steps[:, good[0]])))
 
     def grid(self) -> Array:
         """0, 0.1, …, 2, where the field looks; the curve itself goes on."""
         return np.linspace(0.0, 2.0, 21).round(10)
 
-    def _range(self, low: float, high: float) -> tuple[slice, Array, Array, Array]:
-        """Which steps lie in a range, where each begins and ends, whether it has a width; the last range is kept."""
+    def _range(self, low: float, high: float) -> _Range:
+        """The steps within a range; the last range is kept."""
         if self._last_range is None or self._last_range[0] != (low, high):
             first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
             starts = np.concatenate([[low], self.ends[first:last]])
             stops = np.concatenate([self.ends[first:last], [high]])
             wide = stops - starts > _NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(starts), starts, 0.0)))
-            self._last_range = ((low, high), (slice(first, last + 1), starts, stops, wide))
+            before = np.flatnonzero(np.bincount(self._row[:first], self._sign[:first], minlength=len(self.labels)))
+            self._last_range = (
+                (low, high),
+                _Range(before, self._row[first:last], self._sign[first:last], starts, stops, wide),
+            )
         return self._last_range[1]
 
-    def _steps(self, weights: Array, part: slice = slice(None)) -> Array:
-        """Figures before, between and after the ends, (5, M + 1), or some of these steps."""
-        steps = np.full((len(weights), len(range(*part.indices(len(self.ends) + 1)))), np.nan)
-        total = np.zeros(len(self.ends) + 1)
-        for step, weight in zip(steps, weights, strict=True):
-            if not (len(weight) and np.isnan(weight[0])):
-                np.cumsum(weight[self._row] * self._sign, out=total[1:])
-                np.round(total[part], 12, out=step)  # beyond that a sum of 2N terms knows nothing
-        return steps
+
+@dataclass(frozen=True)
+class _Range:
+    """The K ends of a curve within a range, and the K + 1 steps between them.
+
+    ``before`` are the rows that are right before the first end; at an end, row ``row`` becomes right (``sign`` 1) or
+    ends to be (-1). Steps go from ``starts`` to ``stops``, and some have no width.
+    """
+
+    before: NDArray[np.int64]
+    row: NDArray[np.int64]
+    sign: Array
+    starts: Array
+    stops: Array
+    wide: NDArray[np.bool_]
+
+
+def _steps(within: _Range, weights: Array, times: Array | None = None) -> Array:
+    """Figures before, between and after the ends of a range, (5, K + 1).
+
+    A right row adds ``weights`` (5, N) to them, as often as ``times`` (N,) says, default once.
+    """
+    steps = np.full((len(weights), len(within.row) + 1), np.nan)
+    for step, weight in zip(steps, weights, strict=True):
+        if not (len(weight) and np.isnan(weight[0])):
+            counted = weight if times is None else weight * times
+            step[0] = counted[within.before].sum()
+            np.multiply(counted[within.row], within.sign, out=step[1:])
+            np.cumsum(step, out=step)
+            np.round(step, 12, out=step)  # beyond that a sum of 2N terms knows nothing
+    return steps
 
 
 def _middle(low: float, high: float) -> float:
