@@ -302,9 +302,10 @@ class FeatureSet:
             self.num_classes, self._knows_classes = other.num_classes, True
         self.class_counts = other.class_counts if self.class_counts is None else self.class_counts
         self.class_names = self.class_names or other.class_names
-        self.head = self.head or other.head
         self._check_labels(self.labels)
-        self._check_head()
+        if self.head is None:
+            self.head = other.head
+            self._check_head()
 
     def expert(self, number: int) -> FeatureSet:
         """One of several experts, as a feature set of its own.

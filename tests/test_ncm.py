@@ -69,6 +69,22 @@ def test_sums_are_exact_where_float32_is_not():
     assert class_sums(train)[0, 0] == pytest.approx(2.0**24 + 200_000 * float(np.float32(1 / 3)), rel=1e-14)
 
 
+def test_every_float16_is_added_exactly():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 64)  # both signs, zeros, subnormal numbers
+    labels = np.random.default_rng(0).integers(0, 3, len(every))
+    expected = np.stack([every[labels == c].astype(np.float64).sum(0) for c in range(3)])
+    np.testing.assert_allclose(class_sums(FeatureSet(every, labels)), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, -np.nan])
+def test_a_float16_that_is_not_finite_is_found(value):
+    features = np.ones((6, 4), np.float16)
+    features[4, 1] = value
+    with pytest.raises(DataError, match="row 4 holds"):
+        class_sums(FeatureSet(features, np.array([0, 1, 0, 1, 0, 1])))
+
+
 def test_one_class():
     train = long_tail(num_classes=1)
     assert nearest_class_mean(train).weight.shape == (1, 6)
