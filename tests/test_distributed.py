@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -64,6 +65,59 @@ def test_all_processes_have_the_same_head(heads, layout):
     first, second = heads[layout]
     for name in first:
         assert first[name].same_as(second[name]), name
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces with an address each, joined by a pair of virtual cards; Linux, as root."""
+    names = [f"ltpost{os.getpid()}{letter}" for letter in "ab"]
+    addresses = ["10.213.7.1", "10.213.7.2"]
+
+    def ip(*words):
+        return subprocess.run(["ip", *words], capture_output=True, text=True)
+
+    if shutil.which("ip") is None or any(ip("netns", "add", name).returncode for name in names):
+        pytest.skip("needs the right to make network namespaces")
+    try:
+        cards = [f"lt{os.getpid()}{letter}" for letter in "ab"]
+        made = ip("link", "add", cards[0], "netns", names[0], "type", "veth", "peer", cards[1], "netns", names[1])
+        if made.returncode:
+            pytest.skip("needs the right to make virtual network cards")
+        for name, card, address in zip(names, cards, addresses, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", card)
+            for device in (card, "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield list(zip(names, cards, addresses, strict=True))
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+@pytest.mark.parametrize("method", [["crt", "--strengths", "0.1", "--tolerance", "1e-6"], ["ncm"]], ids=["crt", "ncm"])
+def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_path, method):
+    train = long_tail(num_classes=6, num_features=8, most=90, split="")
+    val = long_tail(num_classes=6, num_features=8, most=40, seed=1, head=train.head, class_counts=train.class_counts)
+    folders = [tmp_path / name / "features" for name in ("one", "a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        val.save(folder / "val.h5")
+    train.save(folders[0] / "train.h5")
+    train.subset(np.arange(70)).save(folders[1] / "train-0.h5")
+    train.subset(np.arange(70, len(train))).save(folders[2] / "train-1.h5")
+    ltpost = ["-m", "ltpost", *method, "--features"]
+    subprocess.run([sys.executable, *ltpost, "features"], cwd=tmp_path / "one", check=True, capture_output=True)
+    running = []
+    for rank, (name, card, _) in enumerate(two_hosts):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        torchrun += ["--node-rank", str(rank), "--master-addr", two_hosts[0][2], "--master-port", "29533"]
+        command = ["ip", "netns", "exec", name, *torchrun, *ltpost, "features/train-*.h5"]
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": card, "OMP_NUM_THREADS": "1"}
+        where = tmp_path / "ab"[rank]
+        running.append(subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    expected, found = (LinearHead.load(tmp_path / host / "heads" / f"{method[0]}.safetensors") for host in ("one", "a"))
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-5 * np.abs(expected.weight).max())
 
 
 def test_a_single_process_is_left_alone():
