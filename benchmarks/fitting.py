@@ -141,13 +141,15 @@ def sgd(train: FeatureSet, size: str, device: str, repeats: int) -> list[Row]:
 
 @contextmanager
 def held_below(limit: int | None) -> Iterator[None]:
-    """Rows are held in memory up to ``limit`` bytes only; None changes nothing."""
-    before = ltpost.tensors.RESIDENT_BYTES
-    ltpost.tensors.RESIDENT_BYTES = before if limit is None else limit
+    """Rows are held in host memory up to ``limit`` bytes only, and on no GPU; None changes nothing."""
+    tensors = ltpost.tensors
+    before = tensors.RESIDENT_BYTES, tensors.RESIDENT_SHARE
+    if limit is not None:
+        tensors.RESIDENT_BYTES, tensors.RESIDENT_SHARE = limit, 0.0
     try:
         yield
     finally:
-        ltpost.tensors.RESIDENT_BYTES = before
+        tensors.RESIDENT_BYTES, tensors.RESIDENT_SHARE = before
 
 
 def one_of_each(train: FeatureSet, rows: int) -> FeatureSet:

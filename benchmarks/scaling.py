@@ -28,7 +28,7 @@ from ltpost.losses import balanced_row_weights
 from ltpost.methods.crt import BalancedRegression, crt_sgd
 from ltpost.methods.lws import BalancedScaling
 from ltpost.methods.ncm import nearest_class_mean
-from ltpost.tensors import Matrix, training_features, training_logits
+from ltpost.tensors import training_features, training_logits
 
 SLACK = 0.15  # of an exponent: caches, and what does not grow
 
@@ -93,8 +93,7 @@ def la(val: FeatureSet, device: str) -> Callable[[], object]:
 def set_up(train: FeatureSet, device: str) -> Callable[[], object]:
     """The preconditioner of convex cRT; that all rows are finite is checked before."""
     labels, rows = _labels(train, device), training_features(train, torch.device(device))
-    held = Matrix(rows.rows, iter(()), rows.shape, rows.device)
-    return lambda: BalancedRegression(held, *labels)
+    return lambda: BalancedRegression(rows, *labels)
 
 
 def epoch(train: FeatureSet, device: str) -> Callable[[], object]:

@@ -56,10 +56,11 @@ class Rows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype=dtype)
 
-    def take(self, rows: NDArray[np.int64], out: Array) -> Array:
+    def take(self, rows: slice | NDArray[np.int64], out: Array) -> Array:
         """The rows of ``rows`` in ``out``, without a copy between where that can be."""
-        if isinstance(self.source, np.ndarray) and self.columns is None and self.source.dtype == out.dtype:
-            index = rows if self.index is None else self.index[rows]
+        index = rows if self.index is None else self.index[rows]
+        plain = self.columns is None and self.source.dtype == out.dtype
+        if plain and isinstance(self.source, np.ndarray) and isinstance(index, np.ndarray):
             return np.take(self.source, index, axis=0, out=out, mode="clip")
         out[...] = self[rows]
         return out

@@ -27,6 +27,7 @@ from ltpost.errors import UsageError
 from ltpost.features import FeatureSet
 from ltpost.head import LinearHead
 from ltpost.sampling import Sampler
+from ltpost.tensors import Matrix
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
 HISTORY = 10  # pairs (s, y) that L-BFGS remembers
@@ -324,7 +325,8 @@ def published_recipe(
 
 def sgd(
     parameters: list[Tensor],
-    gradients: Callable[[Tensor, float], Tensor],
+    gradients: Callable[[Tensor, Tensor, float], Tensor],
+    matrix: Matrix,
     labels: NDArray[np.int64],
     recipe: Recipe,
     *,
@@ -337,9 +339,10 @@ def sgd(
 
     Args:
         parameters: tensors on one device.
-        gradients: row numbers (b,) and the weight of a row to the weighted sum of losses (0-d, on the device); writes
-            the gradient of it into every parameter's ``grad``.
-        labels: (N,) of the training rows, for the sampler.
+        gradients: rows (b, K), their labels (b,) and the weight of a row to the weighted sum of losses (0-d, on the
+            device); writes the gradient of it into every parameter's ``grad``.
+        matrix: (N, K), the training rows.
+        labels: (N,) of them.
         recipe: rates and sizes. An epoch is N // batch_size steps, whatever the sampler.
         sampler: one of ``sampling.SAMPLERS``.
         seed: of the sampler.
@@ -350,7 +353,7 @@ def sgd(
         The mean loss over the last epoch.
     """
     device = parameters[0].device
-    num_rows = len(labels)
+    num_rows, own_labels = len(labels), torch.from_numpy(labels).to(device)
     labels, begin = distributed.join(labels)
     draws = Sampler(labels, sampler, seed)
     batch = min(recipe.batch_size, len(labels))
@@ -367,13 +370,13 @@ def sgd(
             # NOTE[DIFF]: the reference steps its scheduler before the epoch, so its first epoch runs at less than the
             # stated rate and its last at zero. Here epoch e of E runs at lr/2 (1 + cos(π e / E)), e = 0 … E-1.
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
-            rows = draws.draw(steps * batch, epoch / max(1, recipe.epochs - 1))
+            drawn = draws.draw(steps * batch, epoch / max(1, recipe.epochs - 1))
             total = torch.zeros((), dtype=torch.float64, device=device)
             # all processes draw the same batches, and each takes the rows that it has
-            here = (begin <= rows) & (rows < begin + num_rows)
-            index = torch.from_numpy(rows[here] - begin).to(device)
-            for part in torch.split(index, here.reshape(steps, batch).sum(1).tolist()):
-                total += gradients(part, 1 / batch)
+            here = (begin <= drawn) & (drawn < begin + num_rows)
+            sizes = here.reshape(steps, batch).sum(1).tolist()
+            for numbers, x in matrix.batches(drawn[here] - begin, sizes):
+                total += gradients(x, own_labels[numbers], 1 / batch)
                 for slot in slots:
                     distributed.sum_(slot)
                 optimizer.step()

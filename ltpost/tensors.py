@@ -5,18 +5,25 @@ What this module does not do: choose rows (``sampling``), or know what they are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ltpost.errors import UsageError
-from ltpost.features import BLOCK_ELEMENTS, FeatureSet
+from ltpost.features import BLOCK_ELEMENTS, FeatureSet, Rows
 from ltpost.head import Array
 
 RESIDENT_BYTES = 2**30  # of host memory for rows as float32; beyond it they stay in the file
+RESIDENT_SHARE = 0.5  # of a GPU's free memory
+READ_AHEAD = ("cuda",)  # not cpu: there the threads take from the products what they give (measured)
+AHEAD = 2  # batches or blocks, and threads that read them
 
 
 def find_device(name: str) -> torch.device:
@@ -40,12 +47,15 @@ def find_device(name: str) -> torch.device:
 
 
 class Matrix:
-    """(N, K) rows that are read in order (:meth:`blocks`) or by number (:meth:`rows`), as tensors on a device.
+    """(N, K) rows that are read in order (:meth:`blocks`) or by number (:meth:`batches`), as tensors on a device.
+
+    Rows that are held in memory are picked from there. Others are read ahead from the file while the caller works.
 
     Args:
-        read: gives the rows of a slice or an array of row numbers, on the device.
-        checked: what is read, once, in order, to see that it is finite.
-        shape: (N, K).
+        stored: (N, S) rows where they are: an array, often a memory map, or :class:`Rows`.
+        blocks: all of ``stored``, once, in order, checked.
+        finish: makes (n, K) of (n, S) stored rows on the device, in the type that is wanted.
+        width: K.
         device: where the tensors are wanted.
         dtype: of the tensors.
         whole: all rows, where they are in memory as they are wanted; nothing is copied then.
@@ -53,23 +63,26 @@ class Matrix:
 
     def __init__(
         self,
-        read: Callable[[Any], Tensor],
-        checked: Iterator[tuple[slice, Array]],
-        shape: tuple[int, int],
+        stored: Any,
+        blocks: Iterator[tuple[slice, Array]],
+        finish: Callable[[Tensor], Tensor],
+        width: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         whole: Tensor | None = None,
     ):
-        self.shape, self.device, self.dtype = shape, device, dtype
-        self._read = read
-        size = shape[0] * shape[1] * torch.empty(0, dtype=dtype).element_size()
-        limit = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
+        self.shape, self.device, self.dtype = (len(stored), width), device, dtype
+        self._stored = stored if isinstance(stored, Rows) else Rows(stored)
+        self._finish = finish
+        size = len(stored) * width * dtype.itemsize
+        on_gpu = device.type == "cuda"
+        limit = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0] if on_gpu else RESIDENT_BYTES
         self._held = whole
         if whole is None and size <= limit:
-            self._held = torch.empty(shape, dtype=dtype, device=device)
-        for part, _ in checked:
+            self._held = torch.empty(self.shape, dtype=dtype, device=device)
+        for part, block in blocks:
             if self._held is not None and whole is None:
-                self._held[part] = read(part)
+                self._held[part] = finish(as_tensor(block, device))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -82,15 +95,69 @@ class Matrix:
         if self.device.type != "cpu":
             elements = 16 * BLOCK_ELEMENTS
         size = max(16, elements // max(columns, self.shape[1]))
-        for start in range(0, len(self), size):
-            part = slice(start, min(start + size, len(self)))
-            yield part, self.rows(part)
+        parts = [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+        return zip(parts, self._each(parts), strict=True)
 
-    def rows(self, key: slice | Tensor) -> Tensor:
-        """The rows of a slice (a view where they are held) or of an int64 tensor of row numbers."""
+    def batches(self, rows: NDArray[np.int64], sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row numbers and rows, on the device, ``sizes`` of the row numbers ``rows`` at a time; ``sizes`` add up."""
+        numbers = torch.split(torch.from_numpy(rows).to(self.device), sizes)  # at once: no step waits for a copy
+        keys = np.split(rows, np.cumsum(sizes)[:-1]) if self._held is None else numbers
+        return zip(numbers, self._each(keys), strict=True)
+
+    def rows(self, part: slice) -> Tensor:
+        """The rows of a slice; a view where they are held."""
+        return self._held[part] if self._held is not None else self._finish(self._gather(part).to(self.device))
+
+    def _each(self, keys: Sequence[Any]) -> Iterator[Tensor]:
         if self._held is not None:
-            return self._held[key]
-        return self._read(key if isinstance(key, slice) else key.cpu().numpy())
+            return map(self._held.__getitem__, keys)
+        ahead = self.device.type in READ_AHEAD
+        return map(self._finish, read_ahead(self._gather, keys, self.device) if ahead else map(self._gather, keys))
+
+    def _gather(self, key: slice | NDArray[np.int64]) -> Tensor:
+        """Stored rows in host memory, pinned where they go to a GPU."""
+        size = len(range(*key.indices(len(self)))) if isinstance(key, slice) else len(key)
+        dtype = getattr(torch, self._stored.dtype.name)
+        rows = torch.empty(size, self._stored.shape[1], dtype=dtype, pin_memory=self.device.type == "cuda")
+        self._stored.take(key, rows.numpy())
+        return rows
+
+
+def read_ahead(gather: Callable[[Any], Tensor], keys: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
+    """What ``gather`` gives for every key, in order, on the device: read and copied while it works on earlier ones.
+
+    Threads are ``AHEAD`` keys ahead of the caller, and copy on a stream of their own. The memory of what was used is
+    used again, by torch's allocators for pinned and for device memory. The threads end when the iterator does; what
+    goes wrong in one is raised here.
+    """
+    api = torch.get_device_module(device)
+    work, copies = api.current_stream(device), api.Stream(device)
+    threads, keys = ThreadPoolExecutor(AHEAD), iter(keys)
+
+    def reached(stream: Any) -> Any:
+        event = api.Event()
+        event.record(stream)
+        return event
+
+    def send(key: Any, used: Any) -> tuple[Tensor, Any]:
+        used.synchronize()  # the caller may be far ahead of the device, whose memory is not endless
+        with api.stream(copies):
+            return gather(key).to(device, non_blocking=True), reached(copies)
+
+    def submit(count: int) -> list[Future[tuple[Tensor, Any]]]:
+        return [threads.submit(send, key, reached(work)) for key in islice(keys, count)]
+
+    try:
+        waiting = deque(submit(AHEAD))
+        while waiting:
+            rows, sent = waiting.popleft().result()
+            waiting.extend(submit(1))
+            work.wait_event(sent)
+            if rows.is_cuda:
+                rows.record_stream(work)  # not to be given to another copy before the work on it is done
+            yield rows
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtype = torch.float32) -> Matrix:
@@ -99,31 +166,23 @@ def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtyp
     in_memory = isinstance(features, np.ndarray) and features.flags.writeable and features.dtype == np.float32
     as_wanted = device.type == "cpu" and dtype == torch.float32
     whole = torch.from_numpy(features) if in_memory and as_wanted else None
-    return Matrix(
-        lambda key: as_tensor(features[key], device, dtype),
-        train.feature_blocks(),
-        (len(train), features.shape[1]),
-        device,
-        dtype,
-        whole,
-    )
+    width = features.shape[1]
+    return Matrix(features, train.feature_blocks(), lambda rows: rows.to(dtype), width, device, dtype, whole)
 
 
 def training_logits(train: FeatureSet, device: torch.device) -> Matrix:
     """Logits (N, C) of the joint classifier: the stored ones, else computed (once where they fit)."""
-    shape = (len(train), train.num_classes)
+    width = train.num_classes
     if train.has_logits:
-        logits = train.logits
-        return Matrix(lambda key: as_tensor(logits[key], device), train.score_blocks(), shape, device)
+        return Matrix(train.logits, train.score_blocks(), lambda rows: rows.float(), width, device)
     head = train.require_head("LWS rescales")
-    features, weight = train.features, as_tensor(head.weight, device)
+    weight = as_tensor(head.weight, device)
     bias = torch.zeros(len(weight), device=device) if head.bias is None else as_tensor(head.bias, device)
-    return Matrix(
-        lambda key: torch.addmm(bias, as_tensor(features[key], device), weight.T),
-        train.feature_blocks(),
-        shape,
-        device,
-    )
+
+    def multiply(rows: Tensor) -> Tensor:
+        return torch.addmm(bias, rows.float(), weight.T)
+
+    return Matrix(train.features, train.feature_blocks(), multiply, width, device)
 
 
 def as_tensor(block: Array, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -221,16 +221,14 @@ def crt_sgd(
     where = find_device(device)
     rows_per_class(train)
     features = training_features(train, where, PRECISIONS[precision])
-    labels = torch.from_numpy(train.labels).to(where)
     bound = 1 / np.sqrt(features.shape[1])  # a new linear layer's, as torch makes it
     random = torch.Generator().manual_seed(seed)
     weight = torch.empty(train.num_classes, features.shape[1]).uniform_(-bound, bound, generator=random).to(where)
     bias = torch.empty(train.num_classes).uniform_(-bound, bound, generator=random).to(where)
 
-    def gradients(rows: Tensor, row_weight: float) -> Tensor:
-        x = features.rows(rows)
+    def gradients(x: Tensor, labels: Tensor, row_weight: float) -> Tensor:
         scores = (x @ weight.to(x.dtype).T).float().add_(bias)
-        loss = cross_entropy_(scores, labels[rows], row_weight)
+        loss = cross_entropy_(scores, labels, row_weight)
         if x.dtype == torch.float32:
             torch.mm(scores.T, x, out=weight.grad)
         else:
@@ -241,6 +239,7 @@ def crt_sgd(
     loss = sgd(
         [weight, bias],
         gradients,
+        features,
         train.labels,
         recipe,
         sampler=sampler,

@@ -142,19 +142,18 @@ def lws_sgd(
     where = find_device(device)
     rows_per_class(train)
     logits = training_logits(train, where)
-    labels = torch.from_numpy(train.labels).to(where)
     scale = torch.ones(train.num_classes, device=where)
 
-    def gradients(rows: Tensor, row_weight: float) -> Tensor:
-        z = logits.rows(rows)
+    def gradients(z: Tensor, labels: Tensor, row_weight: float) -> Tensor:
         scores = z * scale
-        loss = cross_entropy_(scores, labels[rows], row_weight)
+        loss = cross_entropy_(scores, labels, row_weight)
         torch.sum(scores.mul_(z), 0, out=scale.grad)
         return loss
 
     loss = sgd(
         [scale],
         gradients,
+        logits,
         train.labels,
         recipe,
         sampler=sampler,
