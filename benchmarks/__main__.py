@@ -3,6 +3,7 @@
 python -m benchmarks                          small and imagenet-lt; about 20 minutes on 2 cores
 python -m benchmarks --size small             seconds; what CI runs
 python -m benchmarks --size inat18 --only fitting
+python -m benchmarks --only gpu --device cuda  on a machine with a GPU; see benchmarks/gpu.py
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
     """Run what was asked for; what was not keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=["small", "imagenet-lt", "inat18"])
-    parser.add_argument("--only", action="append", choices=PARTS)
+    parser.add_argument("--only", action="append", choices=[*PARTS, "gpu"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-write", action="store_true", help="print only, leave RESULTS.md alone")
     args = parser.parse_args()
