@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +106,13 @@ def test_views_are_not_counted_as_samples():
         view=np.arange(40_000) % 4,
     )
     assert published_recipe(train) == Recipe(0.1, 2e-4, 128, 10)
+
+
+def test_sgd_imports_no_compiler():
+    """torch.optim's classes do, which takes longer than many a fit."""
+    code = (
+        "import sys; from long_tail import long_tail; from ltpost.methods.crt import crt_sgd\n"
+        "crt_sgd(long_tail(), progress=False); assert 'torch._dynamo' not in sys.modules"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
