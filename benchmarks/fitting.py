@@ -340,6 +340,7 @@ def _in_processes(count: int, path: Path, method: str) -> float:
     ]
     for process in running:
         process.start()
+    sender.close()  # so that the end of a process that failed is the end of waiting for it
     seconds = [receiver.recv() for _ in running]
     for process in running:
         process.join()
