@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ltpost.features import FeatureSet
 from ltpost.head import Array, Head
 
-_BLOCK_ELEMENTS = 2**18  # of scores swept at a time: two buffers of 1 MiB as float32
+_BLOCK_ELEMENTS = 2**19  # of scores swept at a time: two buffers of 2 MiB as float32
 _THREADED = 2**22  # scores below which threads cost more than they bring
 _LARGEST = np.finfo(np.float32).max
 TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
