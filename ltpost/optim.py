@@ -5,6 +5,10 @@ algorithm 2.1, with the line search's approximate Wolfe conditions of Hager and 
 with guaranteed descent", SIAM J. Optim. 16 (2005), equation 4.1 (the ordinary ones drown in float32 rounding near the
 minimum).
 
+A path of strengths is a continuation: its solutions lie on a curve, and each next one is predicted from the last two,
+then corrected by L-BFGS. Source: Allgower and Georg, "Introduction to numerical continuation methods", SIAM (2003):
+a secant predictor, here along the logarithm of the strength.
+
 What this module does not do: know what is being minimised (``methods``).
 """
 
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -32,15 +36,16 @@ from ltpost.sampling import Sampler
 from ltpost.tensors import Matrix
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
-HISTORY = 10  # pairs (s, y) that L-BFGS remembers
+HISTORY = 40  # pairs (s, y) that L-BFGS remembers; fewer, but at least 10, where they take more than 1 GiB
 REFRESH = 8  # iterations after which the preconditioner is made anew
 
 
 class Curvature:
     """What L-BFGS has seen of the Hessian: pairs of a step s and the gradient's change y along it."""
 
-    def __init__(self) -> None:
-        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
+    def __init__(self, size: int = 1) -> None:
+        most = min(HISTORY, max(10, 2**27 // size))  # of 2 · 4 · size bytes
+        self._pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=most)
 
     def add(self, step: Tensor, change: Tensor) -> None:
         """Remember a pair, if it shows positive curvature (rounding may not)."""
@@ -80,7 +85,7 @@ class Minimum:
     gradient: Tensor
     gradient_norm: float
     iterations: int
-    passes: int
+    passes: float
     converged: bool
 
 
@@ -91,7 +96,7 @@ def lbfgs(
     *,
     precondition: Callable[[Tensor], Tensor],
     gradient_norm: float,
-    look_around: Callable[[Tensor], None] = lambda x: None,
+    look_around: Callable[[Tensor], float] = lambda x: 0.0,
     curvature: Curvature | None = None,
     max_passes: int = 1000,
     after_pass: Callable[[], Any] = lambda: None,
@@ -105,16 +110,16 @@ def lbfgs(
         precondition: about the inverse Hessian times a vector; symmetric, positive definite.
         gradient_norm: stop when the gradient's Euclidean norm is at most this.
         look_around: called with x before the first iteration and every ``REFRESH``; it may improve ``precondition``
-            there, and costs a pass.
+            there, and says how much of a pass that took.
         curvature: pairs of an earlier, similar problem; new pairs are added to it.
-        max_passes: give up after so many evaluations.
-        after_pass: called after each.
+        max_passes: give up after so many passes.
+        after_pass: called after each evaluation.
 
     Returns:
         The best point found; ``converged`` is false where rounding or ``max_passes`` ended the descent.
     """
-    curvature = Curvature() if curvature is None else curvature
-    passes = 0
+    curvature = Curvature(len(start)) if curvature is None else curvature
+    passes = 0.0
 
     def evaluate(x: Tensor) -> tuple[float, Tensor]:
         nonlocal passes
@@ -129,9 +134,7 @@ def lbfgs(
     norm = _number(gradient.norm())
     while norm > gradient_norm and passes < max_passes:
         if iterations % REFRESH == 0:
-            look_around(x)
-            passes += 1
-            after_pass()
+            passes += look_around(x)
         direction = distributed.agree_(curvature.solve(gradient, precondition).neg_())
         found = _line_search(evaluate, x, direction, value, gradient)
         if found is None:
@@ -181,8 +184,8 @@ class Problem(Protocol):
     def penalised(self, step: Tensor) -> Tensor:
         """P times a step, as a tensor of its own."""
 
-    def look_around(self, theta: Tensor) -> None:
-        """Adapt the preconditioner to θ; one pass."""
+    def look_around(self, theta: Tensor) -> float:
+        """Adapt the preconditioner to θ; returns how much of a pass that took, the same in every process."""
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """About the inverse Hessian, times a vector."""
@@ -194,16 +197,17 @@ class Problem(Protocol):
 def convex_path(
     problem: Problem, strengths: Sequence[float], tolerance: float, *, method: str, progress: bool
 ) -> Iterator[LinearHead]:
-    """Minimise for every strength, strong to weak, each started where the last one ended.
+    """Minimise for every strength, strong to weak, each started where the last two point to along log strength.
 
-    The remembered curvature moves along: a step s of the last problem has y + (new - old strength) s in the next. Its
-    first L-BFGS direction is so the tangent of the path.
+    The remembered curvature moves along: a step s of the last problem has y + (new - old strength) s in the next. Where
+    the prediction is no better than the last solution, the first L-BFGS direction is so the tangent of the path.
 
     Yields:
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like
         ``tolerance``), iterations, passes over the data, and whether that converged.
     """
-    curvature, theta, start = Curvature(), problem.start(), problem.start()
+    theta, start = problem.start(), problem.start()
+    curvature, ends = Curvature(len(start)), deque[tuple[float, Tensor]](maxlen=2)
     value, gradient = problem(theta)
     at_start, passes = _number(gradient.norm()), 1
     problem.strength = 0.0
@@ -217,6 +221,14 @@ def convex_path(
             value, gradient = _penalised(value, gradient, change, problem.penalised(theta - start))
             curvature.strengthen(change, problem.penalised)
             bar.set_postfix(strength=strength)
+            if len(ends) == 2 and _number(gradient.norm()) > tolerance * at_start:
+                step = distributed.agree_(_secant(ends, strength))
+                there = objective(theta + step)
+                passes += 1
+                bar.update()
+                if _number(there[1].norm()) < _number(gradient.norm()):
+                    curvature.add(step, there[1] - gradient)
+                    theta, (value, gradient) = theta + step, there
             found = lbfgs(
                 objective,
                 theta,
@@ -228,6 +240,7 @@ def convex_path(
                 after_pass=bar.update,
             )
             theta, value, gradient = found.x, found.value, found.gradient
+            ends.append((strength, theta))
             yield problem.head(
                 theta,
                 {
@@ -238,11 +251,17 @@ def convex_path(
                     "objective": found.value,
                     "gradient_norm": found.gradient_norm / at_start if at_start else 0.0,
                     "iterations": found.iterations,
-                    "passes": found.passes + passes,
+                    "passes": round(found.passes + passes, 2),
                     "converged": found.converged,
                 },
             )
             passes = 0
+
+
+def _secant(ends: Iterable[tuple[float, Tensor]], strength: float) -> Tensor:
+    """The step from the last of two solutions that goes on as the path went, straight along log strength."""
+    (older, far), (newer, near) = ends
+    return (near - far).mul_(math.log(strength / newer) / math.log(newer / older))
 
 
 def _penalised(value: float, gradient: Tensor, strength: float, away: Tensor) -> tuple[float, Tensor]:

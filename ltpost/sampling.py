@@ -79,6 +79,25 @@ def class_probabilities(sampler: str, counts: NDArray[np.int64], progress: float
     return mixed
 
 
+def few_of_each(labels: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Evenly spaced rows of every class, at most ``most`` of each: no class is missed, however rare.
+
+    Returns:
+        Row numbers, ascending, and how many rows of its class each stands for.
+
+    >>> few_of_each(np.array([0, 0, 0, 1, 0]), most=2)
+    (array([0, 2, 3]), array([2., 2., 1.]))
+    """
+    counts = np.bincount(labels)
+    by_class = np.argsort(labels, kind="stable")
+    place = np.empty_like(labels)
+    place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    all_of_it = counts[labels]
+    kept = np.minimum(all_of_it, most)
+    rows = np.flatnonzero(place * kept % all_of_it < kept)
+    return rows, all_of_it[rows] / kept[rows]
+
+
 class Sampler:
     """Draws the row numbers of an epoch.
 

@@ -16,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltpost import distributed
 from ltpost.errors import UsageError
 from ltpost.features import BLOCK_ELEMENTS, FeatureSet, Rows
 from ltpost.head import Array
+from ltpost.sampling import few_of_each
 
+FEW_ROWS = 4096  # precondition as well as all rows (measured), where they are several of every class
 RESIDENT_BYTES = 2**30  # of host memory for rows as float32; beyond it they stay in the file
 RESIDENT_SHARE = 0.5  # of a GPU's free memory
 READ_AHEAD = ("cuda",)  # not cpu: there the threads take from the products what they give (measured)
@@ -158,6 +161,34 @@ def read_ahead(gather: Callable[[Any], Tensor], keys: Iterable[Any], device: tor
             yield rows
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+class FewRows:
+    """A few rows of every class, weighted so that they count like all rows: enough to make a preconditioner from.
+
+    Args:
+        matrix: (N, K) rows.
+        labels: (N,) of them, int64.
+        weights: (N,) of all rows.
+        least: take so many of every class that has them, however many classes there are.
+
+    Attributes:
+        share: how many of all rows they are; the same in every process.
+    """
+
+    def __init__(self, matrix: Matrix, labels: Tensor, weights: Tensor, least: int):
+        num_classes = int(labels.max()) + 1
+        rows, times = few_of_each(labels.cpu().numpy(), max(least, FEW_ROWS // num_classes))
+        few, total = distributed.sum_array(np.array([len(rows), len(matrix)]))
+        self.share = float(few / total)
+        self._matrix, self._rows = matrix, rows
+        self._weights = weights[torch.from_numpy(rows).to(weights.device)] * torch.from_numpy(times).to(weights)
+
+    def blocks(self, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows (n, K), copied, and their weights (n,), about ``elements`` numbers at a time, as of a Matrix."""
+        parts = torch.split(self._weights, max(16, elements // max(columns, self._matrix.shape[1])))
+        batches = self._matrix.batches(self._rows, [len(part) for part in parts])
+        return zip((x for _, x in batches), parts, strict=True)
 
 
 def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtype = torch.float32) -> Matrix:

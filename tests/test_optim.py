@@ -10,7 +10,7 @@ from long_tail import long_tail
 
 from ltpost.errors import UsageError
 from ltpost.features import FeatureSet
-from ltpost.optim import Curvature, Recipe, lbfgs, published_recipe
+from ltpost.optim import Curvature, Recipe, convex_path, lbfgs, published_recipe
 
 MATRIX = torch.tensor(np.diag(np.geomspace(1, 1e4, 30)))
 TARGET = torch.linspace(-1, 1, 30, dtype=torch.float64)
@@ -76,6 +76,55 @@ def test_pairs_of_negative_curvature_are_left_out():
     step = torch.ones(2)
     curvature.add(step, -step)
     assert not curvature._pairs
+
+
+def test_a_large_problem_remembers_fewer_pairs():
+    assert [Curvature(size)._pairs.maxlen for size in (1, 2**22, 2**27)] == [40, 32, 10]
+
+
+class Well:
+    """``logistic_well`` of three parameters, with a penalty that pulls them to 0."""
+
+    def __init__(self):
+        self.strength, self.tried = 0.0, []
+
+    def start(self):
+        return torch.zeros(3, dtype=torch.float64)
+
+    def __call__(self, theta):
+        self.tried.append((self.strength, theta))
+        return logistic_well(theta)
+
+    def penalised(self, step):
+        return step.clone()
+
+    def look_around(self, theta):
+        return 0.25
+
+    def precondition(self, gradient):
+        return gradient / (5 + self.strength)
+
+    def head(self, theta, info):
+        return theta, info
+
+
+@pytest.mark.parametrize(("strengths", "followed"), [((10.0, 3.0, 1.0), True), ((10.0, 9.99, 1e-3), False)])
+def test_a_path_tries_what_its_last_two_solutions_point_to(strengths, followed):
+    problem = Well()
+    (first, _), (second, _), (third, info) = convex_path(problem, strengths, 1e-9, method="well", progress=False)
+    tried = [theta for strength, theta in problem.tried if strength == strengths[2]]
+    ratio = np.log(strengths[2] / strengths[1]) / np.log(strengths[1] / strengths[0])
+    np.testing.assert_allclose(tried[0], second + ratio * (second - first), rtol=1e-12)
+    assert (float((tried[1] - tried[0]).norm()) < float((tried[1] - second).norm())) == followed
+    assert info["passes"] == len(tried) + 0.25 * np.ceil(info["iterations"] / 8)
+    slope = torch.exp(third) - 2 * torch.exp(-2 * third) + strengths[2] * third
+    np.testing.assert_allclose(slope, 0, atol=1e-8)
+
+
+def test_a_solution_that_stays_one_is_not_predicted():
+    problem = Well()
+    *_, (_, info) = convex_path(problem, [10.0, 3.0, 3.0 - 1e-9], 1e-6, method="well", progress=False)
+    assert (info["passes"], info["converged"]) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from long_tail import long_tail
 from slow_reference import slow_class_probability
 
 from ltpost.errors import DataError, UsageError
-from ltpost.sampling import SAMPLERS, Sampler, class_probabilities, rows_per_class
+from ltpost.sampling import SAMPLERS, Sampler, class_probabilities, few_of_each, rows_per_class
 
 COUNTS = np.array([50, 20, 7, 1])
 LABELS = np.repeat(np.arange(4), COUNTS)[np.random.default_rng(0).permutation(78)]
@@ -26,6 +26,20 @@ def test_drawn_rows_follow_the_probabilities(sampler):
     assert np.abs(share - expected).max() < 5 * np.sqrt(0.25 / size)
     per_row = np.bincount(rows, minlength=len(LABELS)) / size  # every row of a class is equally likely
     assert np.abs(per_row - (expected / COUNTS)[LABELS]).max() < 5 * np.sqrt(expected.max() / size)
+
+
+def test_few_of_each_class_are_spread_and_stand_for_all():
+    rows, times = few_of_each(LABELS, most=7)
+    np.testing.assert_array_equal(np.bincount(LABELS[rows]), [7, 7, 7, 1])
+    np.testing.assert_allclose(np.bincount(LABELS[rows], times), COUNTS)
+    place = np.searchsorted(np.flatnonzero(LABELS == 0), rows[LABELS[rows] == 0])
+    assert set(np.diff(place)) == {7, 8}  # of 50 rows
+
+
+def test_few_of_each_may_be_all():
+    rows, times = few_of_each(LABELS, most=50)
+    np.testing.assert_array_equal(rows, np.arange(78))
+    assert (times == 1).all()
 
 
 def test_instance_sampling_visits_every_row_once():

@@ -32,14 +32,13 @@ from ltpost.methods import Family
 from ltpost.optim import check_path, convex_path, published_recipe, sgd
 from ltpost.sampling import check_sampler, rows_per_class
 from ltpost.sweep import GridCurve
-from ltpost.tensors import Matrix, find_device, training_features
+from ltpost.tensors import FewRows, Matrix, find_device, training_features
 
 #: Strengths worth searching, strong to weak.
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 TOLERANCE = 1e-4
 #: N · C · D beyond which a path of strengths takes hours on a CPU; ImageNet-LT is half of it, iNaturalist 15 times
 LONG_WORK = 5e11
-_SAMPLE_ROWS = 4096  # give a covariance that preconditions as well as that of all rows (measured)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,7 +50,8 @@ class BalancedRegression:
 
     The preconditioner takes one class at a time. With q_i = w_i p_ic (1 - p_ic), the Hessian of (w_c, b_c) is the
     second moment of (x_i, 1) under q: its mass h_c = Σ q_i and its mean v_c are measured now and then, its covariance
-    is taken to be that of a sample of all features, A, so that one eigendecomposition serves all classes and strengths.
+    is taken to be that of all features, A, so that one eigendecomposition serves all classes and strengths. A few rows
+    of every class are enough for all three; the minimum does not depend on them.
     (Böhning's bound H ≼ ½ (I - 11ᵀ/C) ⊗ Σ_i w_i x_i x_iᵀ is the same idea with nothing measured.)
     Source: Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Statist. Math. 44 (1992).
     """
@@ -60,20 +60,24 @@ class BalancedRegression:
         self.features, self.labels, self.weights = features, labels, weights
         self.shape = (num_classes, features.shape[1])
         self.strength = 0.0
-        self.mean, covariance = self._sample_moments()
+        self._few = FewRows(features, labels, weights, least=8)
+        self.mean, covariance = self._moments()
         self._spectrum, self._basis = torch.linalg.eigh(covariance)
         self._spectrum.clamp_(min=0)
         self._mass = torch.ones(num_classes, 1, device=features.device)  # h
         self._centre = torch.zeros(self.shape, device=features.device)  # v - m
 
-    def _sample_moments(self) -> tuple[Tensor, Tensor]:
-        """Class-balanced mean (D,) and covariance (D, D) of evenly spaced rows; the minimum does not depend on them."""
-        part = slice(None, None, max(1, len(self.features) // _SAMPLE_ROWS))
-        x, weights = self.features.rows(part), self.weights[part]
-        total = distributed.sum_(weights.sum())
-        mean = distributed.sum_(weights @ x) / total
-        centred = x - mean
-        return mean, distributed.sum_(centred.T @ (centred * weights[:, None])) / total
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Class-balanced mean (D,) and covariance (D, D) of the few rows; their weights sum to 1."""
+        device, size = self.features.device, self.shape[1]
+        mean, covariance = torch.zeros(size, device=device), torch.zeros(size, size, device=device)
+        for x, weights in self._few.blocks(self.shape[0]):
+            mean += weights @ x
+        distributed.sum_(mean)
+        for x, weights in self._few.blocks(self.shape[0]):
+            centred = x - mean
+            covariance.addmm_(centred.T, centred * weights[:, None])
+        return mean, distributed.sum_(covariance)
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Views of W (C, D) and of the centred bias (C,)."""
@@ -106,20 +110,21 @@ class BalancedRegression:
         self.split(result)[1].zero_()
         return result
 
-    def look_around(self, theta: Tensor) -> None:
-        """Measure h_c and v_c at θ: one pass, two matrix products."""
+    def look_around(self, theta: Tensor) -> float:
+        """Measure h_c and v_c at θ, on a few rows of every class: two matrix products, like a pass over those."""
         weight, bias = self.split(theta)
         raw_bias = bias - weight @ self.mean
         self._mass.zero_()
         self._centre.zero_()
-        for part, x in self.features.blocks(self.shape[0]):
+        for x, weights in self._few.blocks(self.shape[0]):
             p = torch.addmm(raw_bias, x, weight.T).softmax(1)
-            q = p.addcmul_(p, p, value=-1).mul_(self.weights[part][:, None])
+            q = p.addcmul_(p, p, value=-1).mul_(weights[:, None])
             self._mass += q.sum(0)[:, None]
             self._centre.addmm_(q.T, x)
         distributed.sum_(self._mass).clamp_(min=1e-8)
         distributed.sum_(self._centre)
         self._centre.div_(self._mass).sub_(self.mean)
+        return self._few.share
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Solve [h (A + v vᵀ) + strength I, h v; h vᵀ, h] (w, b) = gradient for every class; the bias takes v."""

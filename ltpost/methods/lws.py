@@ -29,7 +29,7 @@ from ltpost.methods import Family
 from ltpost.methods.crt import fitted_family
 from ltpost.optim import check_path, convex_path, published_recipe, sgd
 from ltpost.sampling import check_sampler, rows_per_class
-from ltpost.tensors import Matrix, find_device, training_logits
+from ltpost.tensors import FewRows, Matrix, find_device, training_logits
 
 #: Strengths worth searching, strong to weak.
 STRENGTHS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
@@ -44,6 +44,7 @@ class BalancedScaling:
     def __init__(self, logits: Matrix, labels: Tensor, weights: Tensor, joint: LinearHead):
         self.logits, self.labels, self.weights, self.joint = logits, labels, weights, joint
         self.strength = 0.0
+        self._few = FewRows(logits, labels, weights, least=32)
         self._diagonal = torch.ones(logits.shape[1], device=logits.device)
 
     # NOTE[DIFF]: the reference's weight decay pulls f to 0, which shrinks all logits; here it is pulled to 1, the joint
@@ -66,13 +67,14 @@ class BalancedScaling:
         """All of it."""
         return step.clone()
 
-    def look_around(self, theta: Tensor) -> None:
-        """The Hessian's diagonal at f: Σ_i w_i p_ic (1 - p_ic) z_ic²."""
+    def look_around(self, theta: Tensor) -> float:
+        """The Hessian's diagonal at f: Σ_i w_i p_ic (1 - p_ic) z_ic², of a few rows of every class."""
         self._diagonal = torch.zeros_like(theta)
-        for part, z in self.logits.blocks(len(theta), _BLOCK_ELEMENTS):
+        for z, weights in self._few.blocks(len(theta), _BLOCK_ELEMENTS):
             p = (z * theta).softmax(1)
-            self._diagonal += self.weights[part] @ p.addcmul_(p, p, value=-1).mul_(z).mul_(z)
+            self._diagonal += weights @ p.addcmul_(p, p, value=-1).mul_(z).mul_(z)
         distributed.sum_(self._diagonal)
+        return self._few.share
 
     def precondition(self, gradient: Tensor) -> Tensor:
         """Divide by the diagonal."""
