@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
 import h5py
 import numpy as np
@@ -373,42 +372,36 @@ class FeatureSet:
         it; other heads, and files without logits, cost a matrix product. The arrays may be views of the file.
         """
         head = self.joint if head is None else head
-        total = len(self) if rows is None else len(rows)
-        if not self.answers_for(head):
-            parts = list(_parts(total, size or self.block_rows(), rows))
-            yield from zip((part for part, _ in parts), self.products(head, [key for _, key in parts]), strict=True)
-            return
-        read = self.stored_logits(head)
-        for part, key in _parts(total, size or max(1, _STORED_ELEMENTS // self.num_classes), rows):
+        stored = self.answers_for(head)
+        size = size or (max(1, _STORED_ELEMENTS // self.num_classes) if stored else self.block_rows())
+        read = self.score_reader(head)
+        for part, key in _parts(len(self) if rows is None else len(rows), size, rows):
             yield part, read(key)
-        if rows is None:
+        if stored and rows is None:
             self.logits_are_finite = True
 
-    def products(self, head: Head, keys: Iterable[slice | NDArray[np.int64]]) -> Iterator[Array]:
-        """The logits of ``head`` for the rows of each key, (n, C) float32, from the features.
-
-        While one product runs, a thread reads the next features, gathers them where they lie apart, and converts them.
-        """
-        features = self._features
-        if features is None:
-            raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
-
-        def read(key: slice | NDArray[np.int64]) -> tuple[slice | NDArray[np.int64], Array]:
-            return key, np.asarray(features[key], dtype=np.float32)
-
-        for key, block in ahead(read, keys):
-            scores = head.logits(block)
-            if not _adds_up(scores):  # what is not finite in the features is not in the scores either
-                self._check_finite("features", block, key)
-            yield scores
-
-    def stored_logits(self, head: LinearHead) -> Callable[..., Array]:
-        """A function that gives the logits of a head that :meth:`answers_for` is true of, (n, C) float32.
+    def score_reader(self, head: Head | None = None) -> Callable[..., Array]:
+        """A function that gives the logits of ``head``, (n, C) float32, see :meth:`score_blocks`.
 
         It takes a slice or an array of row numbers and, optionally, an array (n, C) float32 that it may compute in. It
         may be called from several threads.
         """
-        logits, scale, offset = self._logits, head.scale, head.offset
+        head = self.joint if head is None else head
+        features, logits = self._features, self._logits
+        if not self.answers_for(head):
+            if features is None:
+                raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
+
+            def multiply(key: slice | NDArray[np.int64], out: Array | None = None) -> Array:
+                block = features[key]
+                scores = head.logits(block)
+                if not _adds_up(scores):  # what is not finite in the features is not in the scores either
+                    self._check_finite("features", block, key)
+                return scores
+
+            return multiply
+        scale = head.scale if isinstance(head, LinearHead) else None
+        offset = head.offset if isinstance(head, LinearHead) else None
         assert logits is not None
 
         def read(key: slice | NDArray[np.int64], out: Array | None = None) -> Array:
@@ -424,7 +417,7 @@ class FeatureSet:
 
         return read
 
-    def answers_for(self, head: Head) -> TypeGuard[LinearHead]:
+    def answers_for(self, head: Head) -> bool:
         """Whether the logits of ``head`` follow from the stored ones, class by class."""
         if self._logits is None or not isinstance(head, LinearHead):
             return False
@@ -636,22 +629,6 @@ def _parts(total: int, size: int, rows: NDArray[np.int64] | None) -> Iterator[tu
     for start in range(0, total, size):
         part = slice(start, min(start + size, total))
         yield part, part if rows is None else rows[part]
-
-
-_Key = TypeVar("_Key")
-_Read = TypeVar("_Read")
-
-
-def ahead(read: Callable[[_Key], _Read], keys: Iterable[_Key]) -> Iterator[_Read]:
-    """``read`` of every key in turn, in a thread that is one key ahead of who uses it."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[_Read] | None = None
-        for key in keys:
-            waiting, ready = thread.submit(read, key), waiting
-            if ready is not None:
-                yield ready.result()
-        if waiting is not None:
-            yield waiting.result()
 
 
 # -- files ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -35,6 +35,7 @@ from ltpost.head import Array, Head
 
 _BLOCK_ELEMENTS = 2**19  # of scores swept at a time: two buffers of 2 MiB as float32
 _THREADED = 2**22  # scores below which threads cost more than they bring
+_MULTIPLYING = 8  # threads at most that hold blocks of features and of products, 32 MiB each
 _LARGEST = np.finfo(np.float32).max
 TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
 _REACH = 587.0  # 690.8 - 103.3
@@ -77,42 +78,38 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
     rows_of = slice if np.all(labels[1:] >= labels[:-1]) else lambda start, stop: order[start:stop]
     low, high = np.empty(len(labels)), np.empty(len(labels))
     head = feature_set.joint if head is None else head
+    read, stored = feature_set.score_reader(head), feature_set.answers_for(head)
 
-    def sweep(start: int, stop: int, k: int, scores: Array | None = None) -> None:
-        rows, shape = rows_of(start, stop), (k, (stop - start) // k, classes)
-        raw, *work = _buffers(3, shape)
-        if scores is None:
-            scores = stored(rows, raw.reshape(-1, classes))
-        some = labels[order[start : stop : shape[1]]]
-        ends = quick_interval(scores.reshape(shape), some, slope, scaled=scaled, work=work)
-        low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
-
-    def sweep_all(some: list[tuple[int, int, int]]) -> None:
-        for block in some:
-            sweep(*block)
+    def sweep(batch: list[tuple[int, int, int]]) -> None:
+        begin, end = batch[0][0], batch[-1][1]
+        product = None if stored else read(rows_of(begin, end))  # one large one for many blocks
+        for start, stop, k in batch:
+            rows, shape = rows_of(start, stop), (k, (stop - start) // k, classes)
+            raw, *work = _buffers(3, shape)
+            own = slice(start - begin, stop - begin)
+            scores = read(rows, raw.reshape(-1, classes)) if product is None else product[own]
+            some = labels[order[start : stop : shape[1]]]
+            ends = quick_interval(scores.reshape(shape), some, slope, scaled=scaled, work=work)
+            low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
 
     blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
-    if feature_set.answers_for(head):
-        stored = feature_set.stored_logits(head)
-        if len(labels) * classes < _THREADED:
-            sweep_all(blocks)
-        else:
-            cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-            with ThreadPoolExecutor(cores) as pool:
-                list(pool.map(sweep_all, _in_batches(blocks, len(labels) // (4 * cores))))
-        feature_set.logits_are_finite = True
-        return low, high
-    # one large product for many blocks, which are swept while the next product runs
-    batches = list(_in_batches(blocks, feature_set.block_rows()))
-    products = feature_set.products(head, (rows_of(many[0][0], many[-1][1]) for many in batches))
-    with ThreadPoolExecutor() as pool:
-        pending: list[Future[None]] = []
-        for many, scores in zip(batches, products, strict=True):
-            wait(pending)
-            first = many[0][0]
-            pending = [pool.submit(sweep, *block, scores[block[0] - first : block[1] - first]) for block in many]
-        for future in pending:
-            future.result()
+    cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    share = len(labels) // (4 * cores)
+    if stored and len(labels) * classes < _THREADED:
+        for block in blocks:
+            sweep([block])
+    elif stored:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(sweep, _in_batches(blocks, share)))
+    else:
+        from threadpoolctl import threadpool_limits
+
+        # a thread gathers, multiplies and sweeps by itself; products that share all cores would wait for each other
+        workers = min(cores, _MULTIPLYING)
+        batches = _in_batches(blocks, min(feature_set.block_rows(), share))
+        with threadpool_limits(cores // workers, "blas"), ThreadPoolExecutor(workers) as pool:
+            list(pool.map(sweep, batches))
+    feature_set.logits_are_finite |= stored
     return low, high
 
 
