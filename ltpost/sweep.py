@@ -95,9 +95,9 @@ class Curve:
         rng = np.random.default_rng(seed)
         order = np.argsort(self.labels, kind="stable")
         totals = np.bincount(self.labels, minlength=self.num_classes)
-        first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals)
-        for _ in range(num):
-            drawn = order[first + (rng.random(len(order)) * size).astype(np.int64)]
+        first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals).astype(np.float32)
+        for _ in range(num):  # u < 1 is at most 1 - 2⁻²⁴, and u · size never rounds to size
+            drawn = order[first + (rng.random(len(order), dtype=np.float32) * size).astype(np.int64)]
             yield np.bincount(drawn, minlength=len(order)).astype(np.float64)
 
     def grid(self) -> Array:
