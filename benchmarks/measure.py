@@ -34,10 +34,14 @@ class Row:
 
 
 def medians(functions: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
-    """Median seconds of each function: one warm-up of all, then A B C A B C …, so that drift hits all alike."""
+    """Median seconds of each function: one warm-up of all, then A B C A B C …, so that drift hits all alike.
+
+    A short rest before each: OpenBLAS keeps its threads busy for some 30 ms after a product, at the cost of the next.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
+            time.sleep(0.05)
             start = time.perf_counter()
             function()
             if repeat:

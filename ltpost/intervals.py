@@ -35,8 +35,10 @@ from ltpost.head import Array, Head
 
 _BLOCK_ELEMENTS = 2**19  # of scores swept at a time: two buffers of 2 MiB as float32
 _THREADED = 2**22  # scores below which threads cost more than they bring
-_MULTIPLYING = 8  # threads at most that hold blocks of features and of products, 32 MiB each
+_LARGE_PRODUCT = 512  # rows with which a product is at full speed; with more, the scores are far from the core
+_MULTIPLYING = 8  # threads at most that hold blocks of features and of products, at most 32 MiB each
 _LARGEST = np.finfo(np.float32).max
+_BOUNDED = 1e37  # float32 holds this and its reciprocal with all digits
 TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
 _REACH = 587.0  # 690.8 - 103.3
 
@@ -105,8 +107,8 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
         from threadpoolctl import threadpool_limits
 
         # a thread gathers, multiplies and sweeps by itself; products that share all cores would wait for each other
-        workers = min(cores, _MULTIPLYING)
-        batches = _in_batches(blocks, min(feature_set.block_rows(), share))
+        workers, most = min(cores, _MULTIPLYING), feature_set.block_rows()
+        batches = _in_batches(blocks, min(most, max(most // 2, _LARGE_PRODUCT), share))
         with threadpool_limits(cores // workers, "blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(sweep, batches))
     feature_set.logits_are_finite |= stored
@@ -174,6 +176,8 @@ def quick_interval(
     The bound, with ε = 2⁻²⁰: numpy's float32 logarithm is wrong by less than ε (|log z| + 1), a quarter of that by its
     documentation, and |log z_c| ≤ |log z_y| + |d_c| with d_c = log z_c - log z_y. So log z_y is lowered by
     2ε (|log z_y| + 1), and 4ε of u itself are added. Affine scores are float32 already, and need the second only.
+    Nothing is bounded where float32 over- or underflows: with gaps b_c - b_y or ends out of its range, or affine scores
+    near its limits.
 
     Args:
         scores: a or z, (k, m, C) float32: m rows of each of k classes.
@@ -196,6 +200,8 @@ def quick_interval(
     gap = slope - slope[labels][:, None]
     level = gap == 0  # rivals of the same slope, and the class itself
     gap[level] = 1.0
+    size = np.abs(gap)
+    unbounded = ((size < 1 / _BOUNDED) | (size > _BOUNDED)).any(axis=1)[:, None]
     with np.errstate(all="ignore"):  # what overflows is not certain, and so left to float64
         if scaled:
             np.log(scores, out=upper)
@@ -203,8 +209,9 @@ def quick_interval(
             lowered = own - 2.0**-19 * (np.abs(own) + 1)
             np.subtract(upper, lowered.astype(np.float32)[..., None], out=upper)
         else:
+            unbounded = unbounded | (np.abs(raw_own) > 1e30)  # of which -3.4e38 can still be subtracted
             np.subtract(scores, raw_own[..., None], out=upper)
-        np.multiply(upper, (1 / np.abs(gap.astype(np.float32)))[:, None], out=upper)
+        np.multiply(upper, (1 / size.astype(np.float32))[:, None], out=upper)
 
         def last(rivals: NDArray[np.bool_], sign: float) -> tuple[Array, NDArray[np.bool_]]:
             """The end that these rivals set, (k, m), and where it is certain."""
@@ -216,7 +223,8 @@ def quick_interval(
             end = (a - own) / gap[row, rival]
             flat_masked[at] = -np.inf
             second = flat_masked[first_of_row + masked.argmax(axis=2)].astype(np.float64)
-            second += 2.0**-18 * np.abs(second) + 1e-37
+            second += 2.0**-18 * np.abs(second) + 1 / _BOUNDED
+            np.maximum(second, -_BOUNDED, out=second)  # -inf may be what has overflowed
             certain = rivals[row, rival] & (sign * end > second)
             np.copyto(end, np.nextafter(end, sign * np.inf), where=rival < y)
             far = np.maximum(sign * end, second) < -reach
@@ -226,7 +234,7 @@ def quick_interval(
 
         low, sure_of_low = last((gap > 0) & ~level, 1.0)
         high, sure_of_high = last(gap < 0, -1.0)
-    doubt = ~(sure_of_low & sure_of_high)
+    doubt = unbounded | ~(sure_of_low & sure_of_high)
     lost = _lost_for_good(scores, raw_own, labels, level)
     low[lost], high[lost] = np.inf, -np.inf
     if scaled:
