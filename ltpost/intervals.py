@@ -283,12 +283,17 @@ def affine_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> t
 
 def _lost_for_good(scores: Array, own: Array, labels: NDArray[np.int64], level: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(k, m), where a rival of the same slope, (k, C), has the larger a, or ties and has a lower number."""
-    if np.count_nonzero(level) == len(labels):  # the classes themselves
-        return np.zeros(own.shape, dtype=bool)
-    columns = np.flatnonzero(level.any(axis=0))
-    rivals, own = scores[..., columns], own[..., None]
-    wins = (rivals > own) | ((rivals == own) & (columns < labels[:, None, None]))
-    return np.asarray((wins & level[:, None, columns]).any(axis=2))
+    lost = np.zeros(own.shape, dtype=bool)
+    which, rival = np.nonzero(level)
+    others = rival != labels[which]  # not the classes themselves
+    which, rival = which[others], rival[others]
+    if len(which):
+        rows = np.arange(own.size).reshape(own.shape) * scores.shape[2]
+        theirs, ours = scores.reshape(-1).take(rows[which] + rival[:, None]), own[which]
+        wins = (theirs > ours) | ((theirs == ours) & (rival < labels[which])[:, None])
+        first = np.flatnonzero(np.diff(which, prepend=-1))
+        lost[which[first]] = np.logical_or.reduceat(wins, first, axis=0)
+    return lost
 
 
 def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
