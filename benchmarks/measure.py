@@ -36,17 +36,24 @@ class Row:
 def medians(functions: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
     """Median seconds of each function: one warm-up of all, then A B C A B C …, so that drift hits all alike.
 
-    A short rest before each: OpenBLAS keeps its threads busy for some 30 ms after a product, at the cost of the next.
+    A function that takes less than 50 ms is called so often in a row that it takes that. A short rest comes before
+    each: OpenBLAS keeps its threads busy for some 30 ms after a product, at the cost of what is measured next.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
+    times = {name: max(1, round(0.05 / _seconds(function, 1))) for name, function in functions.items()}
+    for _ in range(repeats):
         for name, function in functions.items():
             time.sleep(0.05)
-            start = time.perf_counter()
-            function()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(function, times[name]))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(function: Callable[[], object], times: int) -> float:
+    """Of one call, out of several in a row."""
+    start = time.perf_counter()
+    for _ in range(times):
+        function()
+    return (time.perf_counter() - start) / times
 
 
 def peak_memory(function: Callable[[], object]) -> int:
@@ -91,5 +98,10 @@ def cores(number: int) -> Iterator[None]:
 
 
 def process(command: Sequence[str], **options: object) -> Callable[[], object]:
-    """A whole process as something to time; its output is thrown away, a failure is raised."""
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    """A whole process as something to time; its output is thrown away, a failure is raised.
+
+    It may keep compiled modules, as an installed package has them.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    given = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": env}
+    return lambda: subprocess.run(command, **given, **options)  # type: ignore[call-overload]

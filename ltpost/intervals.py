@@ -81,6 +81,7 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
     low, high = np.empty(len(labels)), np.empty(len(labels))
     head = feature_set.joint if head is None else head
     read, stored = feature_set.score_reader(head), feature_set.answers_for(head)
+    slopes = Slopes(slope)
 
     def sweep(batch: list[tuple[int, int, int]]) -> None:
         begin, end = batch[0][0], batch[-1][1]
@@ -91,7 +92,7 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
             own = slice(start - begin, stop - begin)
             scores = read(rows, raw.reshape(-1, classes)) if product is None else product[own]
             some = labels[order[start : stop : shape[1]]]
-            ends = quick_interval(scores.reshape(shape), some, slope, scaled=scaled, work=work)
+            ends = quick_interval(scores.reshape(shape), some, slopes, scaled=scaled, work=work)
             low[rows], high[rows] = ends[0].ravel(), ends[1].ravel()
 
     blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
@@ -160,10 +161,37 @@ def _in_batches(blocks: list[tuple[int, int, int]], rows: int) -> Iterator[list[
         yield batch
 
 
+class Slopes:
+    """b, (C,) float64, and what of it concerns all pairs of classes."""
+
+    def __init__(self, values: Array):
+        self.values = np.asarray(values, dtype=np.float64)
+        self.order = np.argsort(self.values, kind="stable")
+        ranked = self.values[self.order]
+        self.lowest, self.highest = float(ranked[0]), float(ranked[-1])
+        self._first = np.searchsorted(ranked, self.values, side="left")
+        self._equal = np.searchsorted(ranked, self.values, side="right") - self._first
+        gaps = np.diff(ranked)
+        smallest = gaps[gaps > 0].min(initial=1.0)
+        #: whether float32 holds all gaps and their reciprocals with all digits
+        self.bounded = bool(smallest >= 1 / _BOUNDED and self.highest - self.lowest <= _BOUNDED)
+
+    def equal(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices (i, c) of all pairs where class c has the slope of class labels[i], which it is itself at times.
+
+        >>> Slopes(np.array([1.0, 2.0, 1.0])).equal(np.array([1, 2]))
+        (array([0, 1, 1]), array([1, 0, 2]))
+        """
+        equal = self._equal[labels]
+        which = np.repeat(np.arange(len(labels)), equal)
+        place = np.arange(len(which)) + np.repeat(self._first[labels] - (np.cumsum(equal) - equal), equal)
+        return which, self.order[place]
+
+
 def quick_interval(
     scores: Array,
     labels: NDArray[np.int64],
-    slope: Array,
+    slopes: Slopes,
     *,
     scaled: bool,
     work: list[Array] | None = None,
@@ -182,26 +210,29 @@ def quick_interval(
     Args:
         scores: a or z, (k, m, C) float32: m rows of each of k classes.
         labels: y, (k,): those classes.
-        slope: b, (C,) float64.
+        slopes: b.
         scaled: which of the two.
         work: two arrays like ``scores`` to compute in.
 
     Returns:
         The closed intervals [low, high], (k, m) each. Where scaled, ends beyond ± 587 / (max b - min b) mean nothing.
     """
+    plain = scaled_interval if scaled else affine_interval
+    if not slopes.bounded:
+        return plain(scores, labels, slopes.values)
     upper, masked = work if work is not None else np.empty((2, *scores.shape), np.float32)
     num_classes, y = scores.shape[2], labels[:, None]
     first_of_row = np.arange(0, scores.size, num_classes).reshape(scores.shape[:2])
     flat, flat_masked = scores.reshape(-1), masked.reshape(-1)
     raw_own = flat[first_of_row + y]
     own = _logarithm(raw_own) if scaled else raw_own.astype(np.float64)
-    reach = _reach(slope) if scaled else np.inf
+    reach = _reach(slopes.values) if scaled else np.inf
 
-    gap = slope - slope[labels][:, None]
-    level = gap == 0  # rivals of the same slope, and the class itself
+    mine = slopes.values[y]
+    gap = slopes.values - mine
+    above, below = (np.where(rivals, np.float32(0), -_LARGEST) for rivals in (gap > 0, gap < 0))
+    level = slopes.equal(labels)
     gap[level] = 1.0
-    size = np.abs(gap)
-    unbounded = ((size < 1 / _BOUNDED) | (size > _BOUNDED)).any(axis=1)[:, None]
     with np.errstate(all="ignore"):  # what overflows is not certain, and so left to float64
         if scaled:
             np.log(scores, out=upper)
@@ -209,13 +240,12 @@ def quick_interval(
             lowered = own - 2.0**-19 * (np.abs(own) + 1)
             np.subtract(upper, lowered.astype(np.float32)[..., None], out=upper)
         else:
-            unbounded = unbounded | (np.abs(raw_own) > 1e30)  # of which -3.4e38 can still be subtracted
             np.subtract(scores, raw_own[..., None], out=upper)
-        np.multiply(upper, (1 / size.astype(np.float32))[:, None], out=upper)
+        np.multiply(upper, (1 / np.abs(gap.astype(np.float32)))[:, None], out=upper)
 
-        def last(rivals: NDArray[np.bool_], sign: float) -> tuple[Array, NDArray[np.bool_]]:
-            """The end that these rivals set, (k, m), and where it is certain."""
-            np.add(upper, ((rivals.astype(np.float32) - 1) * _LARGEST)[:, None], out=masked)
+        def last(others: Array, none: NDArray[np.bool_], sign: float) -> tuple[Array, NDArray[np.bool_]]:
+            """The end that some rivals set, (k, m), and where it is certain; ``others`` is 0 for them, else lowest."""
+            np.add(upper, others[:, None], out=masked)
             rival = masked.argmax(axis=2)
             at = first_of_row + rival
             a = _logarithm(flat[at]) if scaled else flat[at].astype(np.float64)
@@ -225,26 +255,26 @@ def quick_interval(
             second = flat_masked[first_of_row + masked.argmax(axis=2)].astype(np.float64)
             second += 2.0**-18 * np.abs(second) + 1 / _BOUNDED
             np.maximum(second, -_BOUNDED, out=second)  # -inf may be what has overflowed
-            certain = rivals[row, rival] & (sign * end > second)
+            certain = (others[row, rival] == 0) & (sign * end > second)
             np.copyto(end, np.nextafter(end, sign * np.inf), where=rival < y)
             far = np.maximum(sign * end, second) < -reach
-            none = ~rivals.any(axis=1, keepdims=True)
             np.copyto(end, -sign * np.inf, where=far | none)
             return end, certain | far | none
 
-        low, sure_of_low = last((gap > 0) & ~level, 1.0)
-        high, sure_of_high = last(gap < 0, -1.0)
-    doubt = unbounded | ~(sure_of_low & sure_of_high)
-    lost = _lost_for_good(scores, raw_own, labels, level)
+        low, sure_of_low = last(above, mine == slopes.highest, 1.0)
+        high, sure_of_high = last(below, mine == slopes.lowest, -1.0)
+    doubt = ~(sure_of_low & sure_of_high)
+    if not scaled:
+        doubt |= np.abs(raw_own) > 1e30  # from less, float32 subtracts even its largest number
+    lost = _lost_for_good(scores, raw_own, labels, *level)
     low[lost], high[lost] = np.inf, -np.inf
     if scaled:
         odd = np.nonzero(raw_own <= 0)
-        low[odd], high[odd] = _not_positive(scores[odd], labels[odd[0]], slope)
+        low[odd], high[odd] = _not_positive(scores[odd], labels[odd[0]], slopes.values)
         doubt[odd] = False
     left = np.nonzero(doubt)
     if len(left[0]):
-        plain = scaled_interval if scaled else affine_interval
-        ends = plain(scores[left][:, None], labels[left[0]], slope)
+        ends = plain(scores[left][:, None], labels[left[0]], slopes.values)
         low[left], high[left] = ends[0][:, 0], ends[1][:, 0]
     return low, high
 
@@ -276,15 +306,16 @@ def affine_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> t
         return end
 
     low, high = last(above, 1.0), last(below, -1.0)
-    lost = _lost_for_good(scores, own[..., 0], labels, level[:, 0])
+    lost = _lost_for_good(scores, own[..., 0], labels, *np.nonzero(level[:, 0]))
     low[lost], high[lost] = np.inf, -np.inf
     return low, high
 
 
-def _lost_for_good(scores: Array, own: Array, labels: NDArray[np.int64], level: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(k, m), where a rival of the same slope, (k, C), has the larger a, or ties and has a lower number."""
+def _lost_for_good(
+    scores: Array, own: Array, labels: NDArray[np.int64], which: NDArray[np.int64], rival: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(k, m), where one of the rivals of the same slope, (which, rival), has the larger a, or ties and comes first."""
     lost = np.zeros(own.shape, dtype=bool)
-    which, rival = np.nonzero(level)
     others = rival != labels[which]  # not the classes themselves
     which, rival = which[others], rival[others]
     if len(which):
