@@ -148,7 +148,7 @@ class ExactCurve(Curve):
         ever = np.flatnonzero(low <= high)
         # a row enters at its low end and leaves just after its high end
         ends = np.concatenate([low[ever], np.nextafter(high[ever], np.inf)])
-        order = np.argsort(ends, kind="stable")
+        order = np.argsort(ends)  # between equal ends lies no width, so their order makes no difference
         self.ends = ends[order]
         self._row = np.concatenate([ever, ever])[order]
         self._sign = np.where(order < len(ever), 1.0, -1.0)
