@@ -9,9 +9,8 @@ What a session with a GPU has to run (CUDA build of torch, this package and its 
     python -m benchmarks --only gpu --device cuda         as above, and writes it into RESULTS.md
 
 The first rows are the ceilings. What has a goal says whether it is met: a difference above it is a bug, a time above it
-a task. float32 is IEEE float32: nothing here or in ltpost turns TF32 on;
-what it would give is among the ceilings. On a CPU `--device cpu` runs torch's code on it, not numpy's, and reads ahead
-from the file as for a GPU, which it does not do otherwise.
+a task. float32 is IEEE float32: nothing here or in ltpost turns TF32 on; what it would give is among the ceilings. With
+`--device cpu` torch's code runs on the CPU, not numpy's, and reads ahead from the file as for a GPU.
 """
 
 from __future__ import annotations

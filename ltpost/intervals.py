@@ -97,19 +97,18 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
 
     blocks = list(_even_blocks(np.bincount(labels, minlength=classes), max(1, _BLOCK_ELEMENTS // classes)))
     cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-    share = len(labels) // (4 * cores)
     if stored and len(labels) * classes < _THREADED:
         for block in blocks:
             sweep([block])
     elif stored:
         with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(sweep, _in_batches(blocks, share)))
+            list(pool.map(sweep, _in_batches(blocks, len(labels) // (4 * cores), cores)))
     else:
         from threadpoolctl import threadpool_limits
 
         # a thread gathers, multiplies and sweeps by itself; products that share all cores would wait for each other
         workers, most = min(cores, _MULTIPLYING), feature_set.block_rows()
-        batches = _in_batches(blocks, min(most, max(most // 2, _LARGE_PRODUCT), share))
+        batches = _in_batches(blocks, min(most, max(most // 2, _LARGE_PRODUCT)), workers)
         with threadpool_limits(cores // workers, "blas"), ThreadPoolExecutor(workers) as pool:
             list(pool.map(sweep, batches))
     feature_set.logits_are_finite |= stored
@@ -149,12 +148,19 @@ def _even_blocks(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, in
                 start += k * rows
 
 
-def _in_batches(blocks: list[tuple[int, int, int]], rows: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Consecutive blocks, about ``rows`` rows together."""
+def _in_batches(blocks: list[tuple[int, int, int]], most: int, workers: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Consecutive blocks, ``most`` rows or a little more together; fewer to the end, where workers would wait.
+
+    >>> blocks = [(start, start + 1, 1) for start in range(26)]
+    >>> [len(batch) for batch in _in_batches(blocks, most=8, workers=2)]
+    [6, 5, 3, 3, 2, 2, 2, 2, 1]
+    """
     batch: list[tuple[int, int, int]] = []
     for block in blocks:
         batch.append(block)
-        if block[1] - batch[0][0] >= rows:
+        begin, end = batch[0][0], block[1]
+        share = (blocks[-1][1] - begin) // (2 * workers)
+        if end - begin >= min(most, max(most // 4, share)):
             yield batch
             batch = []
     if batch:
