@@ -7,8 +7,8 @@ Every line is the slope of log cost against log size, the other sizes fixed. Cla
 does, so 1 at most, but for the set-up of convex cRT: N labels are sorted, and a covariance of 4096 rows, D², has its
 eigenvectors found, D³. Features are float16 and read block by block, as from a file; what is counted as memory comes on
 top of them. Against N it does not grow once there are blocks enough for all threads, but where a method must keep some
-numbers for each row (the ends of its interval, its place in the batches): there, bytes per row are stated, beside those
-of the row itself.
+numbers for each row (the ends of its interval, its place in the batches or among the rows of its class): there, bytes
+per row are stated, beside those of the row itself.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ def epoch(train: FeatureSet, device: str) -> Callable[[], object]:
 CORES = {
     "exact tau curve, from logits": Core(tau, "logits", (1, 1, None), row_bytes=128),
     "exact la curve, from logits": Core(la, "logits", (1, 1, None), row_bytes=128),
-    "exact tau curve, from features": Core(tau, "features"),
+    "exact tau curve, from features": Core(tau, "features", row_bytes=128),
     "evaluation, from features": Core(lambda s, d: lambda: evaluate(s.joint, s, device=d), "features"),
-    "NCM": Core(lambda s, d: lambda: nearest_class_mean(s), "features"),
+    "NCM": Core(lambda s, d: lambda: nearest_class_mean(s), "features", row_bytes=64),
     "cRT sgd, an epoch": Core(epoch, "features", row_bytes=64),
     "cRT convex, objective and gradient": Core(lambda s, d: one_pass(regression(s, d)), "features"),
-    "cRT convex, set-up": Core(set_up, "features", (1, 0, 3), (0, 1, 2)),
+    "cRT convex, set-up": Core(set_up, "features", (1, 0, 3), (0, 1, 2), row_bytes=64),
     "LWS convex, objective and gradient": Core(lambda s, d: one_pass(scaling(s, d)), "logits", (1, 1, None)),
 }
 
