@@ -4,6 +4,7 @@ import importlib.util
 import math
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they choose cores and read /proc, as Linux has them")
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import data, fitting, gpu, scaling, sweep  # noqa: E402
+from benchmarks import data, fitting, gpu, measure, scaling, sweep  # noqa: E402
 from benchmarks.measure import Row, medians, peak_memory  # noqa: E402
 
 
@@ -71,11 +72,21 @@ def test_peak_memory_is_that_of_what_is_in_use_at_once():
     assert peak_memory(lambda: [use(64), use(64)]) / 2**20 == pytest.approx(64, rel=0.2)
 
 
-def test_medians_take_turns_and_leave_the_first_round_out():
-    order = []
-    found = medians({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
-    assert order == ["a", "b"] * 3
-    assert set(found) == {"a", "b"}
+def test_medians_take_turns_leave_the_first_round_out_and_call_what_is_quick_more_often(monkeypatch):
+    now, order = [0.0], []
+    clock = SimpleNamespace(perf_counter=lambda: now[0], sleep=lambda _: None)
+    monkeypatch.setattr(measure, "time", clock)
+
+    def taking(name, *seconds):
+        def function():
+            now[0] += seconds[min(order.count(name), len(seconds) - 1)]
+            order.append(name)
+
+        return function
+
+    found = medians({"a": taking("a", 8, 2, 4), "b": taking("b", 0.025, 0.01)}, repeats=2)
+    assert order == ["a", "b", "a", "b", "b", "a", "b", "b"]  # b takes 0.05 s in about two calls
+    assert found == pytest.approx({"a": 3, "b": 0.01})
 
 
 def test_the_command_writes_what_it_measured_and_keeps_the_rest(tmp_path, monkeypatch, capsys):
