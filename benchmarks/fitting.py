@@ -179,11 +179,14 @@ def ncm(train: FeatureSet, path: Path, size: str, repeats: int) -> list[Row]:
     fit = functools.partial(nearest_class_mean, train)
     disk = medians({"ncm": from_disk(fit), "read": from_disk(read)}, repeats)
     cache = medians({"ncm": fit, "read": read}, repeats)
+    nbytes = train.features.nbytes
     return [
+        *(Row(f"{size}: reading the features with h5py, {where}", nbytes / seconds["read"] / 1e9, "GB/s")
+          for where, seconds in (("file on disk", disk), ("file in the cache", cache))),
         Row(f"{size}: NCM, file on disk", disk["ncm"] / disk["read"], "x reading with h5py", "<= 1.5"),
         Row(f"{size}: NCM, file in the cache", cache["ncm"] / cache["read"], "x reading with h5py", "<= 1.5"),
         Row(f"{size}: NCM, file in the cache", cache["ncm"], "s"),
-    ]
+    ]  # fmt: skip
 
 
 def lws(train: FeatureSet, size: str, device: str) -> list[Row]:
