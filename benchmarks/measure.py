@@ -103,5 +103,6 @@ def process(command: Sequence[str], **options: object) -> Callable[[], object]:
     It may keep compiled modules, as an installed package has them.
     """
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    given = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": env}
-    return lambda: subprocess.run(command, **given, **options)  # type: ignore[call-overload]
+    return lambda: subprocess.run(  # type: ignore[call-overload]
+        command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, **options
+    )

@@ -1,6 +1,6 @@
 """Cost grows as claimed: seconds and memory of every method's core against N, C and D, in steps of two.
 
-python -m benchmarks.scaling                  five minutes on one thread
+python -m benchmarks.scaling                  three to four minutes on one thread
 python -m benchmarks.scaling small            seconds
 
 Every line is the slope of log cost against log size, the other sizes fixed. Claimed is the work that the algorithm

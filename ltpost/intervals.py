@@ -36,7 +36,7 @@ from ltpost.head import Array, Head
 _BLOCK_ELEMENTS = 2**19  # of scores swept at a time: two buffers of 2 MiB as float32
 _THREADED = 2**22  # scores below which threads cost more than they bring
 _LARGE_PRODUCT = 512  # rows with which a product is at full speed; with more, the scores are far from the core
-_MULTIPLYING = 8  # threads at most that hold blocks of features and of products, at most 32 MiB each
+_MULTIPLYING = 8  # threads at most that hold blocks of features and of products, 32 MiB or less each
 _LARGEST = np.finfo(np.float32).max
 _BOUNDED = 1e37  # float32 holds this and its reciprocal with all digits
 TINY = 1e-300  # log -690.8; those of positive float32 scores are -103.3 .. 88.8
@@ -55,25 +55,19 @@ def intervals(
         scaled: s_c(t) = z_c · exp(-t · b_c), not a_c - t · b_c.
         device: where to compute; anything but "cpu" imports torch.
     """
+    slopes = Slopes(slope)
     if device == "cpu":
-        low, high = _intervals_here(feature_set, slope, head, scaled)
+        low, high = _intervals_here(feature_set, slopes, head, scaled)
     else:
         from ltpost.on_device import intervals as intervals_there
 
         low, high = intervals_there(feature_set, slope, head, device, scaled=scaled)
     if scaled:  # beyond this, ends may be those of the stand-in for a score that is not positive
-        reach = _reach(slope)
-        low[low < -reach], high[high > reach] = -np.inf, np.inf
+        low[low < -slopes.reach], high[high > slopes.reach] = -np.inf, np.inf
     return low, high
 
 
-def _reach(slope: Array) -> float:
-    """How far from 0 the ends of scaled scores mean anything: where 0 still beats no positive score."""
-    spread = float(np.ptp(slope))
-    return _REACH / spread if spread > 0 else np.inf
-
-
-def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, scaled: bool) -> tuple[Array, Array]:
+def _intervals_here(feature_set: FeatureSet, slopes: Slopes, head: Head | None, scaled: bool) -> tuple[Array, Array]:
     """By blocks of classes with equally many rows, (k, m, C), small enough to stay near a core."""
     labels, classes = feature_set.labels, feature_set.num_classes
     order = np.argsort(labels, kind="stable")
@@ -81,7 +75,6 @@ def _intervals_here(feature_set: FeatureSet, slope: Array, head: Head | None, sc
     low, high = np.empty(len(labels)), np.empty(len(labels))
     head = feature_set.joint if head is None else head
     read, stored = feature_set.score_reader(head), feature_set.answers_for(head)
-    slopes = Slopes(slope)
 
     def sweep(batch: list[tuple[int, int, int]]) -> None:
         begin, end = batch[0][0], batch[-1][1]
@@ -177,10 +170,11 @@ class Slopes:
         self.lowest, self.highest = float(ranked[0]), float(ranked[-1])
         self._first = np.searchsorted(ranked, self.values, side="left")
         self._equal = np.searchsorted(ranked, self.values, side="right") - self._first
-        gaps = np.diff(ranked)
-        smallest = gaps[gaps > 0].min(initial=1.0)
+        gaps, spread = np.diff(ranked), self.highest - self.lowest
         #: whether float32 holds all gaps and their reciprocals with all digits
-        self.bounded = bool(smallest >= 1 / _BOUNDED and self.highest - self.lowest <= _BOUNDED)
+        self.bounded = bool(gaps[gaps > 0].min(initial=1.0) >= 1 / _BOUNDED and spread <= _BOUNDED)
+        #: how far from 0 the ends of scaled scores mean anything: where 0 still beats no positive score
+        self.reach = _REACH / spread if spread > 0 else np.inf
 
     def equal(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices (i, c) of all pairs where class c has the slope of class labels[i], which it is itself at times.
@@ -232,7 +226,7 @@ def quick_interval(
     flat, flat_masked = scores.reshape(-1), masked.reshape(-1)
     raw_own = flat[first_of_row + y]
     own = _logarithm(raw_own) if scaled else raw_own.astype(np.float64)
-    reach = _reach(slopes.values) if scaled else np.inf
+    reach = slopes.reach if scaled else np.inf
 
     mine = slopes.values[y]
     gap = slopes.values - mine

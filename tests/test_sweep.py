@@ -101,6 +101,7 @@ awkward_slope = st.one_of(
     st.sampled_from([0.0, 1.0, 1.0 + 1e-15, 1.0 + 1e-9, 1.0 + 1e-5, 1e-36, 1e30, -1e36]),
     st.floats(-3, 3),  # the smallest of which differ by less than float32 can hold
 )
+wild_slope = st.one_of(awkward_slope, st.sampled_from([1e-300, 1e-40, 1e39, 1e300, -1e-45]))
 
 
 @given(data=st.data(), scaled=st.booleans(), num_classes=st.integers(1, 7))
@@ -108,7 +109,8 @@ awkward_slope = st.one_of(
 def test_quick_interval_equals_float64(data, scaled, num_classes):
     classes = st.lists(awkward_score, min_size=num_classes, max_size=num_classes)
     scores = np.array(data.draw(st.lists(classes, min_size=4, max_size=4)), np.float32).reshape(2, 2, num_classes)
-    slope = np.array(data.draw(st.lists(awkward_slope, min_size=num_classes, max_size=num_classes)))
+    some_slope = data.draw(st.sampled_from([awkward_slope, wild_slope]))
+    slope = np.array(data.draw(st.lists(some_slope, min_size=num_classes, max_size=num_classes)))
     labels = np.array(data.draw(st.lists(st.integers(0, num_classes - 1), min_size=2, max_size=2)))
     low, high = quick_interval(scores, labels, Slopes(slope), scaled=scaled)
     expected_low, expected_high = (scaled_interval if scaled else affine_interval)(scores, labels, slope)
