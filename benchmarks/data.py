@@ -20,8 +20,8 @@ from scipy.special import ndtr, ndtri
 from tqdm.auto import tqdm
 
 import ltpost
-from ltpost.features import finish_file, start_file
-from ltpost.head import LinearHead
+from ltpost.data.write import finish_file, start_file
+from ltpost.heads import LinearHead
 from ltpost.methods.ncm import class_sums
 
 CACHE = Path(__file__).parent / "cache"

@@ -27,15 +27,15 @@ import numpy as np
 import torch
 
 import ltpost
-import ltpost.tensors
+import ltpost.data.tensors
 from benchmarks.data import folder as feature_folder
 from benchmarks.measure import Row, medians
 from ltpost import FeatureSet, distributed
-from ltpost.losses import balanced_row_weights
+from ltpost.fit.losses import balanced_row_weights
+from ltpost.fit.optim import published_recipe
 from ltpost.methods.crt import crt_path, crt_sgd
 from ltpost.methods.lws import lws_path, lws_sgd
 from ltpost.methods.ncm import nearest_class_mean
-from ltpost.optim import published_recipe
 
 STRENGTH = 0.03
 SOME_STEPS = 16  # of which a median is taken, and which are scaled to all
@@ -142,7 +142,7 @@ def sgd(train: FeatureSet, size: str, device: str, repeats: int) -> list[Row]:
 @contextmanager
 def held_below(limit: int | None) -> Iterator[None]:
     """Rows are held in host memory up to ``limit`` bytes only, and on no GPU; None changes nothing."""
-    tensors = ltpost.tensors
+    tensors = ltpost.data.tensors
     before = tensors.RESIDENT_BYTES, tensors.RESIDENT_SHARE
     if limit is not None:
         tensors.RESIDENT_BYTES, tensors.RESIDENT_SHARE = limit, 0.0
@@ -373,7 +373,7 @@ def _fit_and_watch(path: Path, method: str, sender: Connection) -> None:
     train = ltpost.load(path)
     rows = "all rows"
     if train.num_classes > 5000 and "convex" in method:
-        train, ltpost.tensors.RESIDENT_BYTES, rows = one_of_each(train, 16_384), 0, "16,384 rows"
+        train, ltpost.data.tensors.RESIDENT_BYTES, rows = one_of_each(train, 16_384), 0, "16,384 rows"
     peak, done = 0, threading.Event()
     fits: dict[str, Callable[[], object]] = {
         "ncm": lambda: nearest_class_mean(train),

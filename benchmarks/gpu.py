@@ -26,17 +26,17 @@ from functools import partial
 import numpy as np
 import torch
 
-import ltpost.tensors
+import ltpost.data.tensors
 from benchmarks.data import SIZES, folder
 from benchmarks.fitting import QUIET, SOME_STEPS, ceilings, classes_of, held_below, one_of_each, products
 from benchmarks.measure import Row, medians
 from ltpost import FeatureFolder, FeatureSet, la_curve, tau_curve
+from ltpost.data.tensors import as_tensor
 from ltpost.evaluation import evaluate
+from ltpost.fit.optim import published_recipe
 from ltpost.methods.crt import crt_path, crt_sgd
 from ltpost.methods.lws import lws_path, lws_sgd
 from ltpost.methods.ncm import nearest_class_mean
-from ltpost.optim import published_recipe
-from ltpost.tensors import as_tensor
 
 GOALS = {
     ("imagenet-lt", "tau curve"): "<= 0.05",
@@ -175,13 +175,13 @@ def epochs(train: FeatureSet, val: FeatureSet, size: str, device: str) -> list[R
 @contextmanager
 def from_file() -> Iterator[None]:
     """Rows are not held, but read ahead, on a CPU too."""
-    before = ltpost.tensors.READ_AHEAD
-    ltpost.tensors.READ_AHEAD = ("cuda", "cpu")
+    before = ltpost.data.tensors.READ_AHEAD
+    ltpost.data.tensors.READ_AHEAD = ("cuda", "cpu")
     try:
         with held_below(0):
             yield
     finally:
-        ltpost.tensors.READ_AHEAD = before
+        ltpost.data.tensors.READ_AHEAD = before
 
 
 def waits_for_the_device(function: Callable[[], object]) -> int:

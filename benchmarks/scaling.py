@@ -24,12 +24,12 @@ import torch
 from benchmarks.fitting import QUIET, held_below
 from benchmarks.measure import Row, medians, peak_memory, plain_memory
 from ltpost import FeatureSet, LinearHead, la_curve, tau_curve
+from ltpost.data.tensors import training_features, training_logits
 from ltpost.evaluation import evaluate
-from ltpost.losses import balanced_row_weights
+from ltpost.fit.losses import balanced_row_weights
 from ltpost.methods.crt import BalancedRegression, crt_sgd
 from ltpost.methods.lws import BalancedScaling
 from ltpost.methods.ncm import nearest_class_mean
-from ltpost.tensors import training_features, training_logits
 
 SLACK = 0.15  # of an exponent: caches, and what does not grow
 

@@ -18,7 +18,7 @@ import torch
 from benchmarks.data import folder as feature_folder
 from benchmarks.measure import Row, cores, medians, process
 from ltpost import FeatureFolder, FeatureSet, LinearHead, la_curve, tau_curve
-from ltpost.priors import log_prior
+from ltpost.data.priors import log_prior
 
 HERE = Path(__file__).parent
 

@@ -12,9 +12,9 @@ import matplotlib as mpl
 import numpy as np
 
 from ltpost import Experiment, FeatureSet, LinearHead, compare
-from ltpost.pipeline import compare_report
+from ltpost.experiment import compare_report
 from ltpost.plots import new_axes, plot_results
-from ltpost.report import Report
+from ltpost.report.results import Report
 
 VAL_ROWS = 20  # the first rows of each class of the test images are val, by convention of the shared data
 

@@ -2,7 +2,7 @@
 
 import ltpost
 from ltpost.demo import FEW_SHOT, MANY_SHOT, demo_features
-from ltpost.pipeline import compare_report
+from ltpost.experiment import compare_report
 
 features = demo_features("ltpost-examples/demo")  # made by ltpost demo, if it is not there yet
 shots = {"many_shot": MANY_SHOT, "few_shot": FEW_SHOT}

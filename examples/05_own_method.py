@@ -10,7 +10,7 @@ from scipy.special import softmax
 import ltpost
 from ltpost.demo import FEW_SHOT, MANY_SHOT, demo_features
 from ltpost.methods import TAU_GRID, Family
-from ltpost.sweep import affine_curve
+from ltpost.scores.sweep import affine_curve
 
 
 def effective_prior(experiment: ltpost.Experiment) -> Family:

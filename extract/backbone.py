@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ltpost.errors import DataError, UsageError
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 #: how the classifiers of the usual architectures are called, or the block whose last layer they are
 USUAL_NAMES = ("fc", "linear", "classifier", "head", "heads", "last_linear")

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.arrays import unpickle_arrays
 from ltpost.extract.source import read_class_counts
-from ltpost.features import FeatureSet, load
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
 #: what others call our datasets; each may end in _<split>

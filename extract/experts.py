@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ltpost.extract.architectures import Normalise
 from ltpost.extract.checkpoints import Checkpoint
 from ltpost.extract.preprocess import Preprocess
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 
 class SideBySide(nn.Module):

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import architectures
 from ltpost.extract.backbone import Backbone, keys_of
@@ -27,8 +29,7 @@ from ltpost.extract.experts import parts_of
 from ltpost.extract.export_formats import SUFFIXES, save, write
 from ltpost.extract.loop import tell
 from ltpost.extract.preprocess import Preprocess
-from ltpost.features import FeatureSet, load
-from ltpost.head import LinearHead
+from ltpost.heads import Head, LinearHead, load_head
 from ltpost.output import replacing
 
 FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
@@ -36,7 +37,7 @@ _PROOF_ROWS = 256
 
 
 def export_head(
-    head: LinearHead | str | os.PathLike[str],
+    head: Head | str | os.PathLike[str],
     ckpt: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -72,10 +73,14 @@ def export_head(
     """
     if format not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}, but is '{format}'")
-    name = "head" if isinstance(head, LinearHead) else Path(head).stem
-    head = head if isinstance(head, LinearHead) else LinearHead.load(head)
-    if head.input != "features":
-        raise DataError("the head works on logits, as its feature file has no features; extract them to export it")
+    name, any_head = (Path(head).stem, load_head(head)) if isinstance(head, (str, os.PathLike)) else ("head", head)
+    layer = any_head.linear()
+    if layer is None:
+        raise DataError(
+            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
+            "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
+        )
+    head = layer
     found = _feature_file(features)
     if format != "checkpoint":
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
 from ltpost.extract.backbone import first_line, keys_of
 from ltpost.extract.experts import parts_of
-from ltpost.features import FeatureSet
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
 SUFFIXES = {"safetensors": ".safetensors", "torch-head": ".pth", "onnx": ".onnx"}

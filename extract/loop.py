@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ltpost.data.write import partial_name
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract import sanity
 from ltpost.extract.backbone import Backbone
@@ -29,7 +30,6 @@ from ltpost.extract.shards import Shard, adopt
 from ltpost.extract.source import Source, Unreadable
 from ltpost.extract.views import Views
 from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
-from ltpost.features import partial_name
 
 _TOLD = 10  # unreadable images, one by one
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
+from ltpost.data.priors import shot_groups
 from ltpost.errors import DataError
 from ltpost.extract.writer import DONE, done_of
-from ltpost.metrics import Figures, figures
-from ltpost.priors import shot_groups
-from ltpost.report import percent
+from ltpost.scores.metrics import Figures, figures
+from ltpost.tables import percent
 
 _BLOCK_ROWS = 4096
 #: top-1 below this many times 1/C is what a permutation of the classes gives

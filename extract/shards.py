@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import writer
 from ltpost.extract.lock import HeldError, held
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 #: the variables that say which process this is, and how many there are
 LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))

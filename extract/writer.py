@@ -24,9 +24,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.data.write import finish_file, partial_name, start_file
 from ltpost.errors import DataError
-from ltpost.features import finish_file, partial_name, start_file
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 MISSING, DONE, UNREADABLE = 0, 1, 2
 _FLUSH_SECONDS = 1.0

@@ -3,68 +3,59 @@
 import ltpost
 
 val, test = ltpost.load("features/val.h5"), ltpost.load("features/test.h5")
-curve = ltpost.tau_curve(val)
-head = ltpost.tau_normalize(val.head, curve.best().value)
-ltpost.evaluate(head, test)
+family = ltpost.tau_norm(val.head)
+best = family.curve(val).best()
+ltpost.evaluate(family.head(best.tau), test)
+
+Every method is a function here (``ltpost.tau_norm``, ``ltpost.crt``, …): see ``ltpost.methods.TABLE``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ltpost import methods
 from ltpost._version import __version__
+from ltpost.data.features import FeatureSet
+from ltpost.data.folder import FeatureFolder
+from ltpost.data.load import load
+from ltpost.data.priors import shot_groups
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.evaluation import evaluate
-from ltpost.features import FeatureSet, load
-from ltpost.folder import FeatureFolder
-from ltpost.head import LinearHead
-from ltpost.methods.logit_adjustment import la_curve, logit_adjust
-from ltpost.methods.multiplicative_adjustment import mla_curve, multiplicative_adjust
-from ltpost.methods.tau_norm import tau_curve, tau_normalize
-from ltpost.pipeline import Experiment, Outcome, compare
-from ltpost.priors import shot_groups
-from ltpost.report import Report
-
-if TYPE_CHECKING:
-    from ltpost.methods.crt import crt
-    from ltpost.methods.lws import lws
-    from ltpost.methods.ncm import nearest_class_mean
-
-#: what needs torch, or is rarely needed, loads when it is first used
-_LAZY = {
-    "crt": "ltpost.methods.crt",
-    "lws": "ltpost.methods.lws",
-    "nearest_class_mean": "ltpost.methods.ncm",
-}
+from ltpost.experiment import Experiment, compare
+from ltpost.family import Family
+from ltpost.heads import LinearHead, RescaledHead, load_head
+from ltpost.method import Method
+from ltpost.outcome import Outcome
+from ltpost.report.results import Report
 
 __all__ = [
     "DataError",
     "Experiment",
+    "Family",
     "FeatureFolder",
     "FeatureSet",
     "LinearHead",
     "LtpostError",
+    "Method",
     "Outcome",
     "Report",
+    "RescaledHead",
     "UsageError",
     "__version__",
     "compare",
-    "crt",
     "evaluate",
-    "la_curve",
     "load",
-    "logit_adjust",
-    "lws",
-    "mla_curve",
-    "multiplicative_adjust",
-    "nearest_class_mean",
+    "load_head",
+    "methods",
     "shot_groups",
-    "tau_curve",
-    "tau_normalize",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'ltpost' has no attribute {name!r}")
-    from importlib import import_module
+    for key, module in methods.TABLE.items():
+        if module == name:
+            return methods.get(key)
+    raise AttributeError(f"module 'ltpost' has no attribute {name!r}")
 
-    return getattr(import_module(_LAZY[name]), name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *methods.TABLE.values()})

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import trange
 
+from ltpost.data.folder import FeatureFolder
 from ltpost.errors import DataError, UsageError
-from ltpost.evaluation import Result, predict
-from ltpost.folder import FeatureFolder
-from ltpost.head import LinearHead
-from ltpost.pipeline import Experiment, Outcome, compare, compare_report
-from ltpost.plots import new_axes, plot_norms, plot_results
-from ltpost.report import Report, percent
+from ltpost.experiment import Experiment, compare, compare_report
+from ltpost.outcome import Outcome
+from ltpost.plots import new_axes, plot_norms
+from ltpost.report.results import Report, Result
+from ltpost.scores.predict import predict
+from ltpost.tables import percent
 
 ARCH = "ltpost.demo:digits_cnn"
 NUM_CLASSES = 10
@@ -278,12 +279,14 @@ def _row(outcome: Outcome, split: str) -> Result:
 
 def _draw(folder: Path, experiment: Experiment, outcomes: list[Outcome], report: Report) -> None:
     """``results.png`` and ``norms.png``."""
-    counts = experiment.report_set.require_counts("the picture of the norms")
+    counts = experiment.report_set.class_counts
+    assert counts is not None
     fitted = {outcome.method: outcome.head for outcome in outcomes if outcome.method in ("tnorm", "crt")}
-    linear = {name: head for name, head in fitted.items() if isinstance(head, LinearHead)}
+    linear = {name: head.linear() for name, head in {"joint": experiment.joint, **fitted}.items()}
+    known = {name: head for name, head in linear.items() if head is not None}
     pictures = {
-        "results.png": plot_results(report.results, new_axes(1.35 * len(report.results) + 1.6, 3.8)),
-        "norms.png": plot_norms({"joint": experiment.joint, **linear}, counts, new_axes(5.6, 4.0)),
+        "results.png": report.plot(new_axes(1.35 * len(report.results) + 1.6, 3.8)),
+        "norms.png": plot_norms(known, counts, new_axes(5.6, 4.0)),
     }
     for name, ax in pictures.items():
         with _complete(folder / name) as partial:

@@ -4,6 +4,10 @@ A message names the file, the dataset or option, what is required, the value tha
 Commands print it after ``ltpost:`` and exit with ``exit_code``; a notebook sees the exception.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class LtpostError(Exception):
     """Base of every error that ltpost raises on purpose."""
@@ -19,3 +23,15 @@ class UsageError(LtpostError):
     """An option or an argument cannot be used as given (exit code 2)."""
 
     exit_code = 2
+
+
+def listed_names(begin: str, names: Iterable[str]) -> str:
+    """``begin`` and the names, for a message that says what exists.
+
+    >>> listed_names("it has", ["bias", "grid"])
+    'it has bias and grid'
+    >>> listed_names("it has", [])
+    'it has none'
+    """
+    *first, last = [*names] or ["none"]
+    return f"{begin} {', '.join(first)} and {last}" if first else f"{begin} {last}"

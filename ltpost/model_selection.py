@@ -1,17 +1,145 @@
 """Choose a hyperparameter honestly: never on the rows that the number is reported on.
 
 With a val and a test split: chosen on val, reported on test. With val only: chosen on all of val for the head that is
-saved, and reported by cross-fitting inside val, where every row is judged at a value chosen without it.
+saved, and reported by cross-fitting inside val, where every row is judged by what the other folds gave: the value that
+is best on them and, of a method that fits to val, the head that is fitted to them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.sweep import Curve
+from ltpost.data.features import FeatureSet
+from ltpost.data.priors import ShotGroups
+from ltpost.errors import UsageError
+from ltpost.family import Family
+from ltpost.heads import Head
+from ltpost.scores.curve import Best, Curve, ExactCurve, GridCurve
+from ltpost.scores.metrics import SELECT
+from ltpost.scores.predict import predict
 
 FOLDS = 5
+#: labelled rows to the family of heads that is fitted to them
+FamilyOf = Callable[[FeatureSet], Family]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A head, and how it was chosen.
+
+    Attributes:
+        head: at the chosen value.
+        family: it belongs to.
+        curve: accuracy on the rows of the choice, or None where there was nothing to choose.
+        grid: values of the curve that are shown; the choice was made between the least and the greatest.
+        best: the chosen value.
+    """
+
+    head: Head
+    family: Family
+    curve: Curve | None = None
+    grid: tuple[float, ...] = ()
+    best: Best | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rules of a choice.
+
+    Attributes:
+        select: the figure to maximise, one of ``SELECT``.
+        groups: many/medium/few-shot classes, or None.
+        grid: values of the hyperparameter between which to choose; default those of the curve.
+        seed: of the folds.
+        device: where to compute.
+    """
+
+    select: str = "all"
+    groups: ShotGroups | None = None
+    grid: tuple[float, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.select not in SELECT:
+            raise UsageError(f"select= must be one of {', '.join(SELECT)}, but is {self.select!r}")
+
+    def choose(self, split: FeatureSet, family: Family) -> Choice:
+        """The best head of a family on a split; the family was made without the labels of the split."""
+        if family.parameter is None:
+            return Choice(family.head(), family)
+        return self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family)
+
+    def choose_fitted(self, split: FeatureSet, family_of: FamilyOf) -> Choice:
+        """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all rows."""
+        family = family_of(split)
+        if family.parameter is None:
+            return Choice(family.head(), family)
+        return self._on(self._cross_fitted_curve(split, family_of), family)
+
+    def _on(self, curve: Curve, family: Family) -> Choice:
+        grid = self.grid or tuple(float(value) for value in curve.grid())
+        best = curve.best(self.select, min(grid), max(grid))
+        return Choice(family.head(best.value), family, curve, grid, best)
+
+    def with_interval(self, choice: Choice) -> Choice:
+        """The choice with the bootstrap interval of its value."""
+        if choice.curve is None or choice.best is None:
+            return choice
+        low, high = min(choice.grid), max(choice.grid)
+        interval = choice.curve.bootstrap_best(self.select, low, high, seed=self.seed)
+        return replace(choice, best=replace(choice.best, interval=interval))
+
+    def cross_fit(self, choice: Choice) -> NDArray[np.bool_]:
+        """Which rows of the choice are right, (N,), each at the value that is best on the other folds."""
+        assert choice.curve is not None
+        return cross_fit(choice.curve, self.select, min(choice.grid), max(choice.grid), seed=self.seed)
+
+    def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> NDArray[np.bool_]:
+        """Which rows are right, (N,), each by a head that was fitted and chosen on the other folds alone."""
+        folds = stratified_folds(split.labels, seed=self.seed)
+        correct = np.zeros(len(split), dtype=bool)
+        for inside, rest in _each_fold(folds):
+            head = self.choose_fitted(split.subset(rest), family_of).head
+            rows = split.subset(inside)
+            correct[inside] = predict(head, rows, self.device) == rows.labels
+        return correct
+
+    def _cross_fitted_curve(self, split: FeatureSet, family_of: FamilyOf) -> Curve:
+        """The curve of which every row comes from a family that was fitted to the other folds."""
+        folds = stratified_folds(split.labels, seed=self.seed)
+        parts = [
+            (
+                inside,
+                family_of(split.subset(rest)).curve(
+                    split.subset(inside), self.groups, grid=self.grid, device=self.device
+                ),
+            )
+            for inside, rest in _each_fold(folds)
+        ]
+        curves = [curve for _, curve in parts]
+        parameter, classes = curves[0].parameter, split.num_classes
+        if all(isinstance(curve, ExactCurve) for curve in curves):
+            low, high = np.empty(len(split)), np.empty(len(split))
+            for inside, curve in parts:
+                assert isinstance(curve, ExactCurve)
+                low[inside], high[inside] = curve.low, curve.high
+            return ExactCurve(parameter, low, high, split.labels, self.groups, classes)
+        values = curves[0].grid()
+        correct = np.empty((len(values), len(split)), dtype=bool)
+        for inside, curve in parts:
+            correct[:, inside] = [curve.correct(value) for value in values]
+        return GridCurve(parameter, values, correct, split.labels, self.groups, classes)
+
+
+def _each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Row numbers inside and outside of every fold that has both."""
+    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in range(FOLDS)]
+    return [(inside, rest) for inside, rest in pairs if len(inside) and len(rest)]
 
 
 def stratified_folds(labels: NDArray[np.int64], num_folds: int = FOLDS, seed: int = 0) -> NDArray[np.int64]:

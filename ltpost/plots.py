@@ -7,17 +7,15 @@ stay apart for colour-blind readers; the groups have the same colour everywhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
-from ltpost.head import Array, LinearHead
-from ltpost.report import HEADINGS
+from ltpost.tables import HEADINGS
 
-if TYPE_CHECKING:
-    from ltpost.evaluation import Result
-    from ltpost.sweep import Curve
+Array = NDArray[Any]
 
 COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#D55E00", "all": "#404040"}
 SERIES = ("#404040", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
@@ -25,38 +23,48 @@ MARKERS = "osD^vP"
 _WIDE_RANGE = 50  # values that span more than this factor are drawn on a logarithmic axis
 
 
-def plot_curve(curve: Curve, ax: Any = None) -> Any:
-    """Accuracy of every group against the hyperparameter, with the best plateau of the mean over classes.
+def plot_curve(
+    parameter: str,
+    values: Array,
+    figures: Mapping[str, Array],
+    *,
+    best: float,
+    plateau: tuple[float, float],
+    score: float,
+    marked: bool,
+    ax: Any = None,
+) -> Any:
+    """Accuracy of every group against a hyperparameter, with the best plateau of the mean over classes.
 
     Args:
-        curve: exact (drawn as it is), or known at some values (drawn with markers).
+        parameter: name of the hyperparameter.
+        values: (K,) ascending.
+        figures: name of a figure to its fractions (K,); those of ``COLOURS`` are drawn.
+        best: the best value.
+        plateau: the first and the last value that are as good.
+        score: the mean over classes there.
+        marked: draw a marker at each value, as the figures are known there only.
         ax: matplotlib axes; default a new figure.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
     ax = _axes(ax, (6.4, 4.0))
-    exact = not hasattr(curve, "values")
-    marked = np.sort(curve.grid())
-    low, high = float(marked[0]), float(marked[-1])
-    values = np.linspace(low, high, 801) if exact else marked
-    rows = curve.at(values)
-    best = curve.best("all", low, high)
     ends: dict[str, float] = {}
     for name, colour in COLOURS.items():
-        accuracy = np.array([getattr(row, name) for row in rows])
+        accuracy = figures[name]
         if np.isnan(accuracy).all():
             continue
         width = 2.4 if name == "all" else 1.6
-        ax.plot(values, accuracy, color=colour, linewidth=width, marker="" if exact else "o", markersize=4)
+        ax.plot(values, accuracy, color=colour, linewidth=width, marker="o" if marked else "", markersize=4)
         ends[name] = float(accuracy[-1])
     _label_ends(ax, float(values[-1]), ends)
-    ax.axvspan(best.low, best.high, color="#404040", alpha=0.15, linewidth=0)
-    ax.axvline(best.value, color="#404040", linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.set_title(f"best {curve.parameter} {best.value:.3g}: {100 * best.score:.1f} %", loc="left", fontsize=10)
-    if low > 0 and high / low > _WIDE_RANGE:
+    ax.axvspan(*plateau, color="#404040", alpha=0.15, linewidth=0)
+    ax.axvline(best, color="#404040", linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set_title(f"best {parameter} {best:.3g}: {100 * score:.1f} %", loc="left", fontsize=10)
+    if values[0] > 0 and values[-1] / values[0] > _WIDE_RANGE:
         ax.set_xscale("log")
-    ax.set_xlabel(curve.parameter)
+    ax.set_xlabel(parameter)
     _percent_axis(ax)
     return _plain(ax)
 
@@ -78,36 +86,41 @@ def _label_ends(ax: Any, x: float, ends: Mapping[str, float]) -> None:
         )
 
 
-def plot_results(results: Sequence[Result], ax: Any = None) -> Any:
-    """Bars of many/medium/few/all for every method, with 95 % bootstrap intervals.
+def plot_groups(
+    names: Sequence[str],
+    figures: Mapping[str, Array],
+    intervals: Mapping[str, Array],
+    *,
+    title: str = "",
+    ax: Any = None,
+) -> Any:
+    """Bars of many/medium/few/all for every method, with 95 % intervals.
 
     Args:
-        results: of several methods; of several splits, those of the first are drawn.
+        names: of M methods.
+        figures: name of a figure to its fractions (M,); those of ``COLOURS`` are drawn.
+        intervals: name of a figure to the ends of its interval, (M, 2).
+        title: of the picture.
         ax: matplotlib axes; default a new figure.
 
     Raises:
-        DataError: there are no results.
         UsageError: matplotlib is not installed.
     """
-    if not results:
-        raise DataError("there are no results to draw")
-    shown = [result for result in results if result.split == results[0].split]
-    ax = _axes(ax, (max(4.0, 1.6 + 1.35 * len(shown)), 3.8))
+    ax = _axes(ax, (max(4.0, 1.6 + 1.35 * len(names)), 3.8))
     width = 0.205
     for position, (name, colour) in enumerate(COLOURS.items()):
-        where = np.arange(len(shown)) + (position - 1.5) * width
-        height = np.array([getattr(result.figures, name) for result in shown])
-        ends = np.array([result.intervals[name] for result in shown]).T
+        where = np.arange(len(names)) + (position - 1.5) * width
+        height, ends = figures[name], intervals[name].T
         reach = np.clip([height - ends[0], ends[1] - height], 0, None)
         ax.bar(where, np.nan_to_num(height), 0.92 * width, color=colour, label=HEADINGS[name])
         ax.errorbar(where, height, reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         for x, value, top in zip(where, height, ends[1], strict=True):
             _bar_label(ax, x, value, top, light=name != "medium")
-    ax.set_xticks(range(len(shown)), [result.name for result in shown])
+    ax.set_xticks(range(len(names)), list(names))
     ax.tick_params(axis="x", length=0)
-    highest = max(high for result in shown for _, high in result.intervals.values() if not np.isnan(high))
+    highest = max(float(np.nanmax(ends)) for ends in intervals.values() if not np.isnan(ends).all())
     ax.set_ylim(0, min(1.02, highest + 0.05))
-    ax.set_title(f"accuracy on {results[0].split}", loc="left", fontsize=10)
+    ax.set_title(title, loc="left", fontsize=10)
     ax.legend(ncols=len(COLOURS), frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=9)
     _percent_axis(ax)
     return _plain(ax)
@@ -124,7 +137,14 @@ def _bar_label(ax: Any, x: float, value: float, top: float, *, light: bool) -> N
         ax.text(x, 0.012, f"{100 * value:.1f}", color="white" if light else "black", **style)
 
 
-def plot_norms(heads: Mapping[str, LinearHead], class_counts: Array, ax: Any = None) -> Any:
+class HasNorms(Protocol):
+    """A head with weight norms, such as :class:`ltpost.LinearHead`."""
+
+    def norms(self) -> Array:
+        """‖w_c‖₂ of every class, (C,)."""
+
+
+def plot_norms(heads: Mapping[str, HasNorms], class_counts: Array, ax: Any = None) -> Any:
     """Weight norm against training samples, one point per class, both axes logarithmic.
 
     Args:
@@ -143,18 +163,18 @@ def plot_norms(heads: Mapping[str, LinearHead], class_counts: Array, ax: Any = N
     counts = np.asarray(class_counts, dtype=np.float64)
     known = counts > 0
     for number, (name, head) in enumerate(heads.items()):
-        if head.num_classes != len(counts):
-            raise DataError(f"head '{name}' has {head.num_classes} classes, but class_counts has {len(counts)}")
         norms = head.norms()
-        there = known & (norms > 0)
-        relative = norms[there] / np.exp(np.log(norms[there]).mean())
-        slope, height = np.polyfit(np.log(counts[there]), np.log(relative), 1)
-        ends = np.array([counts[there].min(), counts[there].max()])
+        if len(norms) != len(counts):
+            raise DataError(f"head '{name}' has {len(norms)} classes, but class_counts has {len(counts)}")
+        drawn = known & (norms > 0)
+        relative = norms[drawn] / np.exp(np.log(norms[drawn]).mean())
+        slope, height = np.polyfit(np.log(counts[drawn]), np.log(relative), 1)
+        ends = np.array([counts[drawn].min(), counts[drawn].max()])
         colour = SERIES[number % len(SERIES)]
         ax.plot(ends, np.exp(height) * ends**slope, color=colour, linewidth=1, alpha=0.6)
         marker = MARKERS[number % len(MARKERS)]
         label = f"{name}: slope {slope:+.2f}"
-        ax.plot(counts[there], relative, marker, color=colour, label=label, markersize=5, alpha=0.85, markeredgewidth=0)
+        ax.plot(counts[drawn], relative, marker, color=colour, label=label, markersize=5, alpha=0.85, markeredgewidth=0)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("training samples of the class")
@@ -169,7 +189,7 @@ def plot_norms(heads: Mapping[str, LinearHead], class_counts: Array, ax: Any = N
 
 
 def new_axes(width: float, height: float) -> Any:
-    """Axes of a new figure (inches) that no window and no list of open figures knows of; to be saved."""
+    """Axes of a new figure (inches) that no window shows and no list of open figures holds; to be saved."""
     _pyplot()
     from matplotlib.figure import Figure
 

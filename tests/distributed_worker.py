@@ -9,7 +9,7 @@ import sys
 import torch
 
 import ltpost
-from ltpost import distributed
+from ltpost.data import distributed
 from ltpost.methods.crt import crt_path, crt_sgd
 from ltpost.methods.lws import lws_path, lws_sgd
 from ltpost.methods.ncm import nearest_class_mean

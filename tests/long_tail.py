@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltpost.features import FeatureSet
-from ltpost.head import LinearHead
+from ltpost.data.features import FeatureSet
+from ltpost.heads import LinearHead
 
 SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[1] / "../shared/data"))
 

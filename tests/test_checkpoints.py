@@ -25,7 +25,7 @@ from ltpost.extract.command import export, inspect_ckpt
 from ltpost.extract.export import export_head
 from ltpost.extract.inspection import describe
 from ltpost.extract.preprocess import Preprocess
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 torchvision = pytest.importorskip("torchvision")
 C = 4

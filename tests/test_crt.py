@@ -8,14 +8,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from slow_reference import slow_crt_objective, slow_sgd
 
+import ltpost.data.tensors
 import ltpost.methods.crt
-import ltpost.tensors
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
+from ltpost.data.tensors import training_features
 from ltpost.errors import DataError, UsageError
-from ltpost.features import FeatureSet, load
-from ltpost.losses import balanced_row_weights
+from ltpost.fit.losses import balanced_row_weights
+from ltpost.fit.sampling import SAMPLERS, Sampler, rows_per_class
 from ltpost.methods.crt import BalancedRegression, crt, crt_path, crt_sgd, family
-from ltpost.sampling import SAMPLERS, Sampler, rows_per_class
-from ltpost.tensors import training_features
 
 TRAIN = long_tail()
 QUIET = {"progress": False}
@@ -37,7 +38,7 @@ def problem_of(train):
 @pytest.mark.parametrize("held", [True, False])
 def test_value_and_gradient_equal_the_slow_objective(held, monkeypatch):
     if not held:
-        monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
     problem = problem_of(TRAIN)
     theta = torch.from_numpy(np.random.default_rng(2).normal(0, 0.5, problem.start().shape)).float()
 
@@ -147,7 +148,7 @@ def test_a_float16_file_gives_what_its_values_give_in_memory(tmp_path, monkeypat
     whole = with_rows(half, half.features.astype(np.float32), half.labels)
     stored = load(half.save(tmp_path / "train.h5"))
     expected, expected_sgd = crt(whole, **QUIET), crt_sgd(whole, **QUIET)
-    monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", resident)
+    monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", resident)
     assert crt(stored, **QUIET).same_as(expected)
     assert crt_sgd(stored, **QUIET).same_as(expected_sgd)
 
@@ -318,7 +319,7 @@ def test_only_the_weights_are_penalised():
 def test_a_sample_of_the_rows_is_enough_for_the_preconditioner(monkeypatch):
     train = long_tail(most=400)
     expected = crt(train, tolerance=1e-6, **QUIET)
-    monkeypatch.setattr(ltpost.tensors, "FEW_ROWS", 50)
+    monkeypatch.setattr(ltpost.data.tensors, "FEW_ROWS", 50)
     found = crt(train, tolerance=1e-6, **QUIET)
     assert problem_of(train).look_around(torch.zeros(35)) < 0.1
     assert found.info["passes"] < 1.5 * expected.info["passes"]

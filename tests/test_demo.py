@@ -14,8 +14,8 @@ from ltpost import demo as demo_module
 from ltpost.cli import cli
 from ltpost.demo import digits_cnn, long_tailed_digits, run_demo, train_network
 from ltpost.errors import DataError, UsageError
-from ltpost.evaluation import predict
-from ltpost.pipeline import METHODS
+from ltpost.experiment import METHODS
+from ltpost.scores.predict import predict
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from long_tail import long_tail
 
-from ltpost import distributed
+from ltpost.data import distributed
 from ltpost.errors import UsageError
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 

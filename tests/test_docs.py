@@ -17,7 +17,7 @@ from conftest import SHARED, needs_shared_data
 
 import ltpost
 from ltpost.cli import cli
-from ltpost.pipeline import METHODS
+from ltpost.experiment import METHODS
 
 mpl.use("Agg")
 

@@ -3,8 +3,8 @@ import pytest
 from conftest import COUNTS, make_split
 
 from ltpost import DataError, Experiment, FeatureSet, LinearHead, load
-from ltpost.evaluation import predict
-from ltpost.experts import join_experts
+from ltpost.data.experts import join_experts
+from ltpost.scores.predict import predict
 
 RNG = np.random.default_rng(0)
 HEADS = [

@@ -11,11 +11,11 @@ import torch
 from click.testing import CliRunner
 
 import ltpost
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.command import convert as command
 from ltpost.extract.convert import convert
-from ltpost.features import FeatureSet
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 N, D, C = 20, 6, 4
 
@@ -95,7 +95,7 @@ def test_refusals(feature_set, tmp_path):
     with pytest.raises(DataError, match="cannot be read as .npz"):
         convert(tmp_path / "a.npz", tmp_path / "o.h5")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"feats": LinearHead}))
-    with pytest.raises(DataError, match=r"refers to ltpost.head.LinearHead"):
+    with pytest.raises(DataError, match=r"refers to ltpost.heads.LinearHead"):
         convert(tmp_path / "a.pkl", tmp_path / "o.h5")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(DataError, match="must hold a dictionary with 'feats'"):

@@ -12,7 +12,7 @@ from ltpost.extract import extract_features
 from ltpost.extract.data import open_source
 from ltpost.extract.export import export_head
 from ltpost.extract.hugging_face import _preprocess
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Image = pytest.importorskip("PIL.Image")

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from torch import nn
 
 import ltpost
+from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features, shards, writer
 from ltpost.extract.command import merge
 from ltpost.extract.lock import held
-from ltpost.features import partial_name
 
 N = 203
 

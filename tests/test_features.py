@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ltpost import DataError, FeatureSet, LinearHead, load
-from ltpost.features import start_file
+from ltpost.data.write import start_file
 
 
 def by_hand(path, **changes):

@@ -5,7 +5,7 @@ import pytest
 from conftest import COUNTS, make_split
 
 from ltpost import DataError, FeatureSet, LinearHead, la_curve, logit_adjust
-from ltpost.evaluation import predict
+from ltpost.scores.predict import predict
 
 
 def slow_logit_adjust(logits, counts, tau):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from slow_reference import slow_balanced_loss, slow_cross_entropy
 
-from ltpost.losses import balanced_row_weights, cross_entropy_
+from ltpost.fit.losses import balanced_row_weights, cross_entropy_
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (7, 4))

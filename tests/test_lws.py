@@ -4,14 +4,15 @@ import torch
 from long_tail import accuracy, cifar100lt, long_tail, permuted, with_rows
 from slow_reference import slow_lws_objective
 
-import ltpost.tensors
+import ltpost.data.tensors
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
+from ltpost.data.tensors import training_logits
 from ltpost.errors import DataError, UsageError
-from ltpost.features import FeatureSet, load
-from ltpost.losses import balanced_row_weights
+from ltpost.fit.losses import balanced_row_weights
+from ltpost.fit.sampling import rows_per_class
 from ltpost.methods.lws import BalancedScaling, family, lws, lws_path, lws_sgd
 from ltpost.methods.tau_norm import tau_normalize
-from ltpost.sampling import rows_per_class
-from ltpost.tensors import training_logits
 
 TRAIN = long_tail()
 LOGITS = TRAIN.head.logits(TRAIN.features)
@@ -29,7 +30,7 @@ def problem_of(train):
 @pytest.mark.parametrize("train", [TRAIN, STORED], ids=["recomputed", "stored"])
 def test_value_and_gradient_equal_the_slow_objective(train, held, monkeypatch):
     if not held:
-        monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
     problem = problem_of(train)
     scale = np.random.default_rng(0).uniform(0.5, 2, 5)
     value, gradient = problem(torch.from_numpy(scale).float())
@@ -90,7 +91,7 @@ def test_stored_and_recomputed_logits_and_features_on_disk_agree(solver, tmp_pat
     expected = lws(TRAIN, solver, **QUIET).scale
     stored = load(STORED.save(tmp_path / "train.h5"))
     for train, resident in ((STORED, 2**30), (stored, 2**30), (stored, 0), (TRAIN, 0)):
-        monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", resident)
+        monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", resident)
         np.testing.assert_allclose(lws(train, solver, **QUIET).scale, expected, rtol=1e-4)
 
 

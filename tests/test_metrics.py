@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from ltpost import UsageError
-from ltpost.metrics import FIGURES, bootstrap_figures, figures, row_weights, selection_score
-from ltpost.priors import class_list, log_prior, shot_groups
+from ltpost.data.priors import class_list, log_prior, shot_groups
+from ltpost.scores.metrics import FIGURES, bootstrap_figures, figures, row_weights, selection_score
 
 COUNTS = np.array([500, 101, 100, 20, 19, 1])
 

@@ -3,7 +3,7 @@ import pytest
 from conftest import COUNTS, make_split
 
 from ltpost import DataError, LinearHead, mla_curve, multiplicative_adjust
-from ltpost.evaluation import predict
+from ltpost.scores.predict import predict
 
 HEAD = make_split("val").head
 

@@ -4,9 +4,10 @@ from long_tail import accuracy, cifar100lt, long_tail, permuted, with_rows
 from sklearn.neighbors import NearestCentroid
 from slow_reference import slow_nearest_mean
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
-from ltpost.features import FeatureSet, load
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 from ltpost.methods.ncm import METRICS, class_sums, family, nearest_class_mean
 
 TRAIN = long_tail(num_classes=7, num_features=9)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from long_tail import long_tail
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
-from ltpost.features import FeatureSet
-from ltpost.optim import Curvature, Recipe, convex_path, lbfgs, published_recipe
+from ltpost.fit.optim import Curvature, Recipe, convex_path, lbfgs, published_recipe
 
 MATRIX = torch.tensor(np.diag(np.geomspace(1, 1e4, 30)))
 TARGET = torch.linspace(-1, 1, 30, dtype=torch.float64)

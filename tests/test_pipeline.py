@@ -5,8 +5,8 @@ import pytest
 from conftest import COUNTS, SHARED, make_split, needs_shared_data
 
 from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, UsageError, compare, evaluate
-from ltpost.metrics import FIGURES
-from ltpost.pipeline import METHODS, compare_report
+from ltpost.experiment import METHODS, compare_report
+from ltpost.scores.metrics import FIGURES
 
 
 def test_chosen_on_val_reported_on_test(folder):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import ltpost
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import evaluate
-from ltpost.features import FeatureSet
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 from ltpost.plots import COLOURS, new_axes, plot_curve, plot_norms, plot_results
-from ltpost.report import Report
-from ltpost.sweep import GridCurve
+from ltpost.report.results import Report
+from ltpost.scores.sweep import GridCurve
 
 COUNTS = np.array([500, 150, 60, 30, 12, 5])
 

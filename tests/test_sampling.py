@@ -4,7 +4,7 @@ from long_tail import long_tail
 from slow_reference import slow_class_probability
 
 from ltpost.errors import DataError, UsageError
-from ltpost.sampling import SAMPLERS, Sampler, class_probabilities, few_of_each, rows_per_class
+from ltpost.fit.sampling import SAMPLERS, Sampler, class_probabilities, few_of_each, rows_per_class
 
 COUNTS = np.array([50, 20, 7, 1])
 LABELS = np.repeat(np.arange(4), COUNTS)[np.random.default_rng(0).permutation(78)]

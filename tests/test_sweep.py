@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltpost import DataError, FeatureSet, LinearHead, UsageError
-from ltpost.evaluation import predict
-from ltpost.intervals import Slopes, affine_interval, quick_interval, scaled_interval
-from ltpost.metrics import FIGURES
-from ltpost.priors import shot_groups
-from ltpost.sweep import ExactCurve, GridCurve, affine_curve, mixing_curve, scaled_curve
+from ltpost.data.priors import shot_groups
+from ltpost.scores.intervals import Slopes, affine_interval, quick_interval, scaled_interval
+from ltpost.scores.metrics import FIGURES
+from ltpost.scores.predict import predict
+from ltpost.scores.sweep import ExactCurve, GridCurve, affine_curve, mixing_curve, scaled_curve
 
 # -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
 
@@ -173,7 +173,7 @@ def test_rows_in_any_order_in_blocks_of_any_size(monkeypatch, elements, logits):
     slope = np.log(COUNTS / COUNTS.sum())
     whole = affine_curve(train, slope, None)
     shuffled = np.random.default_rng(0).permutation(len(train))
-    monkeypatch.setattr("ltpost.intervals._BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ltpost.scores.intervals._BLOCK_ELEMENTS", elements)
     monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 3 * elements)
     part = affine_curve(train.subset(shuffled), slope, None)
     np.testing.assert_allclose(part.low, whole.low[shuffled], rtol=1e-3, atol=1e-4)

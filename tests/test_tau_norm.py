@@ -5,7 +5,7 @@ import pytest
 from conftest import COUNTS, make_split
 
 from ltpost import DataError, FeatureSet, LinearHead, UsageError, tau_curve, tau_normalize
-from ltpost.evaluation import predict
+from ltpost.scores.predict import predict
 
 
 def slow_tau_normalize(weight, tau):

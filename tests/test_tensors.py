@@ -10,12 +10,12 @@ import torch
 from long_tail import long_tail
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import ltpost.tensors
+import ltpost.data.tensors
 from ltpost import load
-from ltpost.features import FeatureSet
+from ltpost.data.features import FeatureSet
+from ltpost.data.tensors import AHEAD, read_ahead, training_features
 from ltpost.methods.crt import crt_path, crt_sgd
 from ltpost.methods.lws import lws_path, lws_sgd
-from ltpost.tensors import AHEAD, read_ahead, training_features
 
 CPU = torch.device("cpu")
 QUIET = {"progress": False}
@@ -38,8 +38,8 @@ def no_thread_is_left():
 @pytest.fixture
 def from_file(monkeypatch):
     """Rows stay in the file, and blocks are small enough for there to be several."""
-    monkeypatch.setattr(ltpost.tensors, "RESIDENT_BYTES", 0)
-    monkeypatch.setattr(ltpost.tensors.Matrix.blocks, "__defaults__", (150,))
+    monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(ltpost.data.tensors.Matrix.blocks, "__defaults__", (150,))
     monkeypatch.setattr(ltpost.methods.lws, "_BLOCK_ELEMENTS", 150)
 
 
@@ -48,7 +48,7 @@ def ahead(monkeypatch):
     """Reading ahead where the CPU does the work, which it does not do by itself."""
 
     def switch(on):
-        monkeypatch.setattr(ltpost.tensors, "READ_AHEAD", ("cpu",) if on else ())
+        monkeypatch.setattr(ltpost.data.tensors, "READ_AHEAD", ("cpu",) if on else ())
 
     return switch
 

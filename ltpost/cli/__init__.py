@@ -1,17 +1,20 @@
 """The ``ltpost`` command. A command reads, makes one library call, and writes.
 
-Commands load when they are asked for, so that ``ltpost tnorm`` starts without torch. Packages add commands through the
-entry point group ``ltpost.commands`` (``ltpost.extract`` does).
+Commands load when they are asked for, so that ``ltpost tnorm`` starts without torch. The command of a method is made
+from its declaration. Packages add commands through the entry point group ``ltpost.commands`` (``ltpost.extract`` does).
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ltpost import methods
 from ltpost._version import __version__
 from ltpost.errors import LtpostError
 
@@ -21,15 +24,14 @@ if TYPE_CHECKING:
 #: command to the module of ltpost.cli that defines it
 COMMANDS = {
     "info": "info",
-    "tnorm": "methods",
-    "la": "methods",
-    "mla": "methods",
-    "ncm": "methods",
-    "lws": "methods",
-    "crt": "methods",
-    "compare": "methods",
+    "compare": "method_commands",
     "evaluate": "evaluate",
     "demo": "demo",
+}
+#: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
+SECTIONS = {
+    "Files": ("extract", "merge", "info", "inspect-ckpt", "convert", "export"),
+    "Results": ("compare", "evaluate", "demo"),
 }
 
 
@@ -50,24 +52,51 @@ def _added() -> Iterable[EntryPoint]:
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*sorted(point.name for point in _added()), *COMMANDS]
+        return [*methods.all_keys(), *COMMANDS, *sorted(point.name for point in _added())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command = getattr(import_module(f"ltpost.cli.{COMMANDS[cmd_name]}"), cmd_name)
             assert isinstance(command, click.Command)
             return command
+        if cmd_name in methods.TABLE:
+            return import_module("ltpost.cli.method_commands").method_command(cmd_name)  # type: ignore[no-any-return]
         for point in (point for point in _added() if point.name == cmd_name):
             loaded = point.load()
             assert isinstance(loaded, click.Command)
             return loaded
+        if cmd_name in methods.added():
+            return import_module("ltpost.cli.method_commands").method_command(cmd_name)  # type: ignore[no-any-return]
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; a name that does not exist gets a suggestion."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            meant = f" Did you mean {close[0]}?" if close else " See ltpost --help."
+            ctx.fail(f"No such command '{args[0]}'.{meant}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands under headings, with their whole summaries."""
+        names = self.list_commands(ctx)
+        sections = {"Methods": tuple(methods.all_keys()), **SECTIONS}
+        placed = {name for section in sections.values() for name in section}
+        sections["Other"] = tuple(name for name in names if name not in placed)
+        for heading, members in sections.items():
+            commands = [(name, self.get_command(ctx, name)) for name in members if name in names]
+            rows = [(name, command.get_short_help_str(limit=1000)) for name, command in commands if command is not None]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except LtpostError as error:
-            raise _Failure(str(error), error.exit_code) from None
+            raise _Failure(in_options(str(error), self, ctx), error.exit_code) from None
         except BrokenPipeError:
             raise  # click's: the reader of our output has left
         except OSError as error:
@@ -75,6 +104,22 @@ class _Commands(click.Group):
             raise _Failure(f"{what}{error.strerror or error}") from None
         except MemoryError:
             raise _Failure("out of memory; close other programs, or use a smaller --batch-size") from None
+
+
+def in_options(message: str, group: click.Group, ctx: click.Context) -> str:
+    """A message of the library, whose arguments are written ``name=``, with the options of the command instead."""
+    command = group.get_command(ctx, ctx.invoked_subcommand or "")
+    flags = {
+        str(parameter.name): max(parameter.opts, key=len)
+        for parameter in (command.params if command is not None else ())
+        if isinstance(parameter, click.Option)
+    }
+
+    def option(found: re.Match[str]) -> str:
+        flag = flags.get(found[1])
+        return found[0] if flag is None else flag + (" " if found[2] else "")
+
+    return re.sub(r"\b([a-z]\w*)=(?:True\b)?(?=(['\w])?)", option, message)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

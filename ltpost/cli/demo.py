@@ -27,7 +27,7 @@ The same with a network and images of your own (data/<split>/<class>/..., see lt
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the network and the methods.")
 def demo(out: Path, seed: int) -> None:
-    """Train a small network on long-tailed digits, rebalance it five ways, compare.
+    """Train a small network on long-tailed digits, rebalance it by every method, compare.
 
     Example: ltpost demo
     """

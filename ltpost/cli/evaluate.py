@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ltpost.cli.options import output_options, print_json
-from ltpost.priors import FEW_SHOT, MANY_SHOT
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 
 
 @click.command()
@@ -49,12 +49,12 @@ def evaluate(
 
     Example: ltpost evaluate --head heads/tnorm.safetensors --split test
     """
+    from ltpost.data.folder import FeatureFolder
     from ltpost.evaluation import evaluate_heads
-    from ltpost.folder import FeatureFolder
-    from ltpost.head import LinearHead
+    from ltpost.heads import load_head
 
     report = evaluate_heads(
-        {str(path): LinearHead.load(path) for path in heads}, FeatureFolder(folder)[split], many_shot, few_shot
+        {str(path): load_head(path) for path in heads}, FeatureFolder(folder)[split], many_shot, few_shot
     )
     if csv_file is not None:
         report.to_csv(csv_file)

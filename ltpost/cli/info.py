@@ -17,8 +17,8 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
 
     Example: ltpost info features/val.h5
     """
-    from ltpost.features import load
-    from ltpost.summary import Summary
+    from ltpost.data.load import load
+    from ltpost.report.summary import Summary
 
     summaries = [Summary.of(load(path)) for path in files]
     if as_json:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from ltpost.metrics import SELECT
-from ltpost.priors import FEW_SHOT, MANY_SHOT
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT
+from ltpost.scores.metrics import SELECT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
@@ -70,7 +70,7 @@ def parse_grid(text: str) -> tuple[float, ...]:
 
 
 def experiment_options(command: Command) -> Command:
-    """Options of :class:`ltpost.pipeline.Experiment`; the command gets them as ``experiment``."""
+    """Options of :class:`ltpost.experiment.Experiment`; the command gets them as ``experiment``."""
 
     @click.option(
         "--features",
@@ -103,8 +103,8 @@ def experiment_options(command: Command) -> Command:
     @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
     @functools.wraps(command)
     def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
-        from ltpost import distributed
-        from ltpost.pipeline import Experiment
+        from ltpost.data import distributed
+        from ltpost.experiment import Experiment
 
         settings = {name: kwargs.pop(name) for name in EXPERIMENT}
         distributed.start(settings["device"])

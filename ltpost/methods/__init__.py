@@ -1,44 +1,58 @@
-"""The methods, one file each. A method returns a head; with one hyperparameter it is a family of heads.
+"""The methods, one short file each, and their table.
 
-A new method is one file with a public function that returns a :class:`~ltpost.head.LinearHead`, a ``family(…)``, and
-one line in ``ltpost.pipeline.METHODS``.
+A file declares ``METHOD`` (see ``ltpost.method``). It is imported when its method is asked for. Other packages add
+methods through the entry point group ``ltpost.methods``, whose objects are methods too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ltpost.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltpost.features import FeatureSet
-    from ltpost.head import Head
-    from ltpost.priors import ShotGroups
-    from ltpost.sweep import Curve
+    from importlib.metadata import EntryPoint
+
+    from ltpost.method import Method
+
+#: key of a method to its module here, whose function has the same name
+TABLE = {
+    "tnorm": "tau_norm",
+    "la": "logit_adjustment",
+    "mla": "multiplicative_adjustment",
+    "ncm": "nearest_class_mean",
+    "lws": "lws",
+    "crt": "crt",
+}
 
 
-#: values of tau that the field looks at
-TAU_GRID = tuple(round(0.1 * k, 10) for k in range(21))
+def added() -> dict[str, EntryPoint]:
+    """Methods of other packages by key, not loaded."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="ltpost.methods") if point.name not in TABLE}
 
 
-@dataclass(frozen=True)
-class Family:
-    """Heads along one hyperparameter: what ``model_selection`` chooses from.
+def all_keys() -> list[str]:
+    """The keys of all methods."""
+    return [*TABLE, *sorted(added())]
 
-    Attributes:
-        method: its key ("tnorm", "la", …).
-        parameter: name of the hyperparameter, or None for a method that has none.
-        curve: accuracy on a split against the hyperparameter.
-        head: the head at one value of it.
-        grid: values of it to show; the choice is made between the least and the greatest. None: those of the curve.
-        params: everything else that was set.
-        notes: sentences that belong beside the numbers.
+
+def get(key: str) -> Method:
+    """The method of a key.
+
+    Raises:
+        UsageError: there is none.
     """
-
-    method: str
-    parameter: str | None
-    curve: Callable[[FeatureSet, ShotGroups | None], Curve]
-    head: Callable[[float], Head]
-    grid: tuple[float, ...] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    if key in TABLE:
+        method: Method = import_module(f"ltpost.methods.{TABLE[key]}").METHOD
+        return method
+    others = added()
+    if key in others:
+        loaded: Method = others[key].load()
+        return loaded
+    close = difflib.get_close_matches(key, all_keys(), 1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise UsageError(f"the method must be one of {', '.join(all_keys())}, but is {key!r}{meant}")

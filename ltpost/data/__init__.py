@@ -1,0 +1,1 @@
+"""Feature files and what is in them: rows, splits, folders, class counts."""

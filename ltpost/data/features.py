@@ -1,0 +1,388 @@
+"""A feature set: the cached features, logits and labels of one split, and what is known of its classes.
+
+What this module does not do: read or write files (``load``, ``write``), or state the rules of the format (``checks``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.data import checks, write
+from ltpost.data.experts import expert_columns, weight_of_expert
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
+from ltpost.data.rows import BLOCK_ELEMENTS, Rows, parts
+from ltpost.errors import DataError
+from ltpost.heads import Array, JointHead, Key, LinearHead
+from ltpost.heads.blocks import score_blocks
+
+
+class FeatureSet:
+    """One split: features (N, D), labels (N,), logits (N, C), the joint classifier and the class counts.
+
+    Built by :func:`load` from a file, or from arrays. Rows with ``valid == 0`` are left out of everything
+    and counted in ``num_invalid``.
+
+    Args:
+        features: (N, D) float32 or float16, or None where there are only logits.
+        labels: (N,) integers, 0 <= label < C.
+        logits: (N, C) floating point, or None: then they are computed from ``features`` and ``head``.
+        head: the joint classifier, or None.
+        class_counts: (C,) training samples per class, or None.
+        class_names: C names, or None.
+        paths: N strings, or None.
+        sample, view: (N,) integers, of several augmented views which sample a row shows, and which view of it.
+        valid: (N,), 0 where an input could not be read.
+        expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
+        part: some of the rows of the split only, so that ``class_counts`` need not be theirs.
+        split: its name ("train", "val", "test", …).
+        attrs: provenance.
+        name: what to call it in messages.
+
+    Raises:
+        DataError: naming the file, the dataset, the requirement and the value found.
+    """
+
+    def __init__(
+        self,
+        features: Any = None,
+        labels: Any = None,
+        *,
+        logits: Any = None,
+        head: LinearHead | None = None,
+        class_counts: Any = None,
+        class_names: list[str] | None = None,
+        paths: Any = None,
+        sample: Any = None,
+        view: Any = None,
+        valid: Any = None,
+        expert_bias: Any = None,
+        part: bool = False,
+        split: str = "",
+        attrs: Mapping[str, Any] | None = None,
+        name: str = "features",
+    ):
+        self.name, self.split, self.attrs = name, split, dict(attrs or {})
+        #: whether a pass has read all stored logits and found them finite; later passes skip the check
+        self.logits_are_finite = False
+        self.head, self.class_names = head, class_names
+        self.num_experts = int(self.attrs.get("experts", 1))
+        self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
+        checks.require(
+            name, features is not None or logits is not None, "'features' (N, D) or 'logits' (N, C) is required"
+        )
+        checks.require(name, labels is not None, "'labels' (N,) is required")
+        columns = {"labels": labels, "sample": sample, "view": view, "valid": valid, "class_counts": class_counts}
+        integers = {key: None if value is None else checks.integers(name, key, value) for key, value in columns.items()}
+        matrices = {key: checks.matrix(name, key, value) for key, value in (("features", features), ("logits", logits))}
+        all_labels, counts = integers["labels"], integers.pop("class_counts")
+        assert all_labels is not None
+        checks.equal_lengths(name, len(all_labels), {**matrices, **integers, "paths": paths})
+        num_classes = checks.one_number_of_classes(
+            name,
+            {
+                "head/weight": None if head is None else head.num_classes,
+                "logits": None if matrices["logits"] is None else matrices["logits"].shape[1],
+                "class_counts": None if counts is None else len(counts),
+                "class_names": None if class_names is None else len(class_names),
+            },
+        )
+        self._knows_classes = num_classes is not None
+        self.num_classes: int = int(all_labels.max(initial=0)) + 1 if num_classes is None else num_classes
+        self.class_counts: NDArray[np.int64] | None = counts
+        checks.labels_in_range(name, all_labels, self.num_classes)
+        if counts is not None:
+            whole = split == "train" and not part
+            counted = _count_samples(all_labels, integers["sample"], self.num_classes) if whole else None
+            checks.counts_are_possible(name, counts, counted)
+
+        keep = None if integers["valid"] is None or integers["valid"].all() else np.flatnonzero(integers["valid"])
+        self.num_invalid = 0 if keep is None else len(all_labels) - len(keep)
+        self._features = self._kept(matrices["features"], keep)
+        self._logits = self._kept(matrices["logits"], keep)
+        self.labels: NDArray[np.int64] = all_labels if keep is None else all_labels[keep]
+        self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
+        self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
+        self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
+        self._check_head()
+        checks.experts_fit(
+            name,
+            self.num_experts,
+            self.num_features,
+            self.num_classes,
+            None if head is None else head.bias,
+            self.expert_bias,
+        )
+
+    # -- what is inside ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """N, rows that could not be read left out."""
+        return len(self.labels)
+
+    @property
+    def num_features(self) -> int | None:
+        """D, or None where only logits are stored."""
+        return None if self._features is None else self._features.shape[1]
+
+    @property
+    def features(self) -> Any:
+        """(N, D), as stored: a memory map, or :class:`Rows` where that cannot be."""
+        if self._features is None:
+            raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
+        return self._plain(self._features)
+
+    @property
+    def logits(self) -> Any:
+        """(N, C) of the joint classifier: the stored ones unread, or computed anew at every call."""
+        if self._logits is not None:
+            return self._plain(self._logits)
+        return np.concatenate([scores for _, scores in score_blocks(self.joint, self)])
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits are stored (they can otherwise be computed from features and head)."""
+        return self._logits is not None
+
+    @property
+    def paths(self) -> list[str] | None:
+        """Where each row came from, relative to the data root."""
+        if self._paths is None:
+            return None
+        return [path.decode() if isinstance(path, bytes) else str(path) for path in self._paths[:]]
+
+    @property
+    def joint(self) -> LinearHead | JointHead:
+        """The joint classifier. Where only its logits are known: a head that reads them."""
+        if self.head is not None:
+            return self.head
+        if self._logits is None:
+            raise DataError(
+                f"{self.name}: needs 'head/weight' (C, D) or 'logits' (N, C), but has neither; see ltpost extract"
+            )
+        return JointHead(self.num_classes)
+
+    def stored(self) -> dict[str, str]:
+        """Name of everything that is known, to its shape and type."""
+        arrays = {
+            "features": self._features,
+            "labels": self.labels,
+            "logits": self._logits,
+            "head/weight": None if self.head is None else self.head.weight,
+            "head/bias": None if self.head is None else self.head.bias,
+            "head/expert_bias": self.expert_bias,
+            "class_counts": self.class_counts,
+            "sample": self.sample,
+            "view": self.view,
+        }
+        shapes = {key: f"{value.shape} {value.dtype}" for key, value in arrays.items() if value is not None}
+        if self.class_names is not None:
+            shapes["class_names"] = f"({len(self.class_names)},) text"
+        if self._paths is not None:
+            shapes["paths"] = f"({len(self._paths)},) text"
+        return shapes
+
+    def require_head(self, why: str) -> LinearHead:
+        """The joint classifier's weights, or an error that says what needs them."""
+        if self.head is None:
+            raise DataError(f"{self.name}: has no 'head/weight' (C, D), which {why}; ltpost extract stores it")
+        return self.head
+
+    def require_counts(self, why: str) -> NDArray[np.int64]:
+        """The training class counts, or an error that says what needs them."""
+        if self.class_counts is None:
+            raise DataError(
+                f"{self.name}: has no 'class_counts' (C,), which {why} needs; ltpost extract counts them in the "
+                "training split, or reads them from --class-counts FILE"
+            )
+        return self.class_counts
+
+    def shot_groups(self, many_shot: int = MANY_SHOT, few_shot: int = FEW_SHOT) -> ShotGroups | None:
+        """The many/medium/few-shot classes, or None where the training counts are not known."""
+        return None if self.class_counts is None else shot_groups(self.class_counts, many_shot, few_shot)
+
+    def count_samples(self) -> NDArray[np.int64]:
+        """Distinct samples per label, (C,): the class counts, if this is the training split."""
+        return _count_samples(self.labels, self.sample, self.num_classes)
+
+    def adopt(self, other: FeatureSet) -> None:
+        """Take from ``other``, a file of the same extraction, the head, counts and names that are not known here.
+
+        Raises:
+            DataError: what both know does not agree.
+        """
+
+        def agree(same: bool, what: str) -> None:
+            if not same:
+                raise DataError(
+                    f"{self.name} and {other.name} disagree on {what}; files of one folder must come from one "
+                    "checkpoint and one training split"
+                )
+
+        sizes = (self.num_features, other.num_features)
+        agree(None in sizes or sizes[0] == sizes[1], "D, the columns of 'features' ({} and {})".format(*sizes))
+        for key in ("class_counts", "class_names"):
+            mine, theirs = getattr(self, key), getattr(other, key)
+            agree(mine is None or theirs is None or np.array_equal(mine, theirs), f"'{key}'")
+        agree(self.head is None or other.head is None or self.head.same_as(other.head), "the joint classifier 'head'")
+        if self._knows_classes and other._knows_classes:
+            agree(self.num_classes == other.num_classes, f"C ({self.num_classes} and {other.num_classes})")
+        elif other._knows_classes:
+            self.num_classes, self._knows_classes = other.num_classes, True
+        self.class_counts = other.class_counts if self.class_counts is None else self.class_counts
+        self.class_names = self.class_names or other.class_names
+        checks.labels_in_range(self.name, self.labels, self.num_classes)
+        if self.head is None:
+            self.head = other.head
+            self._check_head()
+
+    def expert(self, number: int) -> FeatureSet:
+        """One of several experts, as a feature set of its own.
+
+        A file of E experts holds their features side by side, D/E columns each, and as the joint classifier the mean
+        of theirs, which is linear in all columns: W = [W_0 … W_{E-1}] / E, b = mean of b_e. So every method runs on
+        the mean as it stands, and on one expert with this.
+
+        Raises:
+            DataError: there is no such expert.
+        """
+        checks.require(
+            self.name,
+            0 <= number < self.num_experts,
+            f"holds experts 0 to {self.num_experts - 1}, but not {number}",
+        )
+        assert self._features is not None
+        columns = expert_columns(self._features.shape[1], self.num_experts, number)
+        part = object.__new__(FeatureSet)
+        part.__dict__.update(self.__dict__)
+        part.name, part.num_experts, part.expert_bias = f"{self.name}, expert {number}", 1, None
+        part.attrs = {**self.attrs, "experts": 1, "expert": number}
+        part._features, part._logits = Rows(self._features.source, self._features.index, columns), None
+        if self.head is not None:
+            bias = None if self.expert_bias is None else self.expert_bias[number]
+            part.head = LinearHead(weight_of_expert(self.head.weight, self.num_experts, number), bias)
+        return part
+
+    def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
+        """The rows of ``rows`` (indices), still unread."""
+        part = object.__new__(FeatureSet)
+        part.__dict__.update(self.__dict__)
+        part.num_invalid = 0
+        part.labels = self.labels[rows]
+        part._features = None if self._features is None else self._features.subset(rows)
+        part._logits = None if self._logits is None else self._logits.subset(rows)
+        part.sample = None if self.sample is None else self.sample[rows]
+        part.view = None if self.view is None else self.view[rows]
+        part._paths = None if self._paths is None else np.asarray(self._paths[:])[rows]
+        return part
+
+    # -- reading in blocks -------------------------------------------------------------------------------------------
+
+    def block_rows(self) -> int:
+        """How many rows make a block of about 16 MiB."""
+        return max(16, BLOCK_ELEMENTS // max(self.num_classes, self.num_features or 1))
+
+    def feature_blocks(
+        self, rows: NDArray[np.int64] | None = None, size: int | None = None
+    ) -> Iterator[tuple[slice, Array]]:
+        """Blocks ``(slice, features)`` of the rows ``rows`` (default all), checked to be finite, as stored."""
+        features = self.features
+        for part, key in parts(len(self) if rows is None else len(rows), size or self.block_rows(), rows):
+            block = features[key]
+            self.check_finite("features", block, key)
+            yield part, block
+
+    def read_features(self, key: Key) -> Array:
+        """Features (n, D) of some rows, as stored."""
+        block: Array = self.features[key]
+        return block
+
+    def read_logits(self, key: Key, out: Array | None = None) -> Array:
+        """Stored logits (n, C) float32 of some rows, checked to be finite; ``out`` is memory to read into."""
+        assert self._logits is not None
+        scores = self._logits[key] if out is None or isinstance(key, slice) else self._logits.take(key, out)
+        if not self.logits_are_finite:
+            self.check_finite("logits", scores, key)
+        return scores.astype(np.float32, copy=False)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a feature file; an existing one is replaced only when the new one is complete."""
+        target = Path(path)
+        datasets: dict[str, tuple[tuple[int, ...], Any]] = {}
+        if self._features is not None:
+            datasets["features"] = (self._features.shape, self._features.dtype)
+        if self._logits is not None:
+            datasets["logits"] = (self._logits.shape, np.float32)
+        for key in ("sample", "view"):
+            if getattr(self, key) is not None:
+                datasets[key] = ((len(self),), np.int64)
+        paths = self.paths
+        if paths is not None:
+            datasets["paths"] = ((len(self),), write.TEXT)
+        partial = write.start_file(
+            target,
+            self.labels,
+            datasets,
+            head=self.head,
+            expert_bias=self.expert_bias,
+            class_counts=self.class_counts,
+            class_names=self.class_names,
+            attrs={**self.attrs, "split": self.split or target.stem},
+        )
+        with write.open_partial(partial) as file:
+            for key, rows in (("features", self._features), ("logits", self._logits)):
+                if rows is not None:
+                    for part, index in parts(len(self), self.block_rows()):
+                        file[key][part] = rows[index].astype(datasets[key][1], copy=False)
+            for key in ("sample", "view"):
+                if key in datasets:
+                    file[key][:] = getattr(self, key)
+            if paths is not None:
+                file["paths"][:] = paths
+        write.finish_file(partial, target)
+        return target
+
+    # -- details ------------------------------------------------------------------------------------------------------
+
+    def check_finite(self, dataset: str, block: Array, key: Key) -> None:
+        """Raise DataError if a value of a block of ``features`` or ``logits`` is NaN or infinite."""
+        checks.finite(self.name, dataset, block, key)
+
+    def _check_head(self) -> None:
+        if self.head is not None and self._features is not None:
+            checks.head_gives_logits(self.name, self.head, self._features, self._logits)
+
+    @staticmethod
+    def _kept(rows: Rows | None, keep: NDArray[np.int64] | None) -> Rows | None:
+        return rows if rows is None or keep is None else rows.subset(keep)
+
+    @staticmethod
+    def _plain(rows: Rows) -> Any:
+        if rows.index is None and isinstance(rows.source, np.ndarray):
+            return rows.source if rows.columns is None else rows.source[:, rows.columns]
+        return rows
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(f"<tr><td>{key}</td><td>{escape(value)}</td></tr>" for key, value in self.stored().items())
+        return f"<table><caption>{escape(repr(self).partition(';')[0])})</caption>{rows}</table>"
+
+    def __repr__(self) -> str:
+        parts = [f"N={len(self)}", f"C={self.num_classes}"]
+        if self.num_features is not None:
+            parts.insert(1, f"D={self.num_features}")
+        return f"FeatureSet({self.split or self.name}: {', '.join(parts)}; {', '.join(self.stored())})"
+
+
+def _count_samples(labels: NDArray[np.int64], sample: NDArray[np.int64] | None, num_classes: int) -> NDArray[np.int64]:
+    if sample is not None:
+        labels = labels[np.unique(sample, return_index=True)[1]]
+    return np.bincount(labels, minlength=num_classes)

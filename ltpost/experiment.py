@@ -1,0 +1,348 @@
+"""From feature files to a rebalanced, chosen and reported classifier.
+
+    experiment = Experiment(FeatureFolder("features"))
+    outcome = experiment.run("tnorm")
+    print(outcome.report)
+
+Every method takes the same three steps: a family of heads, a choice on val, figures on test.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from ltpost import methods
+from ltpost._version import __version__
+from ltpost.data import distributed
+from ltpost.data.features import FeatureSet
+from ltpost.data.folder import FeatureFolder
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
+from ltpost.data.unlabelled import UnlabelledRows
+from ltpost.errors import DataError, UsageError, listed_names
+from ltpost.evaluation import evaluate, result_of
+from ltpost.family import Family
+from ltpost.heads import Head
+from ltpost.method import NEEDS, Method
+from ltpost.model_selection import FOLDS, Choice, Selection
+from ltpost.outcome import Outcome
+from ltpost.report.results import Report, Result
+from ltpost.scores.curve import Curve
+from ltpost.tables import percent
+
+
+class Experiment:
+    """Which split is chosen on, which is reported, and by what figure.
+
+    Args:
+        folder: the feature files, or the path of their folder.
+        select: the figure that a choice maximises, one of ``metrics.SELECT``.
+        oracle: choose on the reported split itself; every row then says so.
+        val: the split to choose on.
+        test: the split to report.
+        many_shot: classes with more training samples are many-shot.
+        few_shot: classes with fewer are few-shot.
+        seed: of folds, bootstrap and stochastic solvers.
+        device: where to fit and to compute scores ("cpu", "cuda", "cuda:1", "auto").
+        expert: which of several experts; default their mean. Only where ``folder`` is a path.
+        progress: show bars, on a terminal.
+
+    Raises:
+        DataError: neither split is there, or only the reported one without ``oracle``.
+    """
+
+    def __init__(
+        self,
+        folder: FeatureFolder | str | os.PathLike[str] = "features",
+        *,
+        select: str = "all",
+        oracle: bool = False,
+        val: str = "val",
+        test: str = "test",
+        many_shot: int = MANY_SHOT,
+        few_shot: int = FEW_SHOT,
+        seed: int = 0,
+        device: str = "cpu",
+        expert: int | None = None,
+        progress: bool = True,
+    ):
+        self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
+        self.selection = Selection(select, seed=seed, device=device)
+        if val not in self.folder and test not in self.folder:
+            raise DataError(
+                f"{self.folder.path}: has neither {val}.h5 nor {test}.h5, only {', '.join(self.folder.splits())}"
+            )
+        if val not in self.folder and not oracle:
+            raise DataError(
+                f"{self.folder.path}: has no {val}.h5 to choose on; extract it, name another split with val=, "
+                f"or pass oracle=True to choose on {test} itself (the rows will say so)"
+            )
+        self.select, self.oracle, self.seed, self.device, self.progress = select, oracle, seed, device, progress
+        self.has_test = test in self.folder
+        self.report_set = self.folder[test if self.has_test else val]
+        self.chosen_on = self.report_set if oracle else self.folder[val]
+        for part in (self.report_set, self.chosen_on):
+            if len(part) == 0:
+                raise DataError(f"{part.name}: has no readable rows, so there is nothing to choose on or to report")
+        self.class_counts = self.report_set.class_counts
+        self.groups: ShotGroups | None = None
+        if self.class_counts is not None:
+            self.groups = shot_groups(self.class_counts, many_shot, few_shot)
+        self.selection = replace(self.selection, groups=self.groups)
+
+    # -- what methods are made from ----------------------------------------------------------------------------------
+
+    @property
+    def joint(self) -> Head:
+        """The joint classifier."""
+        return self.report_set.joint
+
+    @cached_property
+    def train(self) -> FeatureSet:
+        """The training split; of several processes (``distributed``), the rows of this one."""
+        train = self.folder["train"]
+        return train if self.folder.parts else distributed.shard(train)
+
+    @cached_property
+    def joint_results(self) -> list[Result]:
+        """The joint classifier on every reported split; empty where it is not known."""
+        if self.report_set.head is None and not self.report_set.has_logits:
+            return []
+        return [self._judge(self.joint, part, "joint", "") for part in self.reported]
+
+    @property
+    def reported(self) -> list[FeatureSet]:
+        """The splits that are reported: test, and val where it is another one."""
+        return [self.report_set, *([self.chosen_on] if self.chosen_on is not self.report_set else [])]
+
+    def _family(self, method: Method, options: Mapping[str, Any], fit_to: FeatureSet, target: FeatureSet) -> Family:
+        """The heads of a method that may fit to the labelled rows ``fit_to``, and see ``target`` without labels."""
+        what = self.report_set
+        resolve: dict[str, Callable[[], Any]] = {
+            "train": lambda: self.train,
+            "head": lambda: what.head,
+            "joint": lambda: what.joint,
+            "class_counts": lambda: what.class_counts,
+            "val": lambda: fit_to,
+            "target": lambda: UnlabelledRows(target),
+        }
+        for need in missing(self, method):
+            raise DataError(_MISSING[need].format(name=what.name, folder=self.folder.path, title=method.title))
+        settings = {name: getattr(self, name) for name in method.settings}
+        try:
+            return method(*(resolve[need]() for need in method.needs), **settings, **options)
+        except DataError as error:
+            message = str(error)
+            known = any(message.startswith(part.name) for part in (what, fit_to, target)) or "train.h5" in message
+            raise DataError(message if known else f"{what.name}: {message}") from None
+
+    # -- running a method --------------------------------------------------------------------------------------------
+
+    def run(self, method: str | Method, *, grid: Sequence[float] | None = None, **options: Any) -> Outcome:
+        """One method, chosen and reported.
+
+        Args:
+            method: a key (see ``ltpost.methods.all_keys()``), or a method of your own.
+            grid: values of the hyperparameter to show; the choice is made between the first and the last.
+            **options: of the method.
+
+        Raises:
+            UsageError: an option or a grid that the method does not have.
+            DataError: the files lack what the method needs.
+        """
+        method = methods.get(method) if isinstance(method, str) else method
+        method.check_options(options)
+        if grid is not None and not method.grid:
+            raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
+        selection = replace(self.selection, grid=tuple(float(value) for value in grid or method.grid))
+
+        def family_of(rows: FeatureSet) -> Family:
+            return self._family(method, options, rows, rows)
+
+        fits = "val" in method.needs
+        split = self.chosen_on
+        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split))
+        choice = selection.with_interval(choice)
+        results = list(self.joint_results)
+        params = self._params(method, options, choice)
+        detail = self._detail(method, options, choice, params)
+        final = choice  # of the split that is reported first
+        for part in self.reported:
+            name, head = method.key, choice.head
+            if "target" in method.needs and part is not split:
+                head = self._family(method, options, split, part).head(
+                    None if choice.best is None else choice.best.value
+                )
+                final = replace(choice, head=head)
+            chosen_here = part is split and (choice.best is not None or fits)
+            if not chosen_here:
+                results.append(self._judge(head, part, name, detail))
+            elif self.oracle:
+                how = "chosen" if choice.best is not None else "fitted"
+                results.append(self._judge(head, part, name, _joined(detail, f"oracle: {how} on {part.split}")))
+            else:
+                correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
+                what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
+                label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
+                results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
+        results.sort(key=lambda result: result.split != self.report_set.split)
+        selected_on = None
+        if choice.best is not None or fits:
+            selected_on = split.split + (" (oracle)" if self.oracle else "")
+        signature = self._signature(method, params, selected_on)
+        info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
+        final.head.info.clear()
+        final.head.info.update(info)
+        notes = (*choice.family.notes, *self._range_notes(choice))
+        return Outcome(method.key, final, params, selected_on, results, signature, notes)
+
+    def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
+        return evaluate(head, part, self.groups, name=name, detail=detail, seed=self.seed, device=self.device)
+
+    def _params(self, method: Method, options: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+        params = method.params(options, choice.family)
+        if choice.best is not None:
+            params[str(choice.family.parameter)] = choice.best.value
+        return params
+
+    def _detail(self, method: Method, options: Mapping[str, Any], choice: Choice, params: Mapping[str, Any]) -> str:
+        """What stands beside the name of the method: the chosen value, and options with choices or that were given."""
+        shown = [
+            name
+            for name, option in method.options.items()
+            if name in params and (name in options or name == "solver" or (option.choices and option.part_of is None))
+        ]
+        parts = [f"{name} {params[name]}" for name in shown]
+        if choice.best is not None:
+            parts.insert(0, f"{choice.family.parameter} {choice.best.value:.4g}")
+        parts += [word for need, word in (("val", "fits on val"), ("target", "transductive")) if need in method.needs]
+        return ", ".join(parts)
+
+    def _range_notes(self, choice: Choice) -> tuple[str, ...]:
+        """Whether a better value lies outside of the grid."""
+        best, curve, parameter = choice.best, choice.curve, choice.family.parameter
+        if best is None or curve is None:
+            return ()
+        low, high = min(choice.grid), max(choice.grid)
+        if curve.is_tabulated:
+            tried = [value for value in curve.grid() if low <= value <= high]
+            if len(tried) < 3 or best.value not in (min(tried), max(tried)):
+                return ()
+            return (f"the best {parameter}, {best.value:g}, is at an end of the values tried; try some beyond it",)
+        return _beyond_the_grid(curve, best.score, (best.low, best.high), (low, high), self.select)
+
+    def _signature(self, method: Method, params: Mapping[str, Any], selected_on: str | None) -> str:
+        checkpoint = str(self.report_set.attrs.get("checkpoint_sha256", ""))[:8]
+        parts = {
+            "method": method.key,
+            **{key: _in_signature(value) for key, value in params.items()},
+            "select": self.select if selected_on else None,
+            "on": selected_on,
+            "groups": None if self.groups is None else f">{self.groups.many_shot}/<{self.groups.few_shot}",
+            "expert": self.folder.expert,
+            "ckpt": checkpoint or None,
+            "seed": self.seed,
+            "version": __version__,
+        }
+        return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
+
+
+_HAS: dict[str, Callable[[Experiment], bool]] = {
+    "train": lambda experiment: "train" in experiment.folder,
+    "head": lambda experiment: experiment.report_set.head is not None,
+    "joint": lambda experiment: experiment.report_set.head is not None or experiment.report_set.has_logits,
+    "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
+    "val": lambda experiment: True,
+    "target": lambda experiment: True,
+}
+_MISSING = {
+    "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
+    "head": "{name}: has no 'head/weight' (C, D), which {title} needs; ltpost extract stores it",
+    "joint": "{name}: {title} needs 'head/weight' (C, D) or 'logits' (N, C), but neither is there; see ltpost extract",
+    "class_counts": (
+        "{name}: has no 'class_counts' (C,), which {title} needs; ltpost extract counts them in the training split, or "
+        "reads them from --class-counts FILE"
+    ),
+}
+
+
+def missing(experiment: Experiment, method: str | Method) -> list[str]:
+    """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
+    method = methods.get(method) if isinstance(method, str) else method
+    return [need for need in method.needs if not _HAS[need](experiment)]
+
+
+def compare(
+    experiment: Experiment, keys: Iterable[str | Method] | None = None, **options: Mapping[str, Any]
+) -> list[Outcome]:
+    """Several methods under one protocol.
+
+    Args:
+        experiment: the splits and the figure to choose by.
+        keys: of methods, or methods of your own; default all that the files suffice for (see :func:`missing`).
+        **options: per key of a method, its options.
+
+    Raises:
+        UsageError: options for a method that is not run.
+    """
+    if keys is None:
+        keys = [key for key in methods.all_keys() if not missing(experiment, key)]
+        if not keys:
+            raise DataError(
+                f"{experiment.folder.path}: nothing to compare: there is no classifier, no logits and no train.h5"
+            )
+    chosen = {(key if isinstance(key, str) else key.key): key for key in keys}
+    for name in options:
+        if name not in chosen:
+            close = difflib.get_close_matches(name, chosen, 1)
+            meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
+            raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
+    return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
+
+
+def compare_report(outcomes: Iterable[Outcome]) -> Report:
+    """One table: the joint classifier once, then every method."""
+    rows: dict[tuple[str, str], Result] = {}
+    for outcome in outcomes:
+        for result in outcome.results:
+            rows.setdefault((result.split, result.name), result)
+    return Report(list(rows.values()))
+
+
+def needs_in_words(needs: Iterable[str]) -> str:
+    """Needs as the README and messages name them."""
+    return " and no ".join(NEEDS[need] for need in needs)
+
+
+def _beyond_the_grid(
+    curve: Curve, score: float, plateau: tuple[float, float], ends: tuple[float, float], select: str
+) -> tuple[str, ...]:
+    """A note where a value outside of the grid is better."""
+    low, high = ends
+    free = curve.best(select, low=min(low, 0.0))  # a negative tau is another method
+    if free.score <= score + 1e-9 or low <= free.value <= high:
+        return ()
+    end = high if free.value > high else low
+    rises = end in plateau
+    where = f"the curve still rises at {curve.parameter} {end:g}, the end of the grid" if rises else "outside the grid"
+    note = (
+        f"{where}: over all values the best is {curve.parameter} {free.value:.3f}, with {select} "
+        f"{percent(free.score)} % instead of {percent(score)} %; widen the grid to choose it"
+    )
+    return (note,)
+
+
+def _joined(first: str, second: str, between: str = ", ") -> str:
+    return between.join(part for part in (first, second) if part)
+
+
+def _in_signature(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_in_signature, value))
+    return str(value)

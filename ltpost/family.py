@@ -1,0 +1,149 @@
+"""How heads depend on a chosen value: what every method returns.
+
+    affine      z_c - t · slope_c              logit adjustment, target priors, …
+    scaled      z_c · exp(-t · slope_c)        tau-normalization, multiplicative adjustment, …
+    tabulated   a head for each of some values
+    single      one head, nothing to choose
+
+Curve and head come from the same slope, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ltpost.data.features import FeatureSet
+from ltpost.data.priors import ShotGroups
+from ltpost.errors import UsageError
+from ltpost.heads import Array, Head, RescaledHead
+from ltpost.scores.curve import Curve, GridCurve
+from ltpost.scores.sweep import affine_curve, scaled_curve
+
+#: a split, its groups, the values of the grid and the device, to the curve on that split
+CurveOn = Callable[[FeatureSet, "ShotGroups | None", Sequence[float], str], Curve]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Heads along one hyperparameter, or one head. Use the class methods to make one.
+
+    Attributes:
+        head_at: the head at a value of the hyperparameter.
+        curve_on: accuracy on a split against the hyperparameter; None where there is nothing to choose.
+        parameter: name of the hyperparameter, or None.
+        params: how the heads were made, beyond the options of the method: what was found out or filled in.
+        notes: sentences that belong beside the numbers.
+    """
+
+    head_at: Callable[[float], Head]
+    curve_on: CurveOn | None = None
+    parameter: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def head(self, value: float | None = None) -> Head:
+        """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.
+
+        Raises:
+            UsageError: a value that the family does not have, or none where one is needed.
+        """
+        if self.parameter is None:
+            if value is not None:
+                raise UsageError(f"this method has one head and nothing to choose, but the value {value:g} was given")
+            return self.head_at(0.0)
+        if value is None:
+            raise UsageError(
+                f"name a value of {self.parameter}; .curve(val).best().value is the one that is best on val"
+            )
+        try:
+            return self.head_at(float(value))
+        except KeyError:
+            raise UsageError(f"there is no head at {self.parameter} {value:g}; see .curve(val).grid()") from None
+
+    def curve(
+        self,
+        split: FeatureSet,
+        groups: ShotGroups | None = None,
+        *,
+        grid: Sequence[float] = (),
+        device: str = "cpu",
+    ) -> Curve:
+        """Accuracy on a split against the hyperparameter.
+
+        Args:
+            split: labelled rows, usually the val split.
+            groups: many/medium/few-shot classes; default from its ``class_counts``.
+            grid: values of the hyperparameter, for the few families that are known at some values only.
+            device: where to compute; anything but "cpu" imports torch.
+
+        Raises:
+            UsageError: there is nothing to choose.
+        """
+        if self.curve_on is None:
+            raise UsageError("this method has one head and nothing to choose, so it has no curve")
+        groups = split.shot_groups() if groups is None else groups
+        return self.curve_on(split, groups, grid, device)
+
+    @classmethod
+    def affine(cls, head: Head, slope: Array, *, parameter: str = "tau", **more: Any) -> Family:
+        """Heads with logits z_c - t · slope_c, with an exact curve.
+
+        Args:
+            head: its logits are z.
+            slope: (C,).
+            parameter: the name of t.
+            **more: ``params`` and ``notes``.
+        """
+        _check_slope(head, slope)
+
+        def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
+            return affine_curve(split, slope, groups, head=head, parameter=parameter, device=device)
+
+        return cls(lambda t: RescaledHead(head, offset=-t * slope), curve, parameter, **more)
+
+    @classmethod
+    def scaled(cls, head: Head, slope: Array, *, parameter: str = "tau", **more: Any) -> Family:
+        """Heads with logits z_c · exp(-t · slope_c), with an exact curve; arguments as for :meth:`affine`."""
+        _check_slope(head, slope)
+
+        def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
+            return scaled_curve(split, slope, groups, head=head, parameter=parameter, device=device)
+
+        return cls(lambda t: RescaledHead(head, scale=np.exp(-t * slope)), curve, parameter, **more)
+
+    @classmethod
+    def tabulated(
+        cls, head_at: Callable[[float], Head], values: Sequence[float] = (), *, parameter: str = "tau", **more: Any
+    ) -> Family:
+        """A head for each of some values.
+
+        Args:
+            head_at: the head at a value; KeyError where there is none.
+            values: in the order of preference where figures are equal; default those of the grid.
+            parameter: the name of the value.
+            **more: ``params`` and ``notes``.
+        """
+
+        def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
+            points = tuple(values) or tuple(grid)
+            if not points:
+                raise UsageError(f"name the values of {parameter} to try with grid=")
+            return GridCurve.of_heads(parameter, points, map(head_at, points), split, groups, device)
+
+        return cls(head_at, curve, parameter, **more)
+
+    @classmethod
+    def single(cls, head: Head, **more: Any) -> Family:
+        """One head, nothing to choose; ``more`` are ``params`` and ``notes``."""
+        return cls(lambda _: head, **more)
+
+
+def _check_slope(head: Head, slope: Array) -> None:
+    if np.shape(slope) != (head.num_classes,):
+        raise UsageError(
+            f"the slope must have shape (C,) = ({head.num_classes},) like the head, but has {np.shape(slope)}"
+        )

@@ -1,0 +1,86 @@
+"""Fit a head on frozen features: :func:`refit` frees all of W and b, :func:`rescale` a factor and a shift per class.
+
+    refit     min over W, b   Σ_i w_i loss(W x_i + b, y_i)      +  strength/2 ‖W‖²
+    rescale   min over f, b   Σ_i w_i loss(f ∘ z_i + b u, y_i)  +  strength/2 (‖f - 1‖² + ‖b‖²)
+
+What a method adds is the loss. This module imports torch when a fit begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from ltpost.data.features import FeatureSet
+from ltpost.family import Family
+from ltpost.fit.loss import HeadLoss
+from ltpost.fit.options import Fit, HeadFit
+from ltpost.fit.sampling import rows_per_class
+from ltpost.heads import Array, Head
+
+
+def refit(train: FeatureSet, loss: HeadLoss, fit: HeadFit, *, name: str) -> Family:
+    """A new linear classifier.
+
+    Args:
+        train: training features (N, D) and labels; several views of a sample are several rows.
+        loss: of logits and labels.
+        fit: how to minimise it.
+        name: of the method, for messages and the progress bar.
+
+    Returns:
+        With the convex solver heads along the strength, with sgd one head.
+
+    Raises:
+        DataError: a class without a row; features that are missing or not finite.
+        UsageError: an option that cannot be used.
+    """
+    solver, notes = fit.chosen_solver(name, train)
+    counts = rows_per_class(train)
+    from ltpost.fit import solve
+
+    if solver == "sgd":
+        recipe = fit.recipe(train)
+        head = solve.refit_sgd(train, loss, fit, recipe, name)
+        return Family.single(
+            head, params={**fit.params(solver), **asdict(recipe), "precision": fit.precision}, notes=notes
+        )
+    return _along_strengths(solve.refit_convex(train, counts, loss, fit, name), fit, notes)
+
+
+def rescale(
+    train: FeatureSet, joint: Head, loss: HeadLoss, fit: Fit, *, name: str, shift_unit: Array | None = None
+) -> Family:
+    """The joint classifier, rescaled class by class.
+
+    Args:
+        train: training logits (N, C), or features and the joint classifier; several views of a sample are several rows.
+        joint: the joint classifier.
+        loss: of logits and labels.
+        fit: how to minimise it.
+        name: of the method, for messages and the progress bar.
+        shift_unit: (C,) u, to free a shift b too; default factors only.
+
+    Returns, raises:
+        As :func:`refit`.
+    """
+    solver, notes = fit.chosen_solver(name, train)
+    counts = rows_per_class(train)
+    from ltpost.fit import solve
+
+    if solver == "sgd":
+        recipe = fit.recipe(train)
+        head = solve.rescale_sgd(train, joint, loss, fit, recipe, name, shift_unit)
+        return Family.single(head, params={**fit.params(solver), **asdict(recipe)}, notes=notes)
+    return _along_strengths(solve.rescale_convex(train, counts, joint, loss, fit, name, shift_unit), fit, notes)
+
+
+def _along_strengths(path: Iterator[Head], fit: Fit, notes: tuple[str, ...]) -> Family:
+    heads: dict[Any, Head] = {head.info["strength"]: head for head in path}
+    stopped = [f"{strength:g}" for strength, head in heads.items() if not head.info["converged"]]
+    if stopped:
+        notes = (*notes, f"strength {', '.join(stopped)} did not reach the tolerance")
+    return Family.tabulated(
+        heads.__getitem__, tuple(heads), parameter="strength", params=fit.params("convex"), notes=notes
+    )

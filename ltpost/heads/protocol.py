@@ -1,0 +1,80 @@
+"""What every head can do, and what it may ask of the rows that it classifies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ltpost.heads.linear import LinearHead
+
+Array = NDArray[Any]
+Key = slice | NDArray[np.int64]
+#: what a file says of a head besides its tensors: its kind, and what the kind needs to be built again
+Spec = dict[str, Any]
+
+
+class Reader(Protocol):
+    """A function from rows to logits. Several threads may call it."""
+
+    def __call__(self, key: Key, out: Array | None = None) -> Array:
+        """Logits (n, C) float32 of the rows ``key``; ``out`` (n, C) float32 is memory that it may compute in."""
+
+
+class HeadRows(Protocol):
+    """What a head may ask of rows: a :class:`~ltpost.FeatureSet`, with or without its labels."""
+
+    name: str
+    num_classes: int
+    head: LinearHead | None
+
+    @property
+    def num_features(self) -> int | None:
+        """D, or None where no features are stored."""
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits of the joint classifier are stored."""
+
+    def read_features(self, key: Key) -> Array:
+        """Features (n, D) as stored."""
+
+    def read_logits(self, key: Key, out: Array | None = None) -> Array:
+        """Stored logits (n, C)."""
+
+    def check_finite(self, dataset: str, block: Array, key: Key) -> None:
+        """Raise DataError if a value of a block is NaN or infinite."""
+
+
+class Head(Protocol):
+    """A classifier over cached rows. :class:`LinearHead` is the usual one."""
+
+    #: what is known of how the head was made: strings, numbers, lists; it is saved with the head
+    info: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    def is_stored(self, rows: HeadRows) -> bool:
+        """Whether its logits on these rows follow from the stored ones class by class, without a product."""
+
+    def reader(self, rows: HeadRows) -> Reader:
+        """A function that gives the logits of these rows.
+
+        Raises:
+            DataError: the rows do not hold what the head reads.
+        """
+
+    def linear(self) -> LinearHead | None:
+        """The same classifier as one linear layer over the features, or None where there is none."""
+
+    def state(self) -> tuple[Spec, dict[str, Array]]:
+        """What :meth:`save` writes: the spec, and the tensors by name."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a head file; :func:`ltpost.load_head` reads it."""

@@ -1,0 +1,1 @@
+"""What is reported: results and their tables, and the summary of a feature file."""

@@ -1,0 +1,175 @@
+"""Results: what classifiers do on splits, as a table for people, JSON and CSV for programs, HTML for notebooks.
+
+Percent with two decimals in text and HTML, fractions everywhere else. ± is half the width of the 95 % bootstrap
+interval.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost import plots
+from ltpost.errors import DataError
+from ltpost.heads import Array
+from ltpost.output import replacing
+from ltpost.scores.metrics import FIGURES, Figures
+from ltpost.tables import HEADINGS, percent, text_table
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one classifier does on one split.
+
+    Attributes:
+        name: the method.
+        split: the split, and how honest the choice was where that must be said ("val (5-fold cross-fitted)").
+        figures: fractions in 0..1, NaN for an empty group.
+        intervals: 95 % bootstrap interval of each figure, rows resampled within their class.
+        hits: correct rows per class, (C,).
+        totals: rows per class, (C,).
+        detail: the hyperparameter, as text.
+        num_invalid: rows that could not be read, left out.
+    """
+
+    name: str
+    split: str
+    figures: Figures
+    intervals: dict[str, tuple[float, float]]
+    hits: NDArray[np.int64]
+    totals: NDArray[np.int64]
+    detail: str = ""
+    num_invalid: int = 0
+
+    @property
+    def per_class(self) -> Array:
+        """Accuracy of each class, (C,); NaN for classes that the split does not have."""
+        with np.errstate(invalid="ignore"):
+            accuracy: Array = self.hits / self.totals
+        return accuracy
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: fractions, null for an empty group."""
+        bounds = {name: None if np.isnan(low) else [low, high] for name, (low, high) in self.intervals.items()}
+        missing = np.flatnonzero(self.totals == 0)
+        return {
+            **self.figures.as_dict(),
+            "interval95": bounds,
+            "rows": int(self.totals.sum()),
+            "unreadable_rows": self.num_invalid,
+            "classes_without_rows": [int(c) for c in missing],
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row: the figures."""
+        return Report([self]).to_frame()
+
+    def _repr_html_(self) -> str:
+        return str(Report([self])._repr_html_())
+
+    def __str__(self) -> str:
+        return str(Report([self]))
+
+
+class Report:
+    """Rows of results, usually several methods on one split.
+
+    Args:
+        results: see :class:`Result`.
+    """
+
+    def __init__(self, results: Sequence[Result]):
+        self.results = list(results)
+
+    def __str__(self) -> str:
+        splits = list(dict.fromkeys(result.split for result in self.results))
+        return "\n\n".join(self._table(split) for split in splits)
+
+    def _table(self, split: str) -> str:
+        results = [result for result in self.results if result.split == split]
+        first = results[0]
+        present = int((first.totals > 0).sum())
+        title = f"{split}: {int(first.totals.sum()):,} rows, {present:,} of {len(first.totals):,} classes"
+        if first.num_invalid:
+            title += f"; {first.num_invalid:,} unreadable rows left out"
+        rows = [[result.name, result.detail, *(_cell(result, name) for name in FIGURES)] for result in results]
+        return f"{title}\n{text_table(['method', '', *HEADINGS.values()], rows, left=2)}"
+
+    def per_class_table(self) -> str:
+        """Accuracy of every class, as text."""
+        headings = ["class", "rows", *(result.name for result in self.results)]
+        rows = [
+            [str(c), str(total), *(percent(result.per_class[c]) for result in self.results)]
+            for c, total in enumerate(self.results[0].totals)
+        ]
+        return text_table(headings, rows)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Split, then method, then figures; for JSON."""
+        table: dict[str, dict[str, Any]] = {}
+        for result in self.results:
+            table.setdefault(result.split, {})[result.name] = result.as_dict()
+        return table
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat record per row: split, method, detail, the figures and the ends of their intervals."""
+        records = []
+        for result in self.results:
+            record: dict[str, Any] = {"split": result.split, "method": result.name, "detail": result.detail}
+            record.update(result.figures.as_dict())
+            for name, (low, high) in result.intervals.items():
+                record[f"{name}_low"] = None if np.isnan(low) else low
+                record[f"{name}_high"] = None if np.isnan(high) else high
+            records.append(record)
+        return records
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`records`, in one step; an empty cell for an empty group."""
+        records = self.records()
+        with replacing(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(records[0]))
+            writer.writeheader()
+            writer.writerows(records)
+        return Path(path)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of :meth:`records`, indexed by split and method."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records()).set_index(["split", "method"])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Bars of many/medium/few/all per method, on the first split; returns the matplotlib axes.
+
+        Raises:
+            DataError: there are no results.
+            UsageError: matplotlib is not installed.
+        """
+        if not self.results:
+            raise DataError("there are no results to draw")
+        split = self.results[0].split
+        shown = [result for result in self.results if result.split == split]
+        return plots.plot_groups(
+            [result.name for result in shown],
+            {name: np.array([getattr(result.figures, name) for result in shown]) for name in FIGURES},
+            {name: np.array([result.intervals[name] for result in shown]) for name in FIGURES},
+            title=f"accuracy on {split}",
+            ax=ax,
+        )
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame()[["detail", *FIGURES]].rename(columns={**HEADINGS, "detail": ""})
+        return str(frame.to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+
+
+def _cell(result: Result, name: str) -> str:
+    low, high = result.intervals[name]
+    value = getattr(result.figures, name)
+    return "–" if np.isnan(value) else f"{percent(value)} ±{50 * (high - low):.1f}"

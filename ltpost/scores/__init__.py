@@ -1,0 +1,1 @@
+"""From logits to figures: predictions, accuracies, and the exact sweep over a parameter."""

@@ -1,0 +1,355 @@
+"""Accuracy against one parameter: exact, as a step function, or at some values only.
+
+Every row is right on one interval of the parameter (``intervals``). Sorting the 2N ends gives the accuracy of every
+class group as an exact step function: no grid, the exact best plateau, and bootstrap resamples of the whole curve at
+the cost of a cumulative sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost import plots
+from ltpost.data.features import FeatureSet
+from ltpost.data.priors import ShotGroups
+from ltpost.errors import UsageError
+from ltpost.heads import Array, Head
+from ltpost.scores.metrics import FIGURES, Figures, row_weights, selection_score
+from ltpost.scores.predict import predict
+
+_NARROW = 1e-9  # a plateau this narrow is one tied value of the parameter, not a plateau
+_SAME = 1e-9  # accuracies that differ by less are the same number of rows
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of a parameter: the middle of the best plateau ``low`` ≤ t ≤ ``high``.
+
+    ``figures`` are those of the curve there, ``score`` is the selected one of them. ``interval`` is the 95 % bootstrap
+    interval of the value, where one was asked for.
+    """
+
+    value: float
+    low: float
+    high: float
+    score: float
+    figures: Figures
+    interval: tuple[float, float] | None = None
+
+    @property
+    def tau(self) -> float:
+        """The value, by the name that it usually has."""
+        return self.value
+
+
+class Curve:
+    """Accuracy against one parameter, for all rows of a split; the base of the exact and of the tabulated curve.
+
+    Args:
+        parameter: its name ("tau", "strength").
+        labels: (N,).
+        groups: many/medium/few-shot classes, or None.
+        num_classes: C.
+    """
+
+    def __init__(self, parameter: str, labels: NDArray[np.int64], groups: ShotGroups | None, num_classes: int):
+        self.parameter, self.labels, self.groups, self.num_classes = parameter, labels, groups, num_classes
+
+    #: whether figures are known at some values only
+    is_tabulated = False
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``."""
+        raise NotImplementedError
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        raise NotImplementedError
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """The best plateau within ``low`` ≤ t ≤ ``high`` (the widest, where several are equally good).
+
+        Args:
+            select: the figure to maximise, one of ``metrics.SELECT``.
+            low: lower end of the range.
+            high: upper end of the range.
+            multiplicity: (N,), how often each row counts; default once. Other figures than the one selected by are
+                then NaN.
+        """
+        raise NotImplementedError
+
+    def bootstrap_best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """95 % percentile interval of the best value, rows resampled within each class."""
+        values = [self.best(select, low, high, times).value for times in self._resamples(num, seed)]
+        interval = np.quantile(values, [0.025, 0.975])
+        return float(interval[0]), float(interval[1])
+
+    def _resamples(self, num: int, seed: int) -> Iterator[Array]:
+        """(N,), how often each row was drawn when every class drew as many of its rows as it has."""
+        rng = np.random.default_rng(seed)
+        order = np.argsort(self.labels, kind="stable")
+        totals = np.bincount(self.labels, minlength=self.num_classes)
+        first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals).astype(np.float32)
+        for _ in range(num):  # u < 1 is at most 1 - 2⁻²⁴, and u · size never rounds to size
+            drawn = order[first + (rng.random(len(order), dtype=np.float32) * size).astype(np.int64)]
+            yield np.bincount(drawn, minlength=len(order)).astype(np.float64)
+
+    def grid(self) -> Array:
+        """Values at which a table or a plot of the curve makes sense."""
+        raise NotImplementedError
+
+    def to_frame(self, values: Iterable[float] | None = None) -> Any:
+        """A pandas DataFrame of the figures, one row per value (default: :meth:`grid`)."""
+        import pandas as pd
+
+        points = np.asarray(self.grid() if values is None else list(values), dtype=np.float64)
+        rows = [vars(row) for row in self.at(points)]
+        return pd.DataFrame(rows, columns=list(FIGURES), index=pd.Index(points, name=self.parameter))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the curve of every figure; returns the matplotlib axes."""
+        marked = np.sort(self.grid())
+        values = marked if self.is_tabulated else np.linspace(marked[0], marked[-1], 801)
+        rows = self.at(values)
+        best = self.best("all", float(marked[0]), float(marked[-1]))
+        return plots.plot_curve(
+            self.parameter,
+            values,
+            {name: np.array([getattr(row, name) for row in rows]) for name in FIGURES},
+            best=best.value,
+            plateau=(best.low, best.high),
+            score=best.score,
+            marked=self.is_tabulated,
+            ax=ax,
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+
+
+class ExactCurve(Curve):
+    """The step function of every figure, from the interval on which each row is right (empty where low > high).
+
+    Args:
+        parameter: its name.
+        low: (N,), the first value at which a row is right.
+        high: (N,), the last value at which it is right.
+        labels: (N,).
+        groups: see :class:`Curve`.
+        num_classes: C.
+    """
+
+    def __init__(
+        self,
+        parameter: str,
+        low: Array,
+        high: Array,
+        labels: NDArray[np.int64],
+        groups: ShotGroups | None,
+        num_classes: int,
+    ):
+        super().__init__(parameter, labels, groups, num_classes)
+        self.low, self.high = low, high
+        ever = np.flatnonzero(low <= high)
+        # a row enters at its low end and leaves just after its high end
+        ends = np.concatenate([low[ever], np.nextafter(high[ever], np.inf)])
+        order = np.argsort(ends)  # between equal ends lies no width, so their order makes no difference
+        self.ends = ends[order]
+        self._row = np.concatenate([ever, ever])[order]
+        self._sign = np.where(order < len(ever), 1.0, -1.0)
+        self._weights = row_weights(labels, groups, num_classes)
+        self._last_range: tuple[tuple[float, float], _Range] | None = None
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        return (self.low <= value) & (value <= self.high)
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``."""
+        whole = self._range(-np.inf, np.inf)
+        steps = _steps(whole, self._weights)
+        where = np.searchsorted(whole.starts[1:], np.asarray(list(values), dtype=np.float64), side="right")
+        return [Figures(*(float(value) for value in steps[:, k])) for k in where]
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """See :meth:`Curve.best`."""
+        weights = self._weights
+        if multiplicity is not None:
+            weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
+        return self._best(self._range(low, high), weights, select)
+
+    def bootstrap_best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """See :meth:`Curve.bootstrap_best`; what a row counts for stays the same, as its class has as many rows."""
+        within = self._range(low, high)
+        weights = row_weights(self.labels, self.groups, self.num_classes, np.ones(len(self.labels)), only=select)
+        values = [self._best(within, weights, select, times).value for times in self._resamples(num, seed)]
+        interval = np.quantile(values, [0.025, 0.975])
+        return float(interval[0]), float(interval[1])
+
+    @staticmethod
+    def _best(within: _Range, weights: Array, select: str, times: Array | None = None) -> Best:
+        """The best plateau of a range; for ``weights`` and ``times`` see :func:`_steps`."""
+        steps = _steps(within, weights, times)
+        score = selection_score(steps, select)
+        eligible = np.where(within.wide | ~within.wide.any(), score, -np.inf)
+        top = eligible.max()
+        # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
+        good = np.flatnonzero(eligible >= top - _SAME)
+        starts, stops = within.starts[good], within.stops[good]
+        parted = np.flatnonzero((starts[1:] - stops[:-1]) > _NARROW) + 1
+        firsts, lasts = np.append(0, parted), np.append(parted, len(good)) - 1
+        widest = int(np.argmax(stops[lasts] - starts[firsts]))
+        begin, end = float(starts[firsts[widest]]), float(stops[lasts[widest]])
+        return Best(_middle(begin, end), begin, end, float(top), Figures(*map(float, steps[:, good[0]])))
+
+    def grid(self) -> Array:
+        """0, 0.1, …, 2, where the field looks; the curve itself goes on."""
+        return np.linspace(0.0, 2.0, 21).round(10)
+
+    def _range(self, low: float, high: float) -> _Range:
+        """The steps within a range; the last range is kept."""
+        if self._last_range is None or self._last_range[0] != (low, high):
+            first, last = np.searchsorted(self.ends, [low, min(high, np.finfo(float).max)], side="right")
+            starts = np.concatenate([[low], self.ends[first:last]])
+            stops = np.concatenate([self.ends[first:last], [high]])
+            wide = stops - starts > _NARROW * np.maximum(1.0, np.abs(np.where(np.isfinite(starts), starts, 0.0)))
+            before = np.flatnonzero(np.bincount(self._row[:first], self._sign[:first], minlength=len(self.labels)))
+            self._last_range = (
+                (low, high),
+                _Range(before, self._row[first:last], self._sign[first:last], starts, stops, wide),
+            )
+        return self._last_range[1]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The K ends of a curve within a range, and the K + 1 steps between them.
+
+    ``before`` are the rows that are right before the first end. At an end, row ``row`` becomes right (``sign`` 1) or
+    stops being right (``sign`` -1). Steps go from ``starts`` to ``stops``; some have no width.
+    """
+
+    before: NDArray[np.int64]
+    row: NDArray[np.int64]
+    sign: Array
+    starts: Array
+    stops: Array
+    wide: NDArray[np.bool_]
+
+
+def _steps(within: _Range, weights: Array, times: Array | None = None) -> Array:
+    """Figures before, between and after the ends of a range, (5, K + 1).
+
+    A right row adds ``weights`` (5, N) to them, as often as ``times`` (N,) says, default once.
+    """
+    steps = np.full((len(weights), len(within.row) + 1), np.nan)
+    for step, weight in zip(steps, weights, strict=True):
+        if not (len(weight) and np.isnan(weight[0])):
+            counted = weight if times is None else weight * times
+            step[0] = counted[within.before].sum()
+            np.multiply(counted[within.row], within.sign, out=step[1:])
+            np.cumsum(step, out=step)
+            np.round(step, 12, out=step)  # a sum of 2N terms has no more correct digits
+    return steps
+
+
+def _middle(low: float, high: float) -> float:
+    if np.isfinite(low) and np.isfinite(high):
+        return (low + high) / 2
+    if np.isfinite(low):
+        return low + abs(low) * 0.01 + 0.01  # a plateau without an upper end: a little inside it
+    return high - abs(high) * 0.01 - 0.01 if np.isfinite(high) else 0.0
+
+
+class GridCurve(Curve):
+    """Figures at some values only, from which rows are right at each of them.
+
+    Args:
+        parameter: its name.
+        values: (K,); the order is the order of preference where figures are equal.
+        correct: (K, N) bool.
+        labels: (N,).
+        groups: see :class:`Curve`.
+        num_classes: C.
+    """
+
+    is_tabulated = True
+
+    def __init__(
+        self,
+        parameter: str,
+        values: Iterable[float],
+        correct: NDArray[np.bool_],
+        labels: NDArray[np.int64],
+        groups: ShotGroups | None,
+        num_classes: int,
+    ):
+        super().__init__(parameter, labels, groups, num_classes)
+        self.values, self._correct = np.asarray(list(values), dtype=np.float64), correct
+
+    @classmethod
+    def of_heads(
+        cls,
+        parameter: str,
+        values: Iterable[float],
+        heads: Iterable[Head],
+        feature_set: FeatureSet,
+        groups: ShotGroups | None,
+        device: str = "cpu",
+    ) -> GridCurve:
+        """The curve of one head per value, on the rows of a split; ``device`` is where to compute."""
+        labels = feature_set.labels
+        correct = np.stack([predict(head, feature_set, device) == labels for head in heads])
+        return cls(parameter, values, correct, labels, groups, feature_set.num_classes)
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at ``value``."""
+        return np.asarray(self._correct[self._index(value)])
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at each of ``values``, which must be in the grid."""
+        table = self._table(None)
+        return [Figures(*map(float, table[:, self._index(value)])) for value in values]
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """See :meth:`Curve.best`; here ``low`` = ``high`` = the value, the first of equals in the grid's order."""
+        inside = (low <= self.values) & (self.values <= high)
+        if not inside.any():
+            raise UsageError(f"no value of {self.parameter} lies from {low:g} to {high:g}")
+        table = self._table(multiplicity, select)
+        score = np.where(inside, selection_score(table, select), -np.inf)
+        index = int(np.argmax(score >= score.max() - _SAME))
+        value = float(self.values[index])
+        return Best(value, value, value, float(score[index]), Figures(*map(float, table[:, index])))
+
+    def grid(self) -> Array:
+        """The values of the table."""
+        return self.values
+
+    def _index(self, value: float) -> int:
+        index = int(np.argmin(np.abs(self.values - value)))
+        if not np.isclose(self.values[index], value):
+            raise UsageError(
+                f"{self.parameter} {value:g} is not in the grid {', '.join(f'{v:g}' for v in self.values)}"
+            )
+        return index
+
+    def _table(self, multiplicity: Array | None, select: str | None = None) -> Array:
+        only = None if multiplicity is None else select
+        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only)
+        return np.asarray(weights @ self._correct.T.astype(np.float64))
