@@ -75,7 +75,7 @@ class Selection:
         return self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family)
 
     def choose_fitted(self, split: FeatureSet, family_of: FamilyOf) -> Choice:
-        """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all rows."""
+        """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all."""
         family = family_of(split)
         if family.parameter is None:
             return Choice(family.head(), family)
