@@ -1,8 +1,8 @@
-"""All of ltpost on real images in seconds: ``ltpost demo``, and what examples and tests take from it.
+"""All of ltpost on real images in seconds: ``ltpost demo``. Examples and tests use parts of it.
 
-scikit-learn's digits are made long-tailed, a small network is trained on them with plain cross entropy, and then the
-steps are those of everybody: a checkpoint, feature files, heads chosen on val and reported on test, and a checkpoint
-again. Each step is one call of the library; :func:`run_demo` says the command that does the same.
+scikit-learn's digits are made long-tailed, and a small network is trained on them with plain cross entropy. Then come
+the usual steps: a checkpoint, feature files, heads chosen on val and reported on test, and a checkpoint again. Each
+step is one call of the library; :func:`run_demo` prints the command that does the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def long_tailed_digits(imbalance: float = 50.0, seed: int = 0) -> dict[str, Spli
 
     Args:
         imbalance: n_0 / n_9, at least 1.
-        seed: of which images are taken.
+        seed: of the choice of images.
 
     Returns:
         "train", "val" (20 per class) and "test" (40 per class): images (N, 8, 8) uint8, labels (N,).
@@ -98,7 +98,7 @@ def digits_cnn(num_classes: int = NUM_CLASSES) -> nn.Module:
 
 
 def train_network(images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int = 0) -> nn.Module:
-    """A :func:`digits_cnn` trained the plain way: cross entropy, SGD, every image equally often, shifts of a pixel.
+    """A :func:`digits_cnn` trained with cross entropy and SGD, every image equally often, shifted by up to a pixel.
 
     Args:
         images: (N, 8, 8).
@@ -130,7 +130,7 @@ def _shifted(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Demo:
-    """What :func:`run_demo` found and left in ``folder``."""
+    """The results of :func:`run_demo`, and the folder of its files."""
 
     folder: Path
     outcomes: list[Outcome]
@@ -155,9 +155,9 @@ def run_demo(
     """From images to a rebalanced checkpoint.
 
     Args:
-        out: a new folder, an empty one, or that of an earlier demo.
+        out: a new folder, an empty one, or the folder of an earlier demo.
         seed: of the split, the network and the methods.
-        say: what to do with a line of the story; a command prints it.
+        say: a function that gets each line of the story; the command prints it.
 
     Raises:
         UsageError: the folder holds something else; scikit-learn or matplotlib is not installed.

@@ -283,19 +283,21 @@ def compare(
 
     Args:
         experiment: the splits and the figure to choose by.
-        keys: of methods, or methods of your own; default all that the files suffice for (see :func:`missing`).
+        keys: of methods, or methods of your own; default those of ``methods.DEFAULT`` for which the files suffice
+            (see :func:`missing`).
         **options: per key of a method, its options.
 
     Raises:
         UsageError: options for a method that is not run.
     """
     if keys is None:
-        keys = [key for key in methods.all_keys() if not missing(experiment, key)]
-        if not keys:
-            raise DataError(
-                f"{experiment.folder.path}: nothing to compare: there is no classifier, no logits and no train.h5"
-            )
+        keys = [key for key in methods.DEFAULT if not missing(experiment, key)]
     chosen = {(key if isinstance(key, str) else key.key): key for key in keys}
+    if not chosen:
+        raise DataError(
+            f"{experiment.folder.path}: nothing to compare: the files do not hold what these methods need; "
+            "most need a classifier or logits and class_counts, others train.h5"
+        )
     for name in options:
         if name not in chosen:
             close = difflib.get_close_matches(name, chosen, 1)

@@ -25,7 +25,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ltpost.errors import UsageError, listed_names
 from ltpost.family import Family
 
-#: name of a positional parameter to what it stands for
+#: name of a positional parameter to its name in the README and in messages
 NEEDS = {
     "train": "train features",
     "head": "classifier",

@@ -1,7 +1,7 @@
 """Pictures: accuracy against a hyperparameter, the groups of every method, weight norms against class counts.
 
 Every function draws into ``ax``, or into a new figure, and returns the axes. Colours are those of Okabe and Ito, which
-stay apart for colour-blind readers; the groups have the same colour everywhere.
+colour-blind readers can tell apart; a group has the same colour everywhere.
 """
 
 from __future__ import annotations

@@ -103,21 +103,30 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--methods", "keys", help="Which ones, such as tnorm,la,crt.  [default: all that the files suffice for]")
+@click.option(
+    "--methods",
+    "names",
+    default="default",
+    show_default=True,
+    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
+    "which the files suffice.",
+)
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
 @output_options
 @experiment_options
-def compare(experiment: Experiment, keys: str | None, heads: Path, csv_file: Path | None, as_json: bool) -> None:
-    """Every method, chosen on val, in one table.
+def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
+    """Several methods, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import experiment as experiments
 
-    chosen = None if keys is None else [name.strip() for name in keys.split(",") if name.strip()]
-    outcomes = experiments.compare(experiment, chosen)
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    keys = methods.keys_of(asked)
+    lacking = {key: needs for key in keys if key not in asked and (needs := experiments.missing(experiment, key))}
+    outcomes = experiments.compare(experiment, [key for key in keys if key not in lacking])
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = experiments.compare_report(outcomes)
@@ -130,10 +139,9 @@ def compare(experiment: Experiment, keys: str | None, heads: Path, csv_file: Pat
         for outcome in outcomes:
             for note in outcome.notes:
                 click.echo(f"\n{outcome.method}: {note}")
-        for key in methods.all_keys() if chosen is None else ():
-            if needs := experiments.missing(experiment, key):
-                words = experiments.needs_in_words(needs)
-                click.echo(f"\n{key}: not run, the files of {experiment.folder.path} have no {words}")
+        for key, needs in lacking.items():
+            words = experiments.needs_in_words(needs)
+            click.echo(f"\n{key}: not run, the files of {experiment.folder.path} have no {words}")
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
     if not as_json:

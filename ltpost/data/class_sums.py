@@ -31,7 +31,7 @@ def class_sums(train: FeatureSet, change: Callable[[Array], Array] | None = None
         for start in range(begin, end, window_rows):
             window = features[start : min(start + window_rows, end)]
             labels = train.labels[start : start + len(window)]
-            order = np.argsort(labels, kind="stable")  # rows of a class together: one addition for many
+            order = np.argsort(labels, kind="stable")  # rows of a class come together: one addition for all of them
             for rows in np.split(order, range(size, len(order), size)):
                 n = len(rows)
                 block = np.take(window, rows, axis=0, out=gathered[:n], mode="clip")
@@ -46,16 +46,16 @@ def class_sums(train: FeatureSet, change: Callable[[Array], Array] | None = None
         first_half = pool.submit(add, 0, num_rows // 2)
         sums = add(num_rows // 2, num_rows)
         sums += first_half.result()
-    if not np.isfinite(sums).all():  # then a feature is not: the slower, checking pass says which
+    if not np.isfinite(sums).all():  # a feature is not finite; the slower pass with checks says which
         for _ in train.feature_blocks():
             pass
     return sum_array(sums)
 
 
 def _as_float64(block: Array, out: NDArray[np.float64], work: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The same values in ``out``; float16 by way of its bits in ``work``, four times as fast as numpy does it.
+    """The same values in ``out``; float16 is converted by its bits in ``work``, four times as fast as by numpy.
 
-    Sign, exponent and fraction of a float16 are moved to where float32 has them; the exponent is then 112 too small.
+    Sign, exponent and fraction are moved to their places in float32. The exponent is then 112 too small.
     """
     if block.dtype != np.float16 or not _all_finite(block):
         np.copyto(out, block)

@@ -1,8 +1,8 @@
 """Several processes, each with its own rows: sums over all of them, on an existing engine (torch.distributed).
 
-Under ``torchrun`` every process loads its shard of the training rows and calls the same functions. What a fit needs of
-the rows are sums (of class features, of an objective and its gradient, of a batch's gradient), so that summing over
-the processes gives what one process with all rows gives, up to rounding. Everything else is computed everywhere alike.
+Under ``torchrun`` every process loads its shard of the training rows and calls the same functions. A fit needs sums
+over rows: class sums of features, an objective and its gradient, the gradient of a batch. So summing over the processes
+gives the result of one process with all rows, up to rounding. All processes compute everything else alike.
 In a single process all functions here do nothing, and do not import torch.
 
 What this module does not do: move rows between processes.
@@ -75,7 +75,7 @@ def rank() -> int:
 
 
 def shard(train: FeatureSet) -> FeatureSet:
-    """This process's rows of a feature set that every process can read: one run of consecutive rows."""
+    """The rows of this process, one consecutive run, of a feature set that every process can read."""
     if not is_active():
         return train
     import torch.distributed as dist
@@ -84,7 +84,7 @@ def shard(train: FeatureSet) -> FeatureSet:
 
 
 def own_part(files: list[Path]) -> Path:
-    """This process's file, of the parts of a split: there is one for each process, or for each on this machine.
+    """The file of this process among the parts of a split: one for each process, or for each on this machine.
 
     Raises:
         UsageError: there are more or fewer parts than processes.
@@ -110,7 +110,7 @@ def sum_(tensor: Tensor) -> Tensor:
 
 
 def agree_(tensor: Tensor) -> Tensor:
-    """What process 0 has, in place: processors that round differently must still take the same decisions."""
+    """The values of process 0, in place. Processors may round differently, but must take the same decisions."""
     if is_active():
         import torch.distributed as dist
 
@@ -130,7 +130,7 @@ def sum_array(array: NDArray[Number]) -> NDArray[Number]:
 
 
 def join(array: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """The arrays of all processes one after the other, and where this process's begins."""
+    """The arrays of all processes one after the other, and the position of this process's array."""
     if not is_active():
         return array, 0
     import torch.distributed as dist

@@ -36,13 +36,13 @@ class FeatureSet:
         class_counts: (C,) training samples per class, or None.
         class_names: C names, or None.
         paths: N strings, or None.
-        sample, view: (N,) integers, of several augmented views which sample a row shows, and which view of it.
+        sample, view: (N,) integers. Where there are several augmented views, the sample that a row shows, and its view.
         valid: (N,), 0 where an input could not be read.
         expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
-        part: some of the rows of the split only, so that ``class_counts`` need not be theirs.
+        part: the rows are a part of the split, so that ``class_counts`` need not count them.
         split: its name ("train", "val", "test", …).
         attrs: provenance.
-        name: what to call it in messages.
+        name: its name in messages.
 
     Raises:
         DataError: naming the file, the dataset, the requirement and the value found.
@@ -132,7 +132,7 @@ class FeatureSet:
 
     @property
     def features(self) -> Any:
-        """(N, D), as stored: a memory map, or :class:`Rows` where that cannot be."""
+        """(N, D), as stored: a memory map, or :class:`Rows` where a map is not possible."""
         if self._features is None:
             raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
         return self._plain(self._features)

@@ -25,7 +25,7 @@ def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
 
     Args:
         path: the file.
-        part: it holds some of the rows of its split only, so that ``class_counts`` need not be theirs.
+        part: the file holds a part of its split, so that ``class_counts`` need not count its rows.
 
     Raises:
         DataError: the file breaks a rule of the format; the message says which, and what was found.

@@ -22,7 +22,7 @@ BLOCK_ELEMENTS = 2**22  # of the widest of features and logits: 16 MiB as float3
 class Rows:
     """Rows of a matrix that stays where it is until indexed.
 
-    ``source`` is an array (often a memory map) or a chunked HDF5 dataset, ``index`` the rows of it that count and
+    ``source`` is an array (often a memory map) or a chunked HDF5 dataset, ``index`` the rows of it that are used and
     ``columns`` the columns. A slice or an integer array gives a numpy array; ``np.asarray(rows)`` reads everything.
     """
 
@@ -45,7 +45,7 @@ class Rows:
         return np.asarray(self[:], dtype=dtype)
 
     def take(self, rows: slice | NDArray[np.int64], out: Array) -> Array:
-        """The rows of ``rows`` in ``out``, without a copy between where that can be."""
+        """The rows of ``rows`` in ``out``, without another copy where possible."""
         index = rows if self.index is None else self.index[rows]
         plain = self.columns is None and self.source.dtype == out.dtype
         if plain and isinstance(self.source, np.ndarray) and isinstance(index, np.ndarray):

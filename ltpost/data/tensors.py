@@ -1,4 +1,4 @@
-"""Rows of a feature set as tensors: held on the device where they fit, else read block by block from the file.
+"""Rows of a feature set as tensors: held on the device if they fit, else read block by block from the file.
 
 What this module does not do: choose rows (``fit.sampling``), or know what they are multiplied with.
 """
@@ -23,11 +23,11 @@ from ltpost.errors import UsageError
 from ltpost.heads import Array, LinearHead
 from ltpost.heads.blocks import score_blocks
 
-FEW_ROWS = 4096  # precondition as well as all rows (measured), where they are several of every class
+FEW_ROWS = 4096  # as good for a preconditioner as all rows (measured), if there are several of every class
 RESIDENT_BYTES = 2**30  # of host memory for rows as float32; beyond it they stay in the file
 RESIDENT_SHARE = 0.5  # of a GPU's free memory
-READ_AHEAD = ("cuda",)  # not cpu: there the threads take from the products what they give (measured)
-AHEAD = 2  # batches or blocks, and threads that read them
+READ_AHEAD = ("cuda",)  # not cpu: there the threads slow the products as much as they help (measured)
+AHEAD = 2  # how many batches or blocks are read ahead, each by its own thread
 
 
 def find_device(name: str) -> torch.device:
@@ -51,18 +51,18 @@ def find_device(name: str) -> torch.device:
 
 
 class Matrix:
-    """(N, K) rows that are read in order (:meth:`blocks`) or by number (:meth:`batches`), as tensors on a device.
+    """(N, K) rows as tensors on a device, read in order (:meth:`blocks`) or by number (:meth:`batches`).
 
-    Rows that are held in memory are picked from there. Others are read ahead from the file while the caller works.
+    Rows in memory are taken from there. Others are read from the file, on a GPU ahead of the caller.
 
     Args:
-        stored: (N, S) rows where they are: an array, often a memory map, or :class:`Rows`.
+        stored: (N, S) rows: an array, often a memory map, or :class:`Rows`.
         blocks: all of ``stored``, once, in order, checked.
-        finish: makes (n, K) of (n, S) stored rows on the device, in the type that is wanted.
+        finish: turns stored rows (n, S) on the device into (n, K) of ``dtype``.
         width: K.
-        device: where the tensors are wanted.
+        device: of the tensors.
         dtype: of the tensors.
-        whole: all rows, where they are in memory as they are wanted; nothing is copied then.
+        whole: all rows as a tensor that can be used as it is; nothing is copied then.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Matrix:
     def blocks(self, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[slice, Tensor]]:
         """All rows in order, about ``elements`` numbers at a time (on a GPU 64 Mi).
 
-        ``columns`` is the width of the widest thing that the caller makes of a block.
+        ``columns`` is the width of the widest matrix that the caller makes from a block.
         """
         if self.device.type != "cpu":
             elements = 16 * BLOCK_ELEMENTS
@@ -104,7 +104,7 @@ class Matrix:
 
     def batches(self, rows: NDArray[np.int64], sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Row numbers and rows, on the device, ``sizes`` of the row numbers ``rows`` at a time; ``sizes`` add up."""
-        numbers = torch.split(torch.from_numpy(rows).to(self.device), sizes)  # at once: no step waits for a copy
+        numbers = torch.split(torch.from_numpy(rows).to(self.device), sizes)  # one copy: no step waits for it
         keys = np.split(rows, np.cumsum(sizes)[:-1]) if self._held is None else numbers
         return zip(numbers, self._each(keys), strict=True)
 
@@ -119,7 +119,7 @@ class Matrix:
         return map(self._finish, read_ahead(self._gather, keys, self.device) if ahead else map(self._gather, keys))
 
     def _gather(self, key: slice | NDArray[np.int64]) -> Tensor:
-        """Stored rows in host memory, pinned where they go to a GPU."""
+        """Stored rows in host memory; the memory is pinned if they go to a GPU."""
         size = len(range(*key.indices(len(self)))) if isinstance(key, slice) else len(key)
         dtype = getattr(torch, self._stored.dtype.name)
         rows = torch.empty(size, self._stored.shape[1], dtype=dtype, pin_memory=self.device.type == "cuda")
@@ -128,11 +128,10 @@ class Matrix:
 
 
 def read_ahead(gather: Callable[[Any], Tensor], keys: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
-    """What ``gather`` gives for every key, in order, on the device: read and copied while it works on earlier ones.
+    """The rows of every key, in order, on the device; they are read and copied while the device works on earlier ones.
 
-    Threads are ``AHEAD`` keys ahead of the caller, and copy on a stream of their own. The memory of what was used is
-    used again, by torch's allocators for pinned and for device memory. The threads end when the iterator does; what
-    goes wrong in one is raised here.
+    Threads are ``AHEAD`` keys ahead of the caller, and copy on a stream of their own. torch's allocators use pinned and
+    device memory again. The threads end when the iterator does; an error in a thread is raised here.
     """
     api = torch.get_device_module(device)
     work, copies = api.current_stream(device), api.Stream(device)
@@ -144,7 +143,7 @@ def read_ahead(gather: Callable[[Any], Tensor], keys: Iterable[Any], device: tor
         return event
 
     def send(key: Any, used: Any) -> tuple[Tensor, Any]:
-        used.synchronize()  # the caller may be far ahead of the device, whose memory is not endless
+        used.synchronize()  # else the caller could get far ahead of the device and fill its memory
         with api.stream(copies):
             return gather(key).to(device, non_blocking=True), reached(copies)
 
@@ -158,7 +157,7 @@ def read_ahead(gather: Callable[[Any], Tensor], keys: Iterable[Any], device: tor
             waiting.extend(submit(1))
             work.wait_event(sent)
             if rows.is_cuda:
-                rows.record_stream(work)  # not to be given to another copy before the work on it is done
+                rows.record_stream(work)  # no other copy may use this memory before the work on it is done
             yield rows
     finally:
         threads.shutdown(cancel_futures=True)
@@ -184,16 +183,16 @@ def few_of_each(labels: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64]
 
 
 class FewRows:
-    """A few rows of every class, weighted so that they count like all rows: enough to make a preconditioner from.
+    """A few rows of every class with weights that make them count like all rows: enough for a preconditioner.
 
     Args:
         matrix: (N, K) rows.
         labels: (N,) of them, int64.
         weights: (N,) of all rows.
-        least: take so many of every class that has them, however many classes there are.
+        least: at least so many rows of every class that has them, however many classes there are.
 
     Attributes:
-        share: how many of all rows they are; the same in every process.
+        share: the share of all rows that they are; the same in every process.
     """
 
     def __init__(self, matrix: Matrix, labels: Tensor, weights: Tensor, least: int):
@@ -222,7 +221,7 @@ def training_features(train: FeatureSet, device: torch.device, dtype: torch.dtyp
 
 
 def training_logits(train: FeatureSet, device: torch.device) -> Matrix:
-    """Logits (N, C) of the joint classifier: the stored ones, else computed (once where they fit)."""
+    """Logits (N, C) of the joint classifier: the stored ones, or computed (once, if they fit in memory)."""
     width = train.num_classes
     if train.has_logits:
         blocks = score_blocks(train.joint, train)
@@ -239,8 +238,8 @@ def training_logits(train: FeatureSet, device: torch.device) -> Matrix:
 
 
 def as_tensor(block: Array, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A copy or a view, whichever is needed; torch converts float16 about ten times faster than numpy."""
+    """A copy or a view, whichever is needed; torch converts float16 about ten times as fast as numpy."""
     array = np.ascontiguousarray(block)
     if not array.flags.writeable:  # a memory map; torch warns about those
         array = array.copy()
-    return torch.from_numpy(array).to(device).to(dtype)  # float16 travels to a GPU as such
+    return torch.from_numpy(array).to(device).to(dtype)  # a GPU receives float16 as it is

@@ -7,6 +7,7 @@ methods through the entry point group ``ltpost.methods``, whose objects are meth
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,27 @@ if TYPE_CHECKING:
 
     from ltpost.method import Method
 
-#: key of a method to its module here, whose function has the same name
-TABLE = {
-    "tnorm": "tau_norm",
-    "la": "logit_adjustment",
-    "mla": "multiplicative_adjustment",
-    "ncm": "nearest_class_mean",
-    "lws": "lws",
-    "crt": "crt",
+#: title of a group to its methods: key to the module here, whose function has the same name
+GROUPS: dict[str, dict[str, str]] = {
+    "Decoupled training": {
+        "tnorm": "tau_norm",
+        "ncm": "nearest_class_mean",
+        "lws": "lws",
+        "crt": "crt",
+    },
+    "Priors": {
+        "la": "logit_adjustment",
+        "mla": "multiplicative_adjustment",
+    },
+}
+TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
+#: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds
+DEFAULT = ("tnorm", "la", "mla", "ncm", "lws", "crt")
+#: names for several methods, for ``ltpost compare --methods``
+SETS: dict[str, tuple[str, ...]] = {
+    "default": DEFAULT,
+    "decoupled": tuple(GROUPS["Decoupled training"]),
+    "priors": tuple(GROUPS["Priors"]),
 }
 
 
@@ -38,6 +52,21 @@ def added() -> dict[str, EntryPoint]:
 def all_keys() -> list[str]:
     """The keys of all methods."""
     return [*TABLE, *sorted(added())]
+
+
+def keys_of(names: Iterable[str]) -> list[str]:
+    """The keys of methods by their own names or by names of sets, each once.
+
+    Raises:
+        UsageError: a name is neither.
+
+    >>> keys_of(["priors", "tnorm"])
+    ['la', 'mla', 'tnorm']
+    """
+    keys: list[str] = []
+    for name in names:
+        keys += all_keys() if name == "all" else SETS.get(name) or [get(name).key]
+    return list(dict.fromkeys(keys))
 
 
 def get(key: str) -> Method:

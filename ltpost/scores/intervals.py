@@ -4,12 +4,12 @@ Where scores are affine in t,
 
     s_c(t) = a_c - t · b_c,
 
-a row of class y is right on one interval of t. A rival c with b_c > b_y loses once t ≥ x_c = (a_c - a_y) / (b_c - b_y);
-one with b_c < b_y wins beyond that value; with b_c = b_y the larger a decides for all t. The largest x_c of the first
-and the smallest of the second bound the interval.
+a row of class y is right on one interval of t. Let x_c = (a_c - a_y) / (b_c - b_y). A rival c with b_c > b_y loses from
+t = x_c on, and a rival with b_c < b_y wins from there on; where b_c = b_y, the larger a wins for all t. So the interval
+goes from the largest x_c of the first kind of rivals to the smallest x_c of the second kind.
 
-Where scores are *scaled*, s_c(t) = z_c · exp(-t · b_c), positive scores are affine in their logarithms. A row whose own
-score is not positive loses to any positive rival; where no score of a row is positive, the signs flip.
+Where scores are *scaled*, s_c(t) = z_c · exp(-t · b_c), the logarithms of positive scores are affine in t. A row whose
+own score is not positive loses to any positive rival. Where no score of a row is positive, the signs flip.
 
 The class with the lowest number wins a tie, as in ``argmax``. All ends are computed in float64. Which rival sets an end
 is found in float32, with a bound on the rounding error (:func:`quick_interval`). Where two rivals are closer than the
@@ -32,7 +32,7 @@ _REACH = 587.0  # 690.8 - 103.3
 
 
 class Slopes:
-    """b, (C,) float64, and what of it concerns all pairs of classes."""
+    """The slopes b, (C,) float64, and what follows from all pairs of them."""
 
     def __init__(self, values: Array):
         self.values = np.asarray(values, dtype=np.float64)
@@ -44,11 +44,11 @@ class Slopes:
         gaps, spread = np.diff(ranked), self.highest - self.lowest
         #: whether float32 holds all gaps and their reciprocals with all digits
         self.bounded = bool(gaps[gaps > 0].min(initial=1.0) >= 1 / _BOUNDED and spread <= _BOUNDED)
-        #: how far from 0 the ends of scaled scores mean anything: where 0 still beats no positive score
+        #: how far from 0 the ends of scaled scores are valid; farther out, the stand-in for 0 would win
         self.reach = _REACH / spread if spread > 0 else np.inf
 
     def equal(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices (i, c) of all pairs where class c has the slope of class labels[i], which it is itself at times.
+        """Indices (i, c) of all pairs where class c has the slope of class labels[i]; c = labels[i] is one of them.
 
         >>> Slopes(np.array([1.0, 2.0, 1.0])).equal(np.array([1, 2]))
         (array([0, 1, 1]), array([1, 0, 2]))
@@ -67,15 +67,16 @@ def quick_interval(
     scaled: bool,
     work: list[Array] | None = None,
 ) -> tuple[Array, Array]:
-    """As :func:`affine_interval` or :func:`scaled_interval`, number by number, at less than half the price.
+    """As :func:`affine_interval` or :func:`scaled_interval`, with the same numbers, in less than half the time.
 
-    In float32, every x_c gets a bound u_c that is certainly beyond it, and the rival with the extreme u is taken. Its
-    x in float64 is the end, if it is beyond the second most extreme u; else the row is left to float64.
+    Each x_c gets a bound u_c in float32, which is certainly beyond x_c. The rival with the most extreme u is taken, and
+    its x is computed in float64. If that is beyond the second most extreme u, it is the end; if not, float64 decides
+    the row.
 
-    The bound, with ε = 2⁻²⁰: numpy's float32 logarithm is wrong by less than ε (|log z| + 1), a quarter of that by its
-    documentation, and |log z_c| ≤ |log z_y| + |d_c| with d_c = log z_c - log z_y. So log z_y is lowered by
-    2ε (|log z_y| + 1), and 4ε of u itself are added. Affine scores are float32 already, and need the second only.
-    Nothing is bounded where float32 over- or underflows: with gaps b_c - b_y or ends out of its range, or affine scores
+    The bound, with ε = 2⁻²⁰: the error of numpy's float32 logarithm is below ε (|log z| + 1) (its documentation says a
+    quarter of that), and |log z_c| ≤ |log z_y| + |d_c| with d_c = log z_c - log z_y. So log z_y is lowered by
+    2ε (|log z_y| + 1), and 4ε of u are added to u. Affine scores are float32 already, and need the second step only.
+    Float64 also decides where float32 over- or underflows: gaps b_c - b_y or ends out of its range, or affine scores
     near its limits.
 
     Args:
@@ -86,7 +87,7 @@ def quick_interval(
         work: two arrays like ``scores`` to compute in.
 
     Returns:
-        The closed intervals [low, high], (k, m) each. Where scaled, ends beyond ± 587 / (max b - min b) mean nothing.
+        The closed intervals [low, high], (k, m) each. Where scaled, ends beyond ± 587 / (max b - min b) are not valid.
     """
     plain = scaled_interval if scaled else affine_interval
     if not slopes.bounded:
@@ -104,7 +105,7 @@ def quick_interval(
     above, below = (np.where(rivals, np.float32(0), -_LARGEST) for rivals in (gap > 0, gap < 0))
     level = slopes.equal(labels)
     gap[level] = 1.0
-    with np.errstate(all="ignore"):  # what overflows is not certain, and so left to float64
+    with np.errstate(all="ignore"):  # float64 decides what overflows
         if scaled:
             np.log(scores, out=upper)
             np.fmax(upper, np.full(num_classes, np.log(TINY), np.float32), out=upper)  # fmax(nan, x) is x
@@ -115,7 +116,7 @@ def quick_interval(
         np.multiply(upper, (1 / np.abs(gap.astype(np.float32)))[:, None], out=upper)
 
         def last(others: Array, none: NDArray[np.bool_], sign: float) -> tuple[Array, NDArray[np.bool_]]:
-            """The end that some rivals set, (k, m), and where it is certain; ``others`` is 0 for them, else lowest."""
+            """The end that some rivals set, (k, m), and where it is certain; ``others`` is 0 for these rivals."""
             np.add(upper, others[:, None], out=masked)
             rival = masked.argmax(axis=2)
             at = first_of_row + rival
@@ -125,7 +126,7 @@ def quick_interval(
             flat_masked[at] = -np.inf
             second = flat_masked[first_of_row + masked.argmax(axis=2)].astype(np.float64)
             second += 2.0**-18 * np.abs(second) + 1 / _BOUNDED
-            np.maximum(second, -_BOUNDED, out=second)  # -inf may be what has overflowed
+            np.maximum(second, -_BOUNDED, out=second)  # -inf may come from an overflow
             certain = (others[row, rival] == 0) & (sign * end > second)
             np.copyto(end, np.nextafter(end, sign * np.inf), where=rival < y)
             far = np.maximum(sign * end, second) < -reach
@@ -136,7 +137,7 @@ def quick_interval(
         high, sure_of_high = last(below, mine == slopes.lowest, -1.0)
     doubt = ~(sure_of_low & sure_of_high)
     if not scaled:
-        doubt |= np.abs(raw_own) > 1e30  # from less, float32 subtracts even its largest number
+        doubt |= np.abs(raw_own) > 1e30  # below that, float32 can subtract even its largest number
     lost = _lost_for_good(scores, raw_own, labels, *level)
     low[lost], high[lost] = np.inf, -np.inf
     if scaled:
@@ -185,7 +186,7 @@ def affine_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> t
 def _lost_for_good(
     scores: Array, own: Array, labels: NDArray[np.int64], which: NDArray[np.int64], rival: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """(k, m), where one of the rivals of the same slope, (which, rival), has the larger a, or ties and comes first."""
+    """(k, m), where a rival of the same slope wins: pairs (which, rival), by a larger a or a tie and a lower number."""
     lost = np.zeros(own.shape, dtype=bool)
     others = rival != labels[which]  # not the classes themselves
     which, rival = which[others], rival[others]
@@ -201,7 +202,7 @@ def _lost_for_good(
 def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
     """Where each row is right under s_c(t) = z_c · exp(-t · b_c), all in float64.
 
-    A positive score competes with positive ones only; the others get a logarithm that is less than any float32 has.
+    A positive score competes with positive ones only. The others get a stand-in below the logarithm of any float32.
 
     Args:
         scores: z, (k, m, C), of float32 values.
@@ -209,7 +210,7 @@ def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> t
         slope: b, (C,).
 
     Returns:
-        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), where 0 still beats no positive score.
+        As :func:`affine_interval`, as long as |t| < 587 / (max b - min b), see ``Slopes.reach``.
     """
     own = np.take_along_axis(scores, np.broadcast_to(labels[:, None, None], (*scores.shape[:2], 1)), axis=2)[..., 0]
     low, high = affine_interval(_logarithm(scores), labels, slope)
@@ -219,12 +220,12 @@ def scaled_interval(scores: Array, labels: NDArray[np.int64], slope: Array) -> t
 
 
 def _logarithm(scores: Array) -> Array:
-    """Of scores, float64; of those that are not positive, the stand-in."""
+    """The logarithm of scores, float64; the stand-in where a score is not positive."""
     return np.asarray(np.log(np.maximum(scores.astype(np.float64), TINY)))
 
 
 def _not_positive(scores: Array, labels: NDArray[np.int64], slope: Array) -> tuple[Array, Array]:
-    """The same for rows whose own score is not positive, (n, C): they lose to any positive rival."""
+    """The intervals of rows (n, C) whose own score is not positive: they lose to any positive rival."""
     low, high = np.full(len(scores), np.inf), np.full(len(scores), -np.inf)
     best = scores.max(axis=1)
     zero = np.flatnonzero(best == 0)  # zeros tie at every t

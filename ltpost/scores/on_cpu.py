@@ -21,7 +21,7 @@ from ltpost.scores.intervals import Slopes, quick_interval
 
 _BLOCK_ELEMENTS = 2**19  # of scores swept at a time: two buffers of 2 MiB as float32
 _THREADED = 2**22  # scores below which threads cost more than they bring
-_LARGE_PRODUCT = 512  # rows with which a product is at full speed; with more, the scores are far from the core
+_LARGE_PRODUCT = 512  # rows with which a product runs at full speed; the scores of more rows leave the cache
 _MULTIPLYING = 8  # threads at most that hold blocks of features and of products, 32 MiB or less each
 
 
@@ -38,7 +38,7 @@ def intervals(feature_set: FeatureSet, slopes: Slopes, head: Head, *, scaled: bo
 
     def sweep(batch: list[tuple[int, int, int]]) -> None:
         begin, end = batch[0][0], batch[-1][1]
-        product = None if stored else read(rows_of(begin, end))  # one large one for many blocks
+        product = None if stored else read(rows_of(begin, end))  # one large product for many blocks
         for start, stop, k in batch:
             rows, shape = rows_of(start, stop), (k, (stop - start) // k, classes)
             raw, *work = _buffers(3, shape)
@@ -59,7 +59,7 @@ def intervals(feature_set: FeatureSet, slopes: Slopes, head: Head, *, scaled: bo
     else:
         from threadpoolctl import threadpool_limits
 
-        # a thread gathers, multiplies and sweeps by itself; products that share all cores would wait for each other
+        # each thread gathers, multiplies and sweeps alone; products that share all cores would wait for each other
         workers, most = min(cores, _MULTIPLYING), feature_set.block_rows()
         batches = _in_batches(blocks, min(most, max(most // 2, _LARGE_PRODUCT)), workers)
         with threadpool_limits(cores // workers, "blas"), ThreadPoolExecutor(workers) as pool:
@@ -72,7 +72,7 @@ _kept = threading.local()
 
 
 def _buffers(number: int, shape: tuple[int, ...]) -> Array:
-    """Memory of this thread to compute in; asked for anew each time, it would cost more than what is computed."""
+    """Memory of this thread to compute in. It is kept, as new memory would take longer than the computation."""
     size = math.prod(shape)
     if getattr(_kept, "size", 0) < size:
         _kept.size, _kept.memory = size, np.empty((number, size), np.float32)
@@ -102,7 +102,7 @@ def _even_blocks(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, in
 
 
 def _in_batches(blocks: list[tuple[int, int, int]], most: int, workers: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Consecutive blocks, ``most`` rows or a little more together; fewer to the end, where workers would wait.
+    """Consecutive blocks of ``most`` rows or a little more together; fewer near the end, so that no worker waits.
 
     >>> blocks = [(start, start + 1, 1) for start in range(26)]
     >>> [len(batch) for batch in _in_batches(blocks, most=8, workers=2)]
