@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from ltpost.heads.linear import LinearHead
 
 Array = NDArray[Any]
 Key = slice | NDArray[np.int64]
@@ -25,12 +22,32 @@ class Reader(Protocol):
         """Logits (n, C) float32 of the rows ``key``; ``out`` (n, C) float32 is memory that it may compute in."""
 
 
+class Layer(Protocol):
+    """One linear layer over the features, with weight (C, D) and bias (C,) or None (:class:`~ltpost.LinearHead`)."""
+
+    weight: Array
+    bias: Array | None
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of weight and bias."""
+
+    def norms(self) -> Array:
+        """‖w_c‖₂ of every class, (C,)."""
+
+    def reader(self, rows: HeadRows) -> Reader:
+        """A function that gives its logits of these rows."""
+
+
 class HeadRows(Protocol):
     """What a head may ask of rows: a :class:`~ltpost.FeatureSet`, with or without its labels."""
 
     name: str
     num_classes: int
-    head: LinearHead | None
+
+    @property
+    def head(self) -> Layer | None:
+        """The joint classifier, or None where only its logits are stored."""
 
     @property
     def num_features(self) -> int | None:
@@ -70,7 +87,7 @@ class Head(Protocol):
             DataError: the rows do not hold what the head reads.
         """
 
-    def linear(self) -> LinearHead | None:
+    def linear(self) -> Layer | None:
         """The same classifier as one linear layer over the features, or None where there is none."""
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
