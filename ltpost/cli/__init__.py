@@ -109,17 +109,15 @@ class _Commands(click.Group):
 def in_options(message: str, group: click.Group, ctx: click.Context) -> str:
     """A message of the library, whose arguments are written ``name=``, with the options of the command instead."""
     command = group.get_command(ctx, ctx.invoked_subcommand or "")
-    flags = {
-        str(parameter.name): max(parameter.opts, key=len)
-        for parameter in (command.params if command is not None else ())
-        if isinstance(parameter, click.Option)
-    }
+    options = [parameter for parameter in (command.params if command else ()) if isinstance(parameter, click.Option)]
+    flags = {str(option.name): max(option.opts, key=len) for option in options}
+    flags |= {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
 
-    def option(found: re.Match[str]) -> str:
+    def as_option(found: re.Match[str]) -> str:
         flag = flags.get(found[1])
         return found[0] if flag is None else flag + (" " if found[2] else "")
 
-    return re.sub(r"\b([a-z]\w*)=(?:True\b)?(?=(['\w])?)", option, message)
+    return re.sub(r"\b([a-z]\w*)=(?:True\b)?(?=(['\w])?)", as_option, message)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
