@@ -21,6 +21,7 @@ from ltpost._version import __version__
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
+from ltpost.data.memory import FeatureSets
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
@@ -39,11 +40,12 @@ class Experiment:
     """Which split is chosen on, which is reported, and by what figure.
 
     Args:
-        folder: the feature files, or the path of their folder.
+        folder: the feature files, or the path of their folder; not used where ``val`` or ``test`` is a feature set.
         select: the figure that a choice maximises, one of ``metrics.SELECT``.
         oracle: choose on the reported split itself; every row then says so.
-        val: the split to choose on.
-        test: the split to report.
+        train: the training split, where the splits are in memory.
+        val: the split to choose on: its name in the folder, or a feature set.
+        test: the split to report: its name in the folder, or a feature set.
         many_shot: classes with more training samples are many-shot.
         few_shot: classes with fewer are few-shot.
         seed: of folds, bootstrap and stochastic solvers.
@@ -61,8 +63,9 @@ class Experiment:
         *,
         select: str = "all",
         oracle: bool = False,
-        val: str = "val",
-        test: str = "test",
+        train: FeatureSet | None = None,
+        val: str | FeatureSet = "val",
+        test: str | FeatureSet = "test",
         many_shot: int = MANY_SHOT,
         few_shot: int = FEW_SHOT,
         seed: int = 0,
@@ -70,15 +73,24 @@ class Experiment:
         expert: int | None = None,
         progress: bool = True,
     ):
-        self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
+        self.folder: FeatureFolder | FeatureSets
+        given = {"train": train, "val": val, "test": test}
+        in_memory = {name: part for name, part in given.items() if isinstance(part, FeatureSet)}
+        if in_memory:
+            self.folder, val, test = FeatureSets(in_memory), "val", "test"
+        else:
+            self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
+        assert isinstance(val, str)
+        assert isinstance(test, str)
         self.selection = Selection(select, seed=seed, device=device)
         if val not in self.folder and test not in self.folder:
             raise DataError(
-                f"{self.folder.path}: has neither {val}.h5 nor {test}.h5, only {', '.join(self.folder.splits())}"
+                f"{self.folder.path}: there is no split {val} and no split {test}, only "
+                f"{', '.join(self.folder.splits())}"
             )
         if val not in self.folder and not oracle:
             raise DataError(
-                f"{self.folder.path}: has no {val}.h5 to choose on; extract it, name another split with val=, "
+                f"{self.folder.path}: there is no split {val} to choose on; extract it, name another one with val=, "
                 f"or pass oracle=True to choose on {test} itself (the rows will say so)"
             )
         self.select, self.oracle, self.seed, self.device, self.progress = select, oracle, seed, device, progress
