@@ -1,4 +1,4 @@
-.PHONY: check lint types test bench
+.PHONY: check lint types test wheel bench
 check: lint types test
 
 lint:
@@ -9,6 +9,9 @@ types:
 
 test:
 	pytest
+
+wheel:
+	bash .ci/wheel
 
 bench:
 	python -m benchmarks

@@ -16,6 +16,7 @@ import click
 
 from ltpost import methods
 from ltpost._version import __version__
+from ltpost.cli.encoding import never_fail
 from ltpost.errors import LtpostError
 
 if TYPE_CHECKING:
@@ -135,4 +136,5 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``ltpost`` script."""
+    never_fail()
     cli.main(args=None if args is None else list(args), prog_name="ltpost")
