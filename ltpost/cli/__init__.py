@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 #: command to the module of ltpost.cli that defines it
 COMMANDS = {
     "info": "info",
+    "split": "split",
     "compare": "method_commands",
     "evaluate": "evaluate",
     "demo": "demo",
 }
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
-    "Files": ("extract", "merge", "info", "inspect-ckpt", "convert", "export"),
+    "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
     "Results": ("compare", "evaluate", "demo"),
 }
 
