@@ -1,4 +1,4 @@
-.PHONY: check lint types test wheel bench
+.PHONY: check lint types test wheel docs bench
 check: lint types test
 
 lint:
@@ -12,6 +12,9 @@ test:
 
 wheel:
 	bash .ci/wheel
+
+docs:
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 properdocs build --quiet
 
 bench:
 	python -m benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ltpost import methods
@@ -12,21 +13,30 @@ BEGIN, END = "<!-- methods: written by python docs/methods_table.py -->", "<!-- 
 HEADINGS = ("key", "what it does", "equation", "needs", "chosen on val", "variant", "source")
 
 
-def row(method: Method) -> list[str]:
+def needs_of(method: Method) -> str:
+    """What a method needs, in words."""
+    return ", ".join(NEEDS[need] for need in method.needs)
+
+
+def row(method: Method, key: str) -> list[str]:
     """The cells of a method."""
-    needs = ", ".join(NEEDS[need] for need in method.needs)
     does = method.does[0].lower() + method.does[1:]
-    return [f"`{method.key}`", does, method.equation, needs, method.chosen, method.variant, method.source]
+    return [key, does, method.equation, needs_of(method), method.chosen, method.variant, method.source]
 
 
-def table() -> str:
+def as_markdown(rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first row are the headings."""
+    headings, *lines = rows
+    cells = [headings, ["---"] * len(headings), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells)
+
+
+def table(key_as: str = "`{}`", heading: str = "**{}**") -> str:
     """All methods as Markdown, a table for each group."""
     parts = []
     for title, keys in methods.GROUPS.items():
-        lines = [row(methods.get(key)) for key in keys]
-        rows = [HEADINGS, ["---"] * len(HEADINGS), *lines]
-        cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in rows]
-        parts.append(f"**{title}**\n\n" + "\n".join(cells))
+        rows = [HEADINGS, *(row(methods.get(key), key_as.format(key)) for key in keys)]
+        parts += [heading.format(title), as_markdown(rows)]
     return "\n\n".join(parts)
 
 
