@@ -21,7 +21,7 @@ from ltpost._version import __version__
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups, with_class_names
 from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
@@ -136,7 +136,7 @@ class Experiment:
         try:
             return method(*(resolve[need]() for need in method.needs), **settings, **options)
         except DataError as error:
-            message = str(error)
+            message = with_class_names(str(error), what.class_names)
             known = any(message.startswith(part.name) for part in (what, fit_to, target)) or "train.h5" in message
             raise DataError(message if known else f"{what.name}: {message}") from None
 

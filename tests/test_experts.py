@@ -3,7 +3,7 @@ import pytest
 from conftest import COUNTS, make_split
 
 from ltpost import DataError, Experiment, FeatureSet, LinearHead, load
-from ltpost.data.experts import join_experts
+
 from ltpost.scores.predict import predict
 
 RNG = np.random.default_rng(0)
