@@ -2,11 +2,22 @@ import json
 
 import numpy as np
 import pytest
-from conftest import COUNTS, SHARED, make_split, needs_shared_data
+from conftest import SHARED, make_split, needs_shared_data
 
-from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, UsageError, compare, evaluate
-from ltpost.experiment import METHODS, compare_report
+from ltpost import (
+    DataError,
+    Experiment,
+    FeatureSet,
+    LinearHead,
+    UsageError,
+    compare,
+    evaluate,
+    methods,
+)
+from ltpost.experiment import compare_report
 from ltpost.scores.metrics import FIGURES
+
+METHODS = methods.all_keys()
 
 
 def test_chosen_on_val_reported_on_test(folder):
@@ -35,7 +46,7 @@ def test_val_only_is_cross_fitted_and_says_so(folder):
 
 def test_test_only_needs_oracle_and_says_so(folder):
     (folder / "val.h5").unlink()
-    with pytest.raises(DataError, match=r"has no val.h5 to choose on; .* pass --oracle"):
+    with pytest.raises(DataError, match=r"has no val.h5 to choose on; .* pass oracle=True"):
         Experiment(folder)
     outcome = Experiment(folder, oracle=True).run("tnorm")
     assert outcome.selected_on == "test (oracle)"
@@ -104,7 +115,7 @@ def test_an_empty_group_is_null_in_json_and_a_dash_in_text(tmp_path):
     outcome = Experiment(tmp_path).run("tnorm")
     assert outcome.as_dict()["results"]["test"]["tnorm"]["few"] is None
     assert "–" in str(outcome)
-    with pytest.raises(DataError, match="--select few is not defined here"):
+    with pytest.raises(DataError, match="select= few is not defined here"):
         Experiment(tmp_path, select="few").run("tnorm")
 
 
@@ -138,7 +149,7 @@ def test_methods_that_need_something_say_what(tmp_path):
     }.items():
         with pytest.raises(DataError, match=message):
             experiment.run(method)
-    with pytest.raises(UsageError, match="must be one of tnorm, la, mla, ncm, lws, crt, but is 'svm'"):
+    with pytest.raises(UsageError, match="must be one of tnorm, la, mla, ncm, lws, crt.*, but is 'svm'"):
         experiment.run("svm")
 
 
@@ -165,41 +176,6 @@ def test_compare_is_one_table_of_every_method(folder):
     frame = report.to_frame()
     assert frame.loc[("test", "tnorm"), "few"] > frame.loc[("test", "joint"), "few"]
     assert str(report).count("joint") == 2
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method(folder, tmp_path, method):
-    """What holds for all: shapes, an untouched input, the same answer twice, a head that evaluates alike when read."""
-    files = {split: (folder / f"{split}.h5").read_bytes() for split in ("train", "val", "test")}
-    outcome, again = Experiment(folder).run(method), Experiment(folder).run(method)
-    assert {split: (folder / f"{split}.h5").read_bytes() for split in files} == files
-    assert outcome.head.weight.shape == (10, 16)
-    assert outcome.head.weight.dtype == np.float32
-    np.testing.assert_array_equal(outcome.head.weight, again.head.weight)
-    assert outcome.signature == again.signature
-    assert f"method:{method}" in outcome.signature
-    saved = LinearHead.load(outcome.save_head(tmp_path / "h.safetensors"))
-    assert saved.info["signature"] == outcome.signature
-    test = FeatureFolder(folder)["test"]
-    assert evaluate(saved, test).figures.all == pytest.approx(outcome.results[1].figures.all, abs=0.004)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_permuting_classes_changes_no_figure(tmp_path, method):
-    order = np.random.default_rng(0).permutation(10)
-    rank = np.argsort(order)
-    for split in ("train", "val", "test"):
-        one = make_split(split)
-        one.save(tmp_path / "plain" / f"{split}.h5")
-        head = LinearHead(one.head.weight[order], one.head.bias[order])
-        FeatureSet(one.features, rank[one.labels], head=head, class_counts=COUNTS[order], split=split).save(
-            tmp_path / "permuted" / f"{split}.h5"
-        )
-    options = {"solver": "convex"} if method == "lws" else {}
-    plain = Experiment(tmp_path / "plain").run(method, **options).results[1]
-    permuted = Experiment(tmp_path / "permuted").run(method, **options).results[1]
-    np.testing.assert_allclose(plain.per_class[order], permuted.per_class, atol=0.05)
-    assert plain.figures.all == pytest.approx(permuted.figures.all, abs=0.01)
 
 
 # -- real features -----------------------------------------------------------------------------------------------------

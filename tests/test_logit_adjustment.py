@@ -77,9 +77,7 @@ def test_of_a_rescaled_head_shifts_the_rescaled_logits():
     both = logit_adjust(scaled, COUNTS, 0.5)
     assert isinstance(both, RescaledHead)
     shift = -0.5 * np.log(COUNTS / COUNTS.sum())
-    np.testing.assert_allclose(
-        both.logits(split.features), scaled.logits(split.features) + shift, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(both.logits(split.features), scaled.logits(split.features) + shift, rtol=1e-4, atol=1e-5)
 
 
 def test_errors():

@@ -111,4 +111,4 @@ def test_errors():
 
 
 def test_the_grid_is_that_of_the_paper():
-    assert GRID == tuple(k / 10 for k in range(21))
+    assert tuple(k / 10 for k in range(21)) == GRID

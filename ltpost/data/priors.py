@@ -46,9 +46,7 @@ def shot_groups(class_counts: Array, many_shot: int = MANY_SHOT, few_shot: int =
         UsageError: ``few_shot`` is above ``many_shot`` + 1 (a class would be in two groups), or one is negative.
     """
     if few_shot < 0 or many_shot < 0 or few_shot > many_shot + 1:
-        raise UsageError(
-            f"--few-shot must be from 0 to --many-shot + 1, but is {few_shot} with --many-shot {many_shot}"
-        )
+        raise UsageError(f"few_shot= must be from 0 to many_shot= + 1, but is {few_shot} with many_shot= {many_shot}")
     many, few = class_counts > many_shot, class_counts < few_shot
     return ShotGroups(many, ~many & ~few, few, many_shot, few_shot)
 
