@@ -251,8 +251,15 @@ class Experiment:
         return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
 
 
+def _has_train(experiment: Experiment, method: Method) -> bool:
+    """Whether there are training features; a method that takes ``joint`` too may do with logits."""
+    if "train" not in experiment.folder:
+        return False
+    train = experiment.train
+    return train.num_features is not None or ("joint" in method.needs and train.has_logits)
+
+
 _HAS: dict[str, Callable[[Experiment], bool]] = {
-    "train": lambda experiment: "train" in experiment.folder,
     "head": lambda experiment: experiment.report_set.head is not None,
     "joint": lambda experiment: experiment.report_set.head is not None or experiment.report_set.has_logits,
     "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
@@ -260,7 +267,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "target": lambda experiment: True,
 }
 _MISSING = {
-    "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
+    "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
     "head": "{name}: has no 'head/weight' (C, D), which {title} needs; ltpost extract stores it",
     "joint": "{name}: {title} needs 'head/weight' (C, D) or 'logits' (N, C), but neither is there; see ltpost extract",
     "class_counts": (
@@ -273,7 +280,11 @@ _MISSING = {
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
     """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
     method = methods.get(method) if isinstance(method, str) else method
-    return [need for need in method.needs if not _HAS[need](experiment)]
+
+    def has(need: str) -> bool:
+        return _has_train(experiment, method) if need == "train" else _HAS[need](experiment)
+
+    return [need for need in method.needs if not has(need)]
 
 
 def compare(

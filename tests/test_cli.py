@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from conftest import make_split
 
 import ltpost
-from ltpost import Experiment, LinearHead, load_head, methods
+from ltpost import Experiment, FeatureSet, LinearHead, load_head, methods
 from ltpost.cli import COMMANDS, cli
-from ltpost.cli.options import parse_grid
+from ltpost.cli.options import EXPERIMENT, parse_grid
 
 
 def run(*args):
@@ -146,7 +146,7 @@ def test_compare_runs_what_the_files_suffice_for(at_home):
     (at_home / "features" / "train.h5").unlink()
     text = good("compare")
     assert "tnorm" in text
-    assert "crt: not run, the files of features have no train.h5" in text
+    assert "crt: not run, the files of features have no train features" in text
     assert "has no train.h5" in bad(1, "compare", "--methods", "la,crt")
     make_split("val", head=None, logits=False, class_counts=None).save("bare/val.h5")
     assert "nothing to compare" in bad(1, "compare", "--features", "bare")
@@ -181,13 +181,11 @@ def test_defaults_are_those_of_the_library():
     library = {name: par.default for sig in signatures for name, par in sig.parameters.items()}
     checked = 0
     for name in (*methods.all_keys(), "compare", "evaluate"):
-        command = cli.get_command(click.Context(cli), name)
-        for option in command.params:
-            if option.name in ("select", "oracle", "val", "test", "many_shot", "few_shot", "seed", "device", "expert"):
-                default = option.get_default(click.Context(command))
-                assert default == library[option.name], (name, option.name)
+        for option, default in cli.get_command(click.Context(cli), name).make_context(name, []).params.items():
+            if option in EXPERIMENT:
+                assert default == library[option], (name, option)
                 checked += 1
-    assert checked == 9 * (len(methods.all_keys()) + 1) + 2
+    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 2
 
 
 def test_help_groups_the_commands_and_cuts_no_summary():
@@ -198,6 +196,55 @@ def test_help_groups_the_commands_and_cuts_no_summary():
     listed = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
     for name in (*methods.all_keys(), *COMMANDS, "extract", "export"):
         assert listed.count(name) == 1, name
+
+
+# -- logits alone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logits_only(tmp_path, monkeypatch):
+    """A folder whose files hold logits and no features, and no classifier."""
+    for split in ("train", "val", "test"):
+        one = make_split(split)
+        alone = FeatureSet(labels=one.labels, logits=one.logits, class_counts=one.class_counts, split=split)
+        alone.save(tmp_path / "features" / f"{split}.h5")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["la", "mla", "lws"])
+def test_a_saved_head_on_logits_is_evaluated_as_itself(logits_only, method):
+    figures = json.loads(good(method, "--json"))["results"]["test"]
+    assert figures[method]["all"] != figures["joint"]["all"]
+    saved = json.loads(good("evaluate", "--head", f"heads/{method}.safetensors", "--json"))["test"]
+    for name in ("many", "medium", "few", "all", "top1", "interval95"):
+        assert saved[f"heads/{method}.safetensors"][name] == figures[method][name]
+        assert saved["joint"][name] == figures["joint"][name]
+
+
+@pytest.mark.parametrize(("method", "names"), [("la", {"offset"}), ("mla", {"scale"}), ("lws", {"scale"})])
+def test_a_saved_head_on_logits_is_scale_and_offset(logits_only, method, names):
+    from safetensors.numpy import load_file
+
+    good(method)
+    tensors = load_file(f"heads/{method}.safetensors")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == dict.fromkeys(names, (10,))
+
+
+def test_compare_on_logits_alone(logits_only):
+    text = good("compare")
+    assert {"la", "mla", "lws"} <= {line.split()[0] for line in text.splitlines() if "±" in line}
+    for key in ("tnorm", "ncm", "crt"):
+        assert f"{key}: not run, the files of features have no" in text
+    for key in ("ncm", "crt"):
+        assert "features: has no train.h5 with features" in bad(1, key)
+
+
+@pytest.mark.parametrize("metric", ["cl2n", "l2n"])
+def test_a_head_that_is_not_linear_is_printed_saved_and_evaluated(at_home, metric):
+    figures = json.loads(good("ncm", "--metric", metric, "--json"))["results"]["test"]["ncm"]
+    saved = json.loads(good("evaluate", "--head", "heads/ncm.safetensors", "--json"))["test"]
+    assert saved["heads/ncm.safetensors"] == figures
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
