@@ -20,9 +20,9 @@ from scipy.special import ndtr, ndtri
 from tqdm.auto import tqdm
 
 import ltpost
+from ltpost.data.class_sums import class_sums
 from ltpost.data.write import finish_file, start_file
 from ltpost.heads import LinearHead
-from ltpost.methods.ncm import class_sums
 
 CACHE = Path(__file__).parent / "cache"
 FACTORS = 128  # directions that rows of all classes share

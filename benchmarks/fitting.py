@@ -30,16 +30,47 @@ import ltpost
 import ltpost.data.tensors
 from benchmarks.data import folder as feature_folder
 from benchmarks.measure import Row, medians
-from ltpost import FeatureSet, distributed
-from ltpost.fit.losses import balanced_row_weights
-from ltpost.fit.optim import published_recipe
-from ltpost.methods.crt import crt_path, crt_sgd
-from ltpost.methods.lws import lws_path, lws_sgd
-from ltpost.methods.ncm import nearest_class_mean
+from ltpost import FeatureSet
+from ltpost.data import distributed
+from ltpost.fit.options import HeadFit, Recipe
+from ltpost.fit.sampling import row_weights
+from ltpost.heads import Head
 
 STRENGTH = 0.03
 SOME_STEPS = 16  # of which a median is taken, and which are scaled to all
 QUIET = {"progress": False}
+
+
+def published_recipe(train: FeatureSet) -> Recipe:
+    """Rates and sizes of the paper."""
+    return HeadFit().recipe(train)
+
+
+def crt_sgd(train: FeatureSet, **options: object) -> Head:
+    """The head of cRT by SGD."""
+    return ltpost.crt(train, solver="sgd", **options, **QUIET).head()
+
+
+def lws_sgd(train: FeatureSet, **options: object) -> Head:
+    """The head of LWS by SGD."""
+    return ltpost.lws(train, train.joint, solver="sgd", **options, **QUIET).head()
+
+
+def crt_path(train: FeatureSet, **options: object) -> list[Head]:
+    """Heads of convex cRT, strong to weak."""
+    family = ltpost.crt(train, solver="convex", **options, **QUIET)
+    return [family.head(strength) for strength in family.params["strengths"]]
+
+
+def lws_path(train: FeatureSet, **options: object) -> list[Head]:
+    """Heads of convex LWS, strong to weak."""
+    family = ltpost.lws(train, train.joint, solver="convex", **options, **QUIET)
+    return [family.head(strength) for strength in family.params["strengths"]]
+
+
+def nearest_class_mean(train: FeatureSet) -> Head:
+    """The head of NCM."""
+    return ltpost.nearest_class_mean(train).head()
 
 
 def run(size: str, device: str = "cpu", repeats: int = 3) -> list[Row]:
@@ -112,7 +143,7 @@ def sgd(train: FeatureSet, size: str, device: str, repeats: int) -> list[Row]:
     share = one_of_each(train, 24_576) if size == "inat18" else train  # 48 of 854 steps, from all over the file
     recipe = published_recipe(train)
     given = {"learning_rate": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    options = {"device": device, "epochs": 2, "batch_size": recipe.batch_size, **given, **QUIET}
+    options = {"device": device, "epochs": 2, "batch_size": recipe.batch_size, **given}
     steps = 2 * (len(share) // recipe.batch_size)
     with held_below(0 if from_file else None):
         seconds = medians(
@@ -194,13 +225,13 @@ def lws(train: FeatureSet, size: str, device: str) -> list[Row]:
     share = train if size != "inat18" else one_of_each(train, 24_576)
     rows = []
     start = time.perf_counter()
-    heads = list(lws_path(share, device=device, **QUIET))
+    heads = lws_path(share, device=device)
     rows.append(Row(f"{size}: LWS convex, 7 strengths, {len(share):,} rows", time.perf_counter() - start, "s"))
     rows.append(
         Row(f"{size}: LWS convex, 7 strengths", sum(head.info["passes"] for head in heads), "passes over N x C")
     )
     start = time.perf_counter()
-    lws_sgd(share, device=device, **QUIET)
+    lws_sgd(share, device=device)
     rows.append(Row(f"{size}: LWS sgd, 5 epochs, {len(share):,} rows", time.perf_counter() - start, "s"))
     return rows
 
@@ -220,7 +251,7 @@ def convex(train: FeatureSet, size: str, device: str) -> list[Row]:
 
     share = classes_of(train, min(100, train.num_classes))
     features, labels = np.asarray(share.features, dtype=np.float64), share.labels
-    weights = balanced_row_weights(labels, np.bincount(labels))
+    weights = row_weights(labels, np.bincount(labels))
     peer = LogisticRegression(C=1 / (len(share) * STRENGTH), class_weight="balanced", tol=1e-5, max_iter=5000)
 
     def objective(weight: np.ndarray, bias: np.ndarray) -> float:
@@ -229,16 +260,16 @@ def convex(train: FeatureSet, size: str, device: str) -> list[Row]:
         losses = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]
         return float(weights @ losses + STRENGTH / 2 * np.square(weight.astype(np.float64)).sum())
 
-    (head,) = crt_path(share, strengths=[STRENGTH], device=device, **QUIET)
-    (rough,) = crt_path(share, strengths=[STRENGTH], tolerance=1e-3, device=device, **QUIET)
+    (head,) = crt_path(share, strengths=(STRENGTH,), device=device)
+    (rough,) = crt_path(share, strengths=(STRENGTH,), tolerance=1e-3, device=device)
     peer.fit(features, labels)
     best = min(objective(head.weight, head.bias), objective(peer.coef_, peer.intercept_))
     seconds = medians(
         {
-            "fit": lambda: list(crt_path(share, strengths=[STRENGTH], device=device, **QUIET)),
-            "rough": lambda: list(crt_path(share, strengths=[STRENGTH], tolerance=1e-3, device=device, **QUIET)),
-            "weakest": lambda: list(crt_path(share, strengths=[0.001], device=device, **QUIET)),
-            "path": lambda: list(crt_path(share, device=device, **QUIET)),
+            "fit": lambda: list(crt_path(share, strengths=(STRENGTH,), device=device)),
+            "rough": lambda: list(crt_path(share, strengths=(STRENGTH,), tolerance=1e-3, device=device)),
+            "weakest": lambda: list(crt_path(share, strengths=(0.001,), device=device)),
+            "path": lambda: crt_path(share, device=device),
             "sklearn": lambda: peer.fit(features, labels),
         },
         1,
@@ -294,7 +325,7 @@ def naive(train: FeatureSet, path: Path, size: str, device: str) -> list[Row]:
 
     seconds = medians(
         {
-            "ours": lambda: crt_sgd(share, epochs=1, batch_size=batch, device=device, **QUIET),
+            "ours": lambda: crt_sgd(share, epochs=1, batch_size=batch, device=device),
             "naive": epoch,
         },
         2,
@@ -358,8 +389,8 @@ def _fit_a_shard(rank: int, count: int, port: str, path: Path, method: str, send
     train = ltpost.load(path)
     share = distributed.shard(one_of_each(train, min(len(train), 32_768)))
     fits: dict[str, Callable[[], object]] = {
-        "crt sgd": lambda: crt_sgd(share, epochs=1, **QUIET),
-        "crt convex": lambda: next(crt_path(share, strengths=[0.3], **QUIET)),
+        "crt sgd": lambda: crt_sgd(share, epochs=1),
+        "crt convex": lambda: crt_path(share, strengths=(0.3,))[0],
     }
     distributed.sum_(torch.zeros(1))  # all are there
     start = time.perf_counter()
@@ -377,10 +408,10 @@ def _fit_and_watch(path: Path, method: str, sender: Connection) -> None:
     peak, done = 0, threading.Event()
     fits: dict[str, Callable[[], object]] = {
         "ncm": lambda: nearest_class_mean(train),
-        "crt sgd": lambda: crt_sgd(train, epochs=1, **QUIET),
-        "crt convex": lambda: next(crt_path(train, strengths=[0.01 if rows != "all rows" else 1.0], **QUIET)),
-        "lws sgd": lambda: lws_sgd(train, epochs=1, **QUIET),
-        "lws convex": lambda: next(lws_path(train, strengths=[0.01], **QUIET)),
+        "crt sgd": lambda: crt_sgd(train, epochs=1),
+        "crt convex": lambda: crt_path(train, strengths=(0.01 if rows != "all rows" else 1.0,))[0],
+        "lws sgd": lambda: lws_sgd(train, epochs=1),
+        "lws convex": lambda: lws_path(train, strengths=(0.01,))[0],
     }
 
     def watch() -> None:

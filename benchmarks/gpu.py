@@ -28,15 +28,25 @@ import torch
 
 import ltpost.data.tensors
 from benchmarks.data import SIZES, folder
-from benchmarks.fitting import QUIET, SOME_STEPS, ceilings, classes_of, held_below, one_of_each, products
+from benchmarks.fitting import (
+    SOME_STEPS,
+    ceilings,
+    classes_of,
+    crt_path,
+    crt_sgd,
+    held_below,
+    lws_path,
+    lws_sgd,
+    nearest_class_mean,
+    one_of_each,
+    products,
+    published_recipe,
+)
 from benchmarks.measure import Row, medians
-from ltpost import FeatureFolder, FeatureSet, la_curve, tau_curve
+from benchmarks.sweep import la_curve, tau_curve
+from ltpost import FeatureFolder, FeatureSet
 from ltpost.data.tensors import as_tensor
 from ltpost.evaluation import evaluate
-from ltpost.fit.optim import published_recipe
-from ltpost.methods.crt import crt_path, crt_sgd
-from ltpost.methods.lws import lws_path, lws_sgd
-from ltpost.methods.ncm import nearest_class_mean
 
 GOALS = {
     ("imagenet-lt", "tau curve"): "<= 0.05",
@@ -124,21 +134,21 @@ def curves(val: FeatureSet, size: str, device: str) -> list[Row]:
 def fits(train: FeatureSet, size: str, device: str) -> list[Row]:
     """Every fit as a whole, loading included; nearest class means are taken on the host."""
     number = 30 if size == "inat18" else 10
-    crt = partial(crt_sgd, train, epochs=number, device=device, **QUIET)
+    crt = partial(crt_sgd, train, epochs=number, device=device)
     return [
         *timed(size, "ncm, on the host", "cpu", partial(nearest_class_mean, train)),
-        *timed(size, "lws sgd, 5 epochs", device, partial(lws_sgd, train, device=device, **QUIET)),
-        *timed(size, "lws convex, 7 strengths", device, lambda: list(lws_path(train, device=device, **QUIET))),
+        *timed(size, "lws sgd, 5 epochs", device, partial(lws_sgd, train, device=device)),
+        *timed(size, "lws convex, 7 strengths", device, partial(lws_path, train, device=device)),
         *timed(size, f"crt sgd, {number} epochs", device, crt),
         *timed(size, f"crt sgd, {number} epochs, bfloat16", device, partial(crt, precision="bfloat16")),
-        *timed(size, "crt convex, 7 strengths", device, lambda: list(crt_path(train, device=device, **QUIET))),
+        *timed(size, "crt convex, 7 strengths", device, partial(crt_path, train, device=device)),
     ]
 
 
 def epochs(train: FeatureSet, val: FeatureSet, size: str, device: str) -> list[Row]:
     """An epoch of cRT alone: held on the device, read ahead from the file, and in bfloat16."""
     recipe, many = published_recipe(train), EPOCHS.get(size, 3)
-    fit = partial(crt_sgd, train, device=device, **QUIET)
+    fit = partial(crt_sgd, train, device=device)
 
     def epoch(**options: str) -> tuple[float, float]:
         """Seconds, and GiB of GPU memory."""
@@ -202,10 +212,10 @@ def agreement(train: FeatureSet, val: FeatureSet, size: str, device: str) -> lis
     some = one_of_each(train, max(4096, train.num_classes))
     simple = classes_of(train, min(100, train.num_classes))
     fits: dict[str, Callable[[str], ltpost.LinearHead]] = {
-        "crt convex": lambda where: next(crt_path(simple, strengths=[0.1], tolerance=1e-5, device=where, **QUIET)),
-        "lws convex": lambda where: next(lws_path(some, strengths=[0.1], tolerance=1e-5, device=where, **QUIET)),
-        "crt sgd": lambda where: crt_sgd(some, epochs=2, device=where, **QUIET),
-        "lws sgd": lambda where: lws_sgd(some, epochs=2, device=where, **QUIET),
+        "crt convex": lambda where: crt_path(simple, strengths=(0.1,), tolerance=1e-5, device=where)[0],
+        "lws convex": lambda where: lws_path(some, strengths=(0.1,), tolerance=1e-5, device=where)[0],
+        "crt sgd": lambda where: crt_sgd(some, epochs=2, device=where),
+        "lws sgd": lambda where: lws_sgd(some, epochs=2, device=where),
     }
     for name, fit in fits.items():
         here, there = fit("cpu"), fit(device)

@@ -21,15 +21,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from benchmarks.fitting import QUIET, held_below
+from benchmarks.fitting import crt_sgd, held_below, nearest_class_mean
 from benchmarks.measure import Row, medians, peak_memory, plain_memory
-from ltpost import FeatureSet, LinearHead, la_curve, tau_curve
+from benchmarks.sweep import la_curve, tau_curve
+from ltpost import FeatureSet, LinearHead
 from ltpost.data.tensors import training_features, training_logits
 from ltpost.evaluation import evaluate
-from ltpost.fit.losses import balanced_row_weights
-from ltpost.methods.crt import BalancedRegression, crt_sgd
-from ltpost.methods.lws import BalancedScaling
-from ltpost.methods.ncm import nearest_class_mean
+from ltpost.fit.loss import Loss
+from ltpost.fit.problems import Regression, Rescaling
+from ltpost.fit.sampling import row_weights
 
 SLACK = 0.15  # of an exponent: caches, and what does not grow
 
@@ -59,23 +59,27 @@ class Core:
     row_bytes: int = 0
 
 
-def regression(train: FeatureSet, device: str) -> BalancedRegression:
+def regression(train: FeatureSet, device: str) -> Regression:
     """The objective of convex cRT."""
-    return BalancedRegression(training_features(train, torch.device(device)), *_labels(train, device))
+    where = torch.device(device)
+    return Regression(
+        training_features(train, where), *_labels_and_weights(train, device), train.num_classes, Loss().on(where)
+    )
 
 
-def scaling(train: FeatureSet, device: str) -> BalancedScaling:
+def scaling(train: FeatureSet, device: str) -> Rescaling:
     """The objective of convex LWS."""
-    labels, weights, _ = _labels(train, device)
-    return BalancedScaling(training_logits(train, torch.device(device)), labels, weights, train.joint)
+    where = torch.device(device)
+    logits = training_logits(train, where)
+    return Rescaling(logits, *_labels_and_weights(train, device), train.joint, Loss().on(where), None)
 
 
-def _labels(train: FeatureSet, device: str) -> tuple[torch.Tensor, torch.Tensor, int]:
-    weights = balanced_row_weights(train.labels, np.bincount(train.labels))
-    return torch.from_numpy(train.labels).to(device), torch.from_numpy(weights).to(device).float(), train.num_classes
+def _labels_and_weights(train: FeatureSet, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = row_weights(train.labels, np.bincount(train.labels))
+    return torch.from_numpy(train.labels).to(device), torch.from_numpy(weights).to(device).float()
 
 
-def one_pass(problem: BalancedRegression | BalancedScaling) -> Callable[[], object]:
+def one_pass(problem: Regression | Rescaling) -> Callable[[], object]:
     """Objective and gradient."""
     theta = problem.start()
     return lambda: problem(theta)
@@ -93,14 +97,15 @@ def la(val: FeatureSet, device: str) -> Callable[[], object]:
 
 def set_up(train: FeatureSet, device: str) -> Callable[[], object]:
     """The preconditioner of convex cRT; that all rows are finite is checked before."""
-    labels, rows = _labels(train, device), training_features(train, torch.device(device))
-    return lambda: BalancedRegression(rows, *labels)
+    where = torch.device(device)
+    labels, rows = _labels_and_weights(train, device), training_features(train, where)
+    return lambda: Regression(rows, *labels, train.num_classes, Loss().on(where))
 
 
 def epoch(train: FeatureSet, device: str) -> Callable[[], object]:
     """One of cRT sgd, its reading and checking included."""
     options = {"learning_rate": 0.1, "weight_decay": 5e-4, "batch_size": min(512, len(train))}
-    return lambda: crt_sgd(train, epochs=1, device=device, **options, **QUIET)
+    return lambda: crt_sgd(train, epochs=1, device=device, **options)
 
 
 CORES = {

@@ -17,10 +17,22 @@ import torch
 
 from benchmarks.data import folder as feature_folder
 from benchmarks.measure import Row, cores, medians, process
-from ltpost import FeatureFolder, FeatureSet, LinearHead, la_curve, tau_curve
+from ltpost import FeatureFolder, FeatureSet, LinearHead, logit_adjustment, tau_norm
 from ltpost.data.priors import log_prior
+from ltpost.heads.blocks import score_blocks
+from ltpost.scores.curve import Curve
 
 HERE = Path(__file__).parent
+
+
+def tau_curve(val: FeatureSet, device: str = "cpu") -> Curve:
+    """The exact curve of tau-normalization."""
+    return tau_norm(val.head).curve(val, device=device)
+
+
+def la_curve(val: FeatureSet, device: str = "cpu") -> Curve:
+    """The exact curve of logit adjustment."""
+    return logit_adjustment(val.joint, val.class_counts).curve(val, device=device)
 
 
 def run(size: str, device: str = "cpu", repeats: int = 5) -> list[Row]:
@@ -42,7 +54,7 @@ def run(size: str, device: str = "cpu", repeats: int = 5) -> list[Row]:
 
 def stored_logits(val: FeatureSet, size: str, repeats: int) -> list[Row]:
     """The whole exact curve in grid points of torch: rescale, argmax, compare, block by block."""
-    logits = np.concatenate([z for _, z in val.score_blocks()])
+    logits = np.concatenate([z for _, z in score_blocks(val.joint, val)])
     stored = FeatureSet(labels=val.labels, logits=logits, head=val.head, class_counts=val.class_counts)
     z, labels = torch.from_numpy(logits), torch.from_numpy(val.labels)
     scale = torch.from_numpy((val.head.norms() ** -0.7).astype(np.float32))

@@ -8,13 +8,14 @@ val, test = ltpost.load(features / "val.h5"), ltpost.load(features / "test.h5")
 groups = val.shot_groups(MANY_SHOT, FEW_SHOT)
 print(f"classes of each group by training samples: {groups}")
 
-curve = ltpost.tau_curve(val, groups)  # accuracy at every tau, from one pass over val
+family = ltpost.tau_norm(val.head)
+curve = family.curve(val, groups)  # accuracy at every tau, from one pass over val
 print(curve.to_frame([0, 0.5, 1, 1.5, 2]).round(3))
 
 best = curve.best("all", low=0, high=2)
 print(f"best tau {best.tau:.3f}, equally good from {best.low:.3f} to {best.high:.3f}: {best.score:.2%}")
 
-head = ltpost.tau_normalize(val.head, best.tau)
+head = family.head(best.tau)
 print(f"weight norms before {val.head.norms().round(2)}")
 print(f"              after {head.norms().round(2)}")
 

@@ -9,23 +9,30 @@ from scipy.special import softmax
 
 import ltpost
 from ltpost.demo import FEW_SHOT, MANY_SHOT, demo_features
-from ltpost.methods import TAU_GRID, Family
-from ltpost.scores.sweep import affine_curve
 
 
-def effective_prior(experiment: ltpost.Experiment) -> Family:
-    """Heads z_c - tau log p_c."""
-    log_p = np.log(softmax(experiment.train.logits, axis=1).mean(axis=0))
-    return Family(
-        method="effective prior",
-        parameter="tau",
-        curve=lambda split, groups: affine_curve(split, log_p, groups),  # exact for every tau
-        head=lambda tau: experiment.joint.rescaled(offset=-tau * log_p),
-        grid=TAU_GRID,
-    )
+def effective_prior(train: ltpost.FeatureSet, joint: ltpost.Head, *, temperature: float = 1.0) -> ltpost.Family:
+    """Subtracts the log of the mean prediction.
+
+    Args:
+        train: training features; what a method needs are its positional parameters, by name.
+        joint: the joint classifier.
+        temperature: divides the logits before the softmax.
+    """
+    log_p = np.log(softmax(train.logits / temperature, axis=1).mean(axis=0))
+    return ltpost.Family.affine(joint, log_p)  # heads z_c - tau log p_c, with a curve that is exact at every tau
 
 
-features = demo_features("ltpost-examples/demo")  # made by ltpost demo, if it is not there yet
-experiment = ltpost.Experiment(features, many_shot=MANY_SHOT, few_shot=FEW_SHOT)
-for method in (effective_prior(experiment), "la"):
-    print(experiment.run(method).report, end="\n\n")
+METHOD = ltpost.Method(
+    "effective-prior",
+    effective_prior,
+    title="adjustment by the effective prior",
+    equation="z_c - τ log p_c",
+    source="after Prior2Posterior, WACV 2025",
+    chosen="τ",
+    grid=tuple(k / 10 for k in range(21)),
+)
+
+experiment = ltpost.Experiment(demo_features("ltpost-examples/demo"), many_shot=MANY_SHOT, few_shot=FEW_SHOT)
+for outcome in ltpost.compare(experiment, [METHOD, "la"], **{"effective-prior": {"temperature": 2.0}}):
+    print(outcome.report, end="\n\n")

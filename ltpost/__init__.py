@@ -22,7 +22,7 @@ from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment, compare
 from ltpost.family import Family
-from ltpost.heads import LinearHead, RescaledHead, load_head
+from ltpost.heads import Head, LinearHead, RescaledHead, load_head
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report
@@ -33,6 +33,7 @@ __all__ = [
     "Family",
     "FeatureFolder",
     "FeatureSet",
+    "Head",
     "LinearHead",
     "LtpostError",
     "Method",

@@ -22,7 +22,7 @@ from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups, with_class_names
 from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
@@ -148,7 +148,7 @@ class Experiment:
         try:
             return method(*(resolve[need]() for need in method.needs), **settings, **options)
         except DataError as error:
-            message = str(error)
+            message = with_class_names(str(error), what.class_names)
             known = any(message.startswith(part.name) for part in (what, fit_to, target)) or "train.h5" in message
             raise DataError(message if known else f"{what.name}: {message}") from None
 
@@ -263,8 +263,15 @@ class Experiment:
         return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
 
 
+def _has_train(experiment: Experiment, method: Method) -> bool:
+    """Whether there are training features; a method that takes ``joint`` too may do with logits."""
+    if "train" not in experiment.folder:
+        return False
+    train = experiment.train
+    return train.num_features is not None or ("joint" in method.needs and train.has_logits)
+
+
 _HAS: dict[str, Callable[[Experiment], bool]] = {
-    "train": lambda experiment: "train" in experiment.folder,
     "head": lambda experiment: experiment.report_set.head is not None,
     "joint": lambda experiment: experiment.report_set.head is not None or experiment.report_set.has_logits,
     "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
@@ -272,7 +279,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "target": lambda experiment: True,
 }
 _MISSING = {
-    "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
+    "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
     "head": "{name}: has no 'head/weight' (C, D), which {title} needs; ltpost extract stores it",
     "joint": "{name}: {title} needs 'head/weight' (C, D) or 'logits' (N, C), but neither is there; see ltpost extract",
     "class_counts": (
@@ -285,7 +292,11 @@ _MISSING = {
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
     """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
     method = methods.get(method) if isinstance(method, str) else method
-    return [need for need in method.needs if not _HAS[need](experiment)]
+
+    def has(need: str) -> bool:
+        return _has_train(experiment, method) if need == "train" else _HAS[need](experiment)
+
+    return [need for need in method.needs if not has(need)]
 
 
 def compare(

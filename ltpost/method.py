@@ -22,7 +22,7 @@ from functools import cached_property
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ltpost.errors import UsageError, listed_names
+from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.family import Family
 
 #: name of a positional parameter to its name in the README and in messages
@@ -157,10 +157,18 @@ class Method:
             **options: see :attr:`options` and :attr:`settings`; an option dataclass may be given whole.
 
         Raises:
-            UsageError: an option that it does not have, or a value that is none of its choices.
+            UsageError: an option that it does not have, a value that is none of its choices, or a need that is None.
+            DataError: ``head`` has no weights.
         """
         if len(needs) != len(self.needs):
             raise UsageError(f"{self.key} needs ({', '.join(self.needs)}), but {len(needs)} were given")
+        for name, need in zip(self.needs, needs, strict=True):
+            if need is None:
+                raise UsageError(f"{self.key} needs {name}=, {NEEDS[name]}, but it is None")
+            if name == "head" and need.linear() is None:
+                raise DataError(
+                    f"{self.title} needs 'head/weight' (C, D), but only the logits of the classifier are known"
+                )
         return self.make(*needs, **self.keywords(options))
 
     def keywords(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,10 @@ python distributed_worker.py train-0.h5 train-1.h5 … folder
 import sys
 
 import torch
+from long_tail import crt_path, crt_sgd, lws_path, lws_sgd
 
 import ltpost
 from ltpost.data import distributed
-from ltpost.methods.crt import crt_path, crt_sgd
-from ltpost.methods.lws import lws_path, lws_sgd
-from ltpost.methods.ncm import nearest_class_mean
 
 
 def main(files: list[str], folder: str) -> None:
@@ -21,16 +19,15 @@ def main(files: list[str], folder: str) -> None:
     own = files[0] if len(files) == 1 else files[distributed.rank()]  # the others may be on another machine
     train = distributed.shard(ltpost.load(own)) if len(files) == 1 else ltpost.load(own)
     heads = {
-        "ncm": nearest_class_mean(train),
-        "ncm_euclidean": nearest_class_mean(train, "euclidean"),
+        "ncm": ltpost.nearest_class_mean(train).head(),
+        "ncm_euclidean": ltpost.nearest_class_mean(train, metric="euclidean").head(),
         **{f"crt_{head.info['strength']:g}": head for head in crt_path(train, strengths=(1.0, 0.1), tolerance=1e-6)},
         **{f"lws_{head.info['strength']:g}": head for head in lws_path(train, strengths=(0.1, 0.01), tolerance=1e-6)},
         "crt_sgd": crt_sgd(train, batch_size=16),
         "crt_sgd_instance": crt_sgd(train, batch_size=16, sampler="instance"),
         "lws_sgd": lws_sgd(train, batch_size=16),
     }
-    cl2n = nearest_class_mean(train, "cl2n")
-    heads["cl2n_means"] = ltpost.LinearHead(cl2n.means, cl2n.means @ cl2n.centre)
+    heads["ncm_cl2n"] = ltpost.nearest_class_mean(train, metric="cl2n").head()
     for name, head in heads.items():
         head.save(f"{folder}/{distributed.rank()}/{name}.safetensors")
     distributed.stop()

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import ltpost
 from ltpost.data.features import FeatureSet
+from ltpost.data.tensors import training_features, training_logits
+from ltpost.fit.loss import Loss
+from ltpost.fit.problems import Regression, Rescaling
+from ltpost.fit.sampling import row_weights, rows_per_class
 from ltpost.heads import LinearHead
 
 SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -51,6 +57,64 @@ def cifar100lt(views=1):
         rank[labels == c] = np.arange((labels == c).sum())
     test = FeatureSet(data["feat_test"], labels, **known)
     return train, test.subset(np.flatnonzero(rank < 20)), test.subset(np.flatnonzero(rank >= 20))
+
+
+def along(family):
+    """The heads of a family that is known at some strengths, from strong to weak."""
+    return [family.head(strength) for strength in family.params["strengths"]]
+
+
+def crt_path(train, **options):
+    """Heads of convex cRT."""
+    return along(ltpost.crt(train, progress=False, **options))
+
+
+def crt(train, strength=0.1, **options):
+    """One of them."""
+    return crt_path(train, strengths=(strength,), **options)[0]
+
+
+def crt_sgd(train, **options):
+    """The head of cRT by SGD."""
+    return ltpost.crt(train, solver="sgd", progress=False, **options).head()
+
+
+def lws_path(train, **options):
+    """Heads of convex LWS."""
+    return along(ltpost.lws(train, train.joint, solver="convex", progress=False, **options))
+
+
+def lws_sgd(train, **options):
+    """The head of LWS by SGD."""
+    return ltpost.lws(train, train.joint, solver="sgd", progress=False, **options).head()
+
+
+def lws(train, solver="sgd", strength=0.1, **options):
+    """A head of LWS by either solver."""
+    return lws_sgd(train, **options) if solver == "sgd" else lws_path(train, strengths=(strength,), **options)[0]
+
+
+def regression(train):
+    """The problem that convex cRT solves."""
+    features = training_features(train, torch.device("cpu"))
+    return Regression(features, *_labels_and_weights(train), train.num_classes, Loss().on(torch.device("cpu")))
+
+
+def rescaling(train, shift_unit=None):
+    """The problem that convex LWS solves; with ``shift_unit`` (C,) a shift per class too."""
+    cpu = torch.device("cpu")
+    labels_and_weights = _labels_and_weights(train)
+    return Rescaling(training_logits(train, cpu), *labels_and_weights, train.joint, Loss().on(cpu), shift_unit)
+
+
+def _labels_and_weights(train):
+    weights = row_weights(train.labels, rows_per_class(train))
+    return torch.from_numpy(train.labels), torch.from_numpy(weights).float()
+
+
+def same(one, other):
+    """Whether two linear heads are equal bit for bit."""
+    return one.linear().same_as(other.linear())
 
 
 def accuracy(head, split):

@@ -1,4 +1,5 @@
 import csv
+import inspect
 import json
 import os
 import re
@@ -13,9 +14,9 @@ from click.testing import CliRunner
 from conftest import make_split
 
 import ltpost
-from ltpost import Experiment, LinearHead
+from ltpost import Experiment, FeatureSet, LinearHead, load_head, methods
 from ltpost.cli import COMMANDS, cli
-from ltpost.cli.options import parse_grid
+from ltpost.cli.options import EXPERIMENT, parse_grid
 
 
 def run(*args):
@@ -75,7 +76,7 @@ def test_tnorm_as_the_design_says_it(at_home):
     assert outcome.summary() in text
     rows = [line.split()[0] for line in text.splitlines() if line[:1].isdigit()]
     assert rows == [f"{k / 10:.1f}" for k in range(21)]
-    saved = LinearHead.load("heads/tnorm.safetensors")
+    saved = load_head("heads/tnorm.safetensors")
     np.testing.assert_array_equal(saved.weight, outcome.head.weight)
     assert saved.info["signature"] == outcome.signature
 
@@ -86,7 +87,7 @@ def test_tnorm_as_the_design_says_it(at_home):
         (["tnorm", "--bias", "keep", "--tau-grid", "0,1"], "tnorm", {"bias": "keep", "grid": (0.0, 1.0)}),
         (["la", "--tau-grid", "0:1:0.5"], "la", {"grid": (0.0, 0.5, 1.0)}),
         (["ncm", "--metric", "cl2n"], "ncm", {"metric": "cl2n"}),
-        (["crt", "--strengths", "0.01,0.1"], "crt", {"strengths": (0.01, 0.1), "grid": (0.01, 0.1)}),
+        (["crt", "--strengths", "0.01,0.1"], "crt", {"strengths": (0.01, 0.1)}),
         (["crt", "--solver", "sgd", "--epochs", "2", "--lr", "0.1", "--sampler", "instance"], "crt",
          {"solver": "sgd", "epochs": 2, "learning_rate": 0.1, "sampler": "instance"}),
         (["crt", "--solver", "sgd", "--epochs", "1", "--precision", "bfloat16"], "crt",
@@ -99,7 +100,7 @@ def test_json_is_the_library_call_and_nothing_else(at_home, args, method, option
     expected = Experiment("features").run(method, **options).as_dict()
     assert printed["results"] == json.loads(json.dumps(expected["results"], default=float))
     assert printed["params"] == json.loads(json.dumps(expected["params"], default=float))
-    assert (printed["head"] is None) == (method == "ncm")
+    assert load_head(printed["head"]).info["signature"] == printed["signature"] == expected["signature"]
     assert any("the curve is not exact" in note for note in printed["notes"]) == ("keep" in args)
 
 
@@ -134,7 +135,7 @@ def test_compare_and_evaluate(at_home):
     text = good("evaluate", "--head", "heads/tnorm.safetensors", "--head", "heads/la.safetensors", "--split", "test")
     assert "heads/la.safetensors" in text
     printed = json.loads(good("evaluate", "--head", "heads/la.safetensors", "--json"))
-    head = LinearHead.load("heads/la.safetensors")
+    head = load_head("heads/la.safetensors")
     expected = ltpost.evaluate(head, ltpost.load("features/test.h5")).figures.all
     assert printed["test"]["heads/la.safetensors"]["all"] == pytest.approx(expected)
     assert "class  rows   joint\n    0    30" in good("evaluate", "--per-class")
@@ -145,7 +146,7 @@ def test_compare_runs_what_the_files_suffice_for(at_home):
     (at_home / "features" / "train.h5").unlink()
     text = good("compare")
     assert "tnorm" in text
-    assert "crt: not run, the files of features have no train.h5" in text
+    assert "crt: not run, the files of features have no train features" in text
     assert "has no train.h5" in bad(1, "compare", "--methods", "la,crt")
     make_split("val", head=None, logits=False, class_counts=None).save("bare/val.h5")
     assert "nothing to compare" in bad(1, "compare", "--features", "bare")
@@ -164,7 +165,7 @@ def test_info(at_home):
 
 def test_every_command_has_help_with_an_example():
     listed = good("--help")
-    for name in [*COMMANDS, "extract"]:
+    for name in [*methods.all_keys(), *COMMANDS, "extract"]:
         assert name in listed
         text = good(name, "--help")
         assert "Usage:" in text
@@ -173,35 +174,77 @@ def test_every_command_has_help_with_an_example():
 
 
 def test_defaults_are_those_of_the_library():
-    import inspect
+    """Of the options that all methods share; those of a method are made from its function (test_every_method)."""
+    from ltpost.evaluation import evaluate_heads
 
-    from ltpost.cli import methods
-    from ltpost.cli.evaluate import evaluate
-
-    signatures = [inspect.signature(Experiment.__init__), inspect.signature(ltpost.evaluation.evaluate_heads)]
+    signatures = [inspect.signature(Experiment.__init__), inspect.signature(evaluate_heads)]
     library = {name: par.default for sig in signatures for name, par in sig.parameters.items()}
     checked = 0
-    for command in (methods.tnorm, methods.la, methods.ncm, methods.crt, methods.lws, methods.compare, evaluate):
-        for option in command.params:
-            if option.name in ("select", "oracle", "val", "test", "many_shot", "few_shot", "seed"):
-                default = option.get_default(click.Context(command))
-                assert default == library[option.name] or (default is None and option.is_flag), (
-                    command.name,
-                    option.name,
-                )
+    for name in (*methods.all_keys(), "compare", "evaluate"):
+        for option, default in cli.get_command(click.Context(cli), name).make_context(name, []).params.items():
+            if option in EXPERIMENT:
+                assert default == library[option], (name, option)
                 checked += 1
-    assert checked > 40
-    for command, grid in (
-        (methods.tnorm, inspect.signature(ltpost.methods.tau_norm.family).parameters["grid"].default),
-        (methods.la, ltpost.methods.TAU_GRID),
-        (methods.mla, ltpost.methods.multiplicative_adjustment.GRID),
-    ):
-        option = next(option for option in command.params if option.name == "tau_grid")
-        assert parse_grid(option.default) == grid
-    metric = next(option for option in methods.ncm.params if option.name == "metric")
-    assert metric.default == inspect.signature(ltpost.nearest_class_mean).parameters["metric"].default
-    assert set(metric.type.choices) == set(sys.modules["ltpost.methods.ncm"].METRICS)
-    assert set(methods.PRECISIONS) == set(sys.modules["ltpost.methods.crt"].PRECISIONS)
+    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 2
+
+
+def test_help_groups_the_commands_and_cuts_no_summary():
+    lines = good("--help").splitlines()
+    headings = [line.rstrip(":") for line in lines if line and not line.startswith(" ") and line.endswith(":")]
+    assert [heading for heading in headings if heading != "Options"] == ["Methods", "Files", "Results"]
+    assert "..." not in good("--help").split("Methods:")[1]
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    for name in (*methods.all_keys(), *COMMANDS, "extract", "export"):
+        assert listed.count(name) == 1, name
+
+
+# -- logits alone ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logits_only(tmp_path, monkeypatch):
+    """A folder whose files hold logits and no features, and no classifier."""
+    for split in ("train", "val", "test"):
+        one = make_split(split)
+        alone = FeatureSet(labels=one.labels, logits=one.logits, class_counts=one.class_counts, split=split)
+        alone.save(tmp_path / "features" / f"{split}.h5")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["la", "mla", "lws"])
+def test_a_saved_head_on_logits_is_evaluated_as_itself(logits_only, method):
+    figures = json.loads(good(method, "--json"))["results"]["test"]
+    assert figures[method]["all"] != figures["joint"]["all"]
+    saved = json.loads(good("evaluate", "--head", f"heads/{method}.safetensors", "--json"))["test"]
+    for name in ("many", "medium", "few", "all", "top1", "interval95"):
+        assert saved[f"heads/{method}.safetensors"][name] == figures[method][name]
+        assert saved["joint"][name] == figures["joint"][name]
+
+
+@pytest.mark.parametrize(("method", "names"), [("la", {"offset"}), ("mla", {"scale"}), ("lws", {"scale"})])
+def test_a_saved_head_on_logits_is_scale_and_offset(logits_only, method, names):
+    from safetensors.numpy import load_file
+
+    good(method)
+    tensors = load_file(f"heads/{method}.safetensors")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == dict.fromkeys(names, (10,))
+
+
+def test_compare_on_logits_alone(logits_only):
+    text = good("compare")
+    assert {"la", "mla", "lws"} <= {line.split()[0] for line in text.splitlines() if "±" in line}
+    for key in ("tnorm", "ncm", "crt"):
+        assert f"{key}: not run, the files of features have no" in text
+    for key in ("ncm", "crt"):
+        assert "features: has no train.h5 with features" in bad(1, key)
+
+
+@pytest.mark.parametrize("metric", ["cl2n", "l2n"])
+def test_a_head_that_is_not_linear_is_printed_saved_and_evaluated(at_home, metric):
+    figures = json.loads(good("ncm", "--metric", metric, "--json"))["results"]["test"]["ncm"]
+    saved = json.loads(good("evaluate", "--head", "heads/ncm.safetensors", "--json"))["test"]
+    assert saved["heads/ncm.safetensors"] == figures
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -210,10 +253,14 @@ def test_defaults_are_those_of_the_library():
 def test_usage_errors_exit_2(at_home):
     assert "'--bias'" in bad(2, "tnorm", "--bias", "none")
     assert "No such option" in bad(2, "tnorm", "--taugrid", "0:1:1")
-    assert "No such command 'tnrom'" in bad(2, "tnrom")
-    assert "--few-shot must be" in bad(2, "la", "--few-shot", "500")
+    assert "No such command 'tnrom'. Did you mean tnorm?" in bad(2, "tnrom")
+    assert "No such command 'nearest'. See ltpost --help." in bad(2, "nearest")
+    assert "'--tau-grd'" in (said := bad(2, "tnorm", "--tau-grd", "0:1:1"))
+    assert "--tau-grid" in said.replace("--tau-grd", "")
+    said = bad(2, "la", "--few-shot", "500")
+    assert "--few-shot must be from 0 to --many-shot + 1, but is 500 with --many-shot 100" in said
     assert "the method must be one of" in bad(2, "compare", "--methods", "svm")
-    assert "no option of crt with solver convex" in bad(2, "crt", "--solver", "convex", "--epochs", "3")
+    assert "--epochs is no option of crt with the solver convex" in bad(2, "crt", "--solver", "convex", "--epochs", "3")
     assert "device" in bad(2, "crt", "--device", "cuda:77")
 
 

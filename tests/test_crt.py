@@ -3,23 +3,25 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from long_tail import accuracy, cifar100lt, long_tail, permuted, with_rows
+from long_tail import accuracy, cifar100lt, crt, crt_path, crt_sgd, long_tail, permuted, regression, with_rows
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from slow_reference import slow_crt_objective, slow_sgd
 
+import ltpost
 import ltpost.data.tensors
-import ltpost.methods.crt
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.data.tensors import training_features
 from ltpost.errors import DataError, UsageError
-from ltpost.fit.losses import balanced_row_weights
-from ltpost.fit.sampling import SAMPLERS, Sampler, rows_per_class
-from ltpost.methods.crt import BalancedRegression, crt, crt_path, crt_sgd, family
+from ltpost.fit.options import HeadFit
+from ltpost.fit.sampling import SAMPLERS, Sampler, row_weights, rows_per_class
 
 TRAIN = long_tail()
-QUIET = {"progress": False}
+
+
+def family(train, **options):
+    return ltpost.crt(train, progress=False, **options)
 
 
 def objective(head, train, strength):
@@ -28,18 +30,11 @@ def objective(head, train, strength):
     )
 
 
-def problem_of(train):
-    counts = rows_per_class(train)
-    weights = torch.from_numpy(balanced_row_weights(train.labels, counts)).float()
-    features = training_features(train, torch.device("cpu"))
-    return BalancedRegression(features, torch.from_numpy(train.labels), weights, train.num_classes)
-
-
 @pytest.mark.parametrize("held", [True, False])
 def test_value_and_gradient_equal_the_slow_objective(held, monkeypatch):
     if not held:
         monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
-    problem = problem_of(TRAIN)
+    problem = regression(TRAIN)
     theta = torch.from_numpy(np.random.default_rng(2).normal(0, 0.5, problem.start().shape)).float()
 
     def slow(theta):
@@ -55,13 +50,13 @@ def test_value_and_gradient_equal_the_slow_objective(held, monkeypatch):
 
 
 def test_preconditioner_inverts_its_model_of_the_hessian():
-    problem = problem_of(TRAIN)
+    problem = regression(TRAIN)
     problem.strength = 0.05
     random = np.random.default_rng(3)
     theta = torch.from_numpy(random.normal(0, 0.3, problem.start().shape)).float()
-    problem.look_around(theta)
+    problem.refresh(theta)
     x = TRAIN.features.astype(float)
-    weights = balanced_row_weights(TRAIN.labels, rows_per_class(TRAIN))
+    weights = row_weights(TRAIN.labels, rows_per_class(TRAIN))
     mean = weights @ x
     covariance = ((x - mean) * weights[:, None]).T @ (x - mean)
     gradient = torch.from_numpy(random.normal(size=theta.shape)).float()
@@ -82,7 +77,7 @@ def test_preconditioner_inverts_its_model_of_the_hessian():
 
 @pytest.mark.parametrize("strength", [0.3, 0.01, 0.001])
 def test_minimum_is_sklearns(strength):
-    head = next(crt_path(TRAIN, strengths=[strength], tolerance=1e-6, **QUIET))
+    head = crt(TRAIN, strength, tolerance=1e-6)
     assert head.info["converged"]
     # sklearn minimises C_sk Σ_i n/(C n_y) loss_i + ‖W‖²/2: the same for C_sk = 1 / (n strength)
     peer = LogisticRegression(C=1 / (len(TRAIN) * strength), class_weight="balanced", tol=1e-10, max_iter=10_000).fit(
@@ -95,29 +90,27 @@ def test_minimum_is_sklearns(strength):
 
 
 def test_path_equals_single_fits_and_goes_from_strong_to_weak():
-    heads = list(crt_path(TRAIN, strengths=[0.01, 1.0, 0.1], tolerance=1e-6, **QUIET))
+    heads = crt_path(TRAIN, strengths=(0.01, 1.0, 0.1), tolerance=1e-6)
     assert [head.info["strength"] for head in heads] == [1.0, 0.1, 0.01]
     for head in heads:
-        alone = crt(TRAIN, strength=head.info["strength"], tolerance=1e-6, **QUIET)
+        alone = crt(TRAIN, strength=head.info["strength"], tolerance=1e-6)
         np.testing.assert_allclose(head.weight, alone.weight, atol=1e-3)
         assert head.info["gradient_norm"] <= 1e-6
 
 
 def test_convex_is_deterministic():
-    assert crt(TRAIN, **QUIET).same_as(crt(TRAIN, **QUIET))
+    assert crt(TRAIN).same_as(crt(TRAIN))
 
 
 def test_order_of_rows_does_not_matter():
     order = np.random.default_rng(0).permutation(len(TRAIN))
     shuffled = with_rows(TRAIN, TRAIN.features[order], TRAIN.labels[order])
-    np.testing.assert_allclose(
-        crt(shuffled, tolerance=1e-6, **QUIET).weight, crt(TRAIN, tolerance=1e-6, **QUIET).weight, atol=1e-3
-    )
+    np.testing.assert_allclose(crt(shuffled, tolerance=1e-6).weight, crt(TRAIN, tolerance=1e-6).weight, atol=1e-3)
 
 
 def test_permuted_classes_permute_the_head():
     order = np.array([3, 0, 4, 1, 2])
-    head, other = crt(TRAIN, tolerance=1e-6, **QUIET), crt(permuted(TRAIN, order), tolerance=1e-6, **QUIET)
+    head, other = crt(TRAIN, tolerance=1e-6), crt(permuted(TRAIN, order), tolerance=1e-6)
     np.testing.assert_allclose(other.weight, head.weight[order], atol=1e-3)
     np.testing.assert_allclose(other.bias, head.bias[order], atol=1e-3)
 
@@ -130,16 +123,12 @@ def test_copies_of_a_tail_class_change_nothing():
         np.concatenate([TRAIN.features, *[TRAIN.features[extra]] * 3]),
         np.concatenate([TRAIN.labels, *[TRAIN.labels[extra]] * 3]),
     )
-    np.testing.assert_allclose(
-        crt(more, tolerance=1e-6, **QUIET).weight, crt(TRAIN, tolerance=1e-6, **QUIET).weight, atol=1e-3
-    )
+    np.testing.assert_allclose(crt(more, tolerance=1e-6).weight, crt(TRAIN, tolerance=1e-6).weight, atol=1e-3)
 
 
 def test_views_are_rows():
     twice = with_rows(TRAIN, np.repeat(TRAIN.features, 2, axis=0), np.repeat(TRAIN.labels, 2))
-    np.testing.assert_allclose(
-        crt(twice, tolerance=1e-6, **QUIET).weight, crt(TRAIN, tolerance=1e-6, **QUIET).weight, atol=1e-3
-    )
+    np.testing.assert_allclose(crt(twice, tolerance=1e-6).weight, crt(TRAIN, tolerance=1e-6).weight, atol=1e-3)
 
 
 @pytest.mark.parametrize("resident", [2**30, 0])
@@ -147,10 +136,10 @@ def test_a_float16_file_gives_what_its_values_give_in_memory(tmp_path, monkeypat
     half = long_tail(dtype=np.float16)
     whole = with_rows(half, half.features.astype(np.float32), half.labels)
     stored = load(half.save(tmp_path / "train.h5"))
-    expected, expected_sgd = crt(whole, **QUIET), crt_sgd(whole, **QUIET)
+    expected, expected_sgd = crt(whole), crt_sgd(whole)
     monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", resident)
-    assert crt(stored, **QUIET).same_as(expected)
-    assert crt_sgd(stored, **QUIET).same_as(expected_sgd)
+    assert crt(stored).same_as(expected)
+    assert crt_sgd(stored).same_as(expected_sgd)
 
 
 @pytest.mark.parametrize("fit", [crt, crt_sgd])
@@ -158,7 +147,7 @@ def test_features_in_memory_are_neither_copied_nor_changed(fit):
     before = TRAIN.features.copy()
     held = training_features(TRAIN, torch.device("cpu")).rows(slice(None))
     assert np.shares_memory(held.numpy(), TRAIN.features)
-    fit(TRAIN, **QUIET)
+    fit(TRAIN)
     np.testing.assert_array_equal(TRAIN.features, before)
 
 
@@ -166,14 +155,14 @@ def test_features_in_memory_are_neither_copied_nor_changed(fit):
 @pytest.mark.parametrize("fit", [crt, crt_sgd])
 def test_few_classes(fit, num_classes):
     train = long_tail(num_classes=num_classes)
-    head = fit(train, **QUIET)
+    head = fit(train)
     assert head.shape == (num_classes, 6)
     assert np.isfinite(head.weight).all()
 
 
 def test_constant_features():
     train = with_rows(TRAIN, np.zeros_like(TRAIN.features), TRAIN.labels)
-    head = crt(train, **QUIET)
+    head = crt(train)
     np.testing.assert_allclose(head.weight, 0, atol=1e-6)
     np.testing.assert_allclose(head.bias - head.bias.mean(), 0, atol=1e-4)
 
@@ -181,7 +170,7 @@ def test_constant_features():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sgd_equals_the_slow_one(sampler):
     train = long_tail(num_classes=3, num_features=4, most=12)
-    options = {"learning_rate": 0.3, "weight_decay": 0.01, "batch_size": 5, "sampler": sampler, "seed": 7, **QUIET}
+    options = {"learning_rate": 0.3, "weight_decay": 0.01, "batch_size": 5, "sampler": sampler, "seed": 7}
     start = crt_sgd(train, epochs=1, **{**options, "learning_rate": 1e-30})
     head = crt_sgd(train, epochs=4, **options)
     draws, batches, rates = Sampler(train.labels, sampler, 7), [], []
@@ -197,68 +186,79 @@ def test_sgd_equals_the_slow_one(sampler):
 
 
 def test_sgd_seed_decides():
-    first, same, other = (crt_sgd(TRAIN, seed=seed, **QUIET) for seed in (0, 0, 1))
+    first, same, other = (crt_sgd(TRAIN, seed=seed) for seed in (0, 0, 1))
     assert first.same_as(same)
     assert not first.same_as(other)
 
 
 def test_sgd_start_is_random_within_torchs_bounds():
-    head = crt_sgd(TRAIN, learning_rate=1e-30, **QUIET)
+    head = crt_sgd(TRAIN, learning_rate=1e-30)
     bound = 1 / np.sqrt(6)
     assert 0.5 * bound < np.abs(head.weight).max() <= bound
     assert np.abs(head.bias).max() <= bound
 
 
 def test_sgd_comes_near_the_minimum():
-    sgd = crt_sgd(TRAIN, learning_rate=0.05, weight_decay=0.1, epochs=300, batch_size=32, **QUIET)
-    best = crt(TRAIN, strength=0.1, **QUIET)
+    sgd = crt_sgd(TRAIN, learning_rate=0.05, weight_decay=0.1, epochs=300, batch_size=32)
+    best = crt(TRAIN, strength=0.1)
     assert objective(sgd, TRAIN, 0.1) < 1.05 * objective(best, TRAIN, 0.1)
 
 
 def test_absent_class():
     with pytest.raises(DataError, match="none of class 3;"):
-        crt(TRAIN.subset(np.flatnonzero(TRAIN.labels != 3)), **QUIET)
+        crt(TRAIN.subset(np.flatnonzero(TRAIN.labels != 3)))
     with pytest.raises(DataError, match="none of class 3;"):
-        crt_sgd(TRAIN.subset(np.flatnonzero(TRAIN.labels != 3)), **QUIET)
+        crt_sgd(TRAIN.subset(np.flatnonzero(TRAIN.labels != 3)))
 
 
 @pytest.mark.parametrize("fit", [crt, crt_sgd])
 def test_features_must_be_there_and_finite(fit):
     with pytest.raises(DataError, match="holds no 'features', only logits"):
-        fit(FeatureSet(labels=np.array([0, 1]), logits=np.eye(2)), **QUIET)
+        fit(FeatureSet(labels=np.array([0, 1]), logits=np.eye(2)))
     broken = TRAIN.features.copy()
     broken[5, 2] = np.nan
     with pytest.raises(DataError, match="'features' must be finite, but row 5 holds NaN"):
-        fit(with_rows(TRAIN, broken, TRAIN.labels), **QUIET)
+        fit(with_rows(TRAIN, broken, TRAIN.labels))
 
 
 def test_usage_errors():
-    with pytest.raises(UsageError, match="strength must be a positive number, but is 0"):
+    with pytest.raises(UsageError, match="strengths= must be a positive number, but is 0"):
         crt(TRAIN, strength=0)
-    with pytest.raises(UsageError, match="at least one L2 strength"):
-        crt_path(TRAIN, strengths=[])
-    with pytest.raises(UsageError, match="tolerance must lie between 0 and 1, but is 2"):
+    with pytest.raises(UsageError, match="strengths= must name at least one L2 strength"):
+        family(TRAIN, strengths=())
+    with pytest.raises(UsageError, match="tolerance= must lie between 0 and 1, but is 2"):
         crt(TRAIN, tolerance=2)
-    with pytest.raises(UsageError, match="solver must be convex or sgd, but is 'adam'"):
-        crt(TRAIN, solver="adam")
-    with pytest.raises(UsageError, match="solver must be convex or sgd, but is 'adam'"):
+    with pytest.raises(UsageError, match="solver= must be one of convex, sgd, but is 'adam'"):
         family(TRAIN, solver="adam")
-    with pytest.raises(UsageError, match="epochs is no option of crt with solver convex"):
+    with pytest.raises(UsageError, match="solver= must be one of convex, sgd, but is 'adam'"):
+        family(TRAIN, fit=HeadFit(solver="adam"))
+    with pytest.raises(UsageError, match="epochs= is no option of crt with the solver convex"):
         family(TRAIN, solver="convex", epochs=3)
-    with pytest.raises(UsageError, match="strengths is no option of crt with solver sgd"):
+    with pytest.raises(UsageError, match="strengths= is no option of crt with the solver sgd"):
         family(TRAIN, strengths=(1.0,), epochs=3)
-    with pytest.raises(UsageError, match="sampler must be one of"):
+    with pytest.raises(UsageError, match="sampler= must be one of"):
         crt_sgd(TRAIN, sampler="even")
-    with pytest.raises(UsageError, match="device must be auto, cpu, cuda"):
+    with pytest.raises(UsageError, match="sampler= must be one of"):
+        family(TRAIN, fit=HeadFit(solver="sgd", sampler="even"))
+    with pytest.raises(UsageError, match="sampler= progressive changes .* so it needs the solver sgd"):
+        family(TRAIN, solver="convex", sampler="progressive")
+    with pytest.raises(UsageError, match="precision= must be one of float32, bfloat16, but is 'float8'"):
+        crt_sgd(TRAIN, precision="float8")
+    with pytest.raises(UsageError, match="device= must be auto, cpu, cuda"):
         crt(TRAIN, device="abacus")
-    with pytest.raises(UsageError, match="device 'cuda:9' was asked for, but this machine has"):
+    with pytest.raises(UsageError, match="device='cuda:9' was asked for, but this machine has"):
         crt(TRAIN, device="cuda:9")
 
 
 def test_family_of_the_convex_path():
-    made = family(TRAIN, strengths=(0.1, 1.0), **QUIET)
-    assert (made.parameter, made.params, made.notes) == ("strength", {"solver": "convex"}, ())
-    curve = made.curve(TRAIN, None)
+    made = family(TRAIN, strengths=(0.1, 1.0), tolerance=1e-3)
+    params = {"solver": "convex", "sampler": "class-balanced", "strengths": [1.0, 0.1], "tolerance": 1e-3}
+    assert (made.parameter, made.params, made.notes) == ("strength", params, ())
+    with pytest.raises(UsageError, match="there is no head at strength 0.5"):
+        made.head(0.5)
+    with pytest.raises(UsageError, match="name a value of strength"):
+        made.head()
+    curve = made.curve(TRAIN)
     best = curve.best("all")
     assert made.head(best.value).info["strength"] == best.value
     head = made.head(best.value)
@@ -266,7 +266,7 @@ def test_family_of_the_convex_path():
 
 
 def test_family_of_sgd_is_one_head():
-    made = family(TRAIN, solver="sgd", seed=3, epochs=2, **QUIET)
+    made = family(TRAIN, solver="sgd", seed=3, epochs=2)
     assert made.parameter is None
     assert {"sampler": "class-balanced", "epochs": 2, "seed": 3}.items() <= made.params.items()
 
@@ -274,7 +274,7 @@ def test_family_of_sgd_is_one_head():
 @pytest.mark.parametrize(("views", "strength", "expected"), [(1, 0.03, 42.94), (4, 0.1, 43.20)])
 def test_real_features_convex(views, strength, expected):
     train, val, test = cifar100lt(views)
-    heads = list(crt_path(train, strengths=(1.0, 0.1, 0.03, 0.01), **QUIET))
+    heads = crt_path(train, strengths=(1.0, 0.1, 0.03, 0.01))
     best = max(heads, key=lambda head: accuracy(head, val))
     assert best.info["strength"] == strength
     assert accuracy(best, test) == pytest.approx(expected, abs=0.1)
@@ -282,7 +282,7 @@ def test_real_features_convex(views, strength, expected):
 
 def test_real_features_minimum_is_sklearns():
     train, _, _ = cifar100lt()
-    head = crt(train, strength=0.03, tolerance=1e-5, **QUIET)
+    head = crt(train, strength=0.03, tolerance=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         peer = LogisticRegression(C=1 / (len(train) * 0.03), class_weight="balanced", tol=1e-7, max_iter=2000).fit(
@@ -293,7 +293,7 @@ def test_real_features_minimum_is_sklearns():
         z = train.features.astype(float) @ weight.T.astype(float) + bias
         z -= z.max(1, keepdims=True)
         losses = np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), train.labels]
-        weights = balanced_row_weights(train.labels, rows_per_class(train))
+        weights = row_weights(train.labels, rows_per_class(train))
         return weights @ losses + 0.015 * np.sum(weight.astype(float) ** 2)
 
     best = value(peer.coef_, peer.intercept_)
@@ -303,13 +303,13 @@ def test_real_features_minimum_is_sklearns():
 
 def test_real_features_sgd():
     train, _, test = cifar100lt()
-    figures = [accuracy(crt_sgd(train, seed=seed, **QUIET), test) for seed in range(3)]
+    figures = [accuracy(crt_sgd(train, seed=seed), test) for seed in range(3)]
     assert np.mean(figures) == pytest.approx(42.0, abs=0.5)
     assert np.std(figures) < 0.4
 
 
 def test_only_the_weights_are_penalised():
-    problem = problem_of(TRAIN)
+    problem = regression(TRAIN)
     theta = torch.from_numpy(np.random.default_rng(4).normal(size=problem.start().shape)).float()
     weight, bias = problem.split(problem.penalised(theta))
     np.testing.assert_array_equal(weight, problem.split(theta)[0])
@@ -318,10 +318,10 @@ def test_only_the_weights_are_penalised():
 
 def test_a_sample_of_the_rows_is_enough_for_the_preconditioner(monkeypatch):
     train = long_tail(most=400)
-    expected = crt(train, tolerance=1e-6, **QUIET)
+    expected = crt(train, tolerance=1e-6)
     monkeypatch.setattr(ltpost.data.tensors, "FEW_ROWS", 50)
-    found = crt(train, tolerance=1e-6, **QUIET)
-    assert problem_of(train).look_around(torch.zeros(35)) < 0.1
+    found = crt(train, tolerance=1e-6)
+    assert regression(train).refresh(torch.zeros(35)) < 0.1
     assert found.info["passes"] < 1.5 * expected.info["passes"]
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-3)
 
@@ -331,8 +331,9 @@ def test_the_solver_is_that_of_the_options_and_of_the_size(monkeypatch):
     assert family(train).params["solver"] == "convex"
     assert family(train, epochs=1).params["solver"] == "sgd"
     assert family(train, strengths=(1.0,)).params["solver"] == "convex"
-    monkeypatch.setattr("ltpost.methods.crt.LONG_WORK", 1.0)
+    assert family(train, sampler="progressive").params["solver"] == "sgd"
+    monkeypatch.setattr("ltpost.fit.options.LONG_WORK", 1.0)
     large = family(train)
     assert large.params["solver"] == "sgd"
-    assert "take --solver convex hours" in large.notes[-1]
+    assert "take the convex solver hours" in large.notes[-1]
     assert family(train, solver="convex", strengths=(1.0,)).params["solver"] == "convex"

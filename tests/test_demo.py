@@ -14,8 +14,9 @@ from ltpost import demo as demo_module
 from ltpost.cli import cli
 from ltpost.demo import digits_cnn, long_tailed_digits, run_demo, train_network
 from ltpost.errors import DataError, UsageError
-from ltpost.experiment import METHODS
 from ltpost.scores.predict import predict
+
+METHODS = ltpost.methods.all_keys()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_the_rebalanced_checkpoint_predicts_like_the_head(home, output):
     with np.load(home / "ltpost-demo" / "digits.npz") as arrays, torch.inference_mode():
         logits = model.eval()(torch.from_numpy(arrays["x_test"])[:, None].float() / 255)
     method = file.stem.split("-")[1]
-    head = ltpost.LinearHead.load(home / "ltpost-demo" / "heads" / f"{method}.safetensors")
+    head = ltpost.load_head(home / "ltpost-demo" / "heads" / f"{method}.safetensors")
     test = ltpost.load(home / "ltpost-demo" / "features" / "test.h5")
     np.testing.assert_array_equal(logits.argmax(1).numpy(), predict(head, test))
     assert (predict(head, test) != predict(test.joint, test)).any()

@@ -17,7 +17,8 @@ from conftest import SHARED, needs_shared_data
 
 import ltpost
 from ltpost.cli import cli
-from ltpost.experiment import METHODS
+
+METHODS = ltpost.methods.all_keys()
 
 mpl.use("Agg")
 

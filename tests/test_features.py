@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ltpost import DataError, FeatureSet, LinearHead, load
+from ltpost import DataError, FeatureSet, LinearHead, RescaledHead, load
 from ltpost.data.write import start_file
+from ltpost.heads.blocks import score_blocks
 
 
 def by_hand(path, **changes):
@@ -118,8 +119,8 @@ def test_contiguous_data_is_mapped_and_chunked_data_is_read(tmp_path):
     np.testing.assert_array_equal(one.features[rows], other.features[rows])
     np.testing.assert_array_equal(np.asarray(other.features), one.features)
     np.testing.assert_array_equal(
-        np.concatenate([z for _, z in one.score_blocks(size=7)]),
-        np.concatenate([z for _, z in other.score_blocks(size=9)]),
+        np.concatenate([z for _, z in score_blocks(one.joint, one, size=7)]),
+        np.concatenate([z for _, z in score_blocks(other.joint, other, size=9)]),
     )
 
 
@@ -153,16 +154,16 @@ def test_unreadable_rows_are_left_out_and_counted(tmp_path):
     assert (len(split), split.num_invalid) == (39, 1)
     np.testing.assert_array_equal(split.labels, np.delete(whole.labels, 5))
     np.testing.assert_array_equal(np.asarray(split.features), np.delete(whole.features, 5, axis=0))
-    for part, z in split.score_blocks(size=7):
+    for part, z in score_blocks(split.joint, split, size=7):
         np.testing.assert_array_equal(z, np.delete(whole.logits, 5, axis=0)[part])
 
 
 def test_score_blocks_of_a_rescaled_head_use_the_stored_logits():
     split = make_split("val", 4)
     scale, offset = np.linspace(0.5, 2, 10), np.linspace(-1, 1, 10)
-    head = split.head.rescaled(scale, offset)
+    head = RescaledHead(split.head, scale, offset)
     plain = LinearHead(head.weight, head.bias)
-    stored = np.concatenate([z for _, z in split.score_blocks(head)])
+    stored = np.concatenate([z for _, z in score_blocks(head, split)])
     np.testing.assert_allclose(stored, plain.logits(split.features), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stored, split.logits * scale + offset, rtol=1e-6, atol=1e-6)
 
@@ -179,7 +180,7 @@ def test_no_rows(tmp_path):
     empty = FeatureSet(np.zeros((0, 4), np.float32), np.zeros(0, int), head=LinearHead(np.ones((3, 4))))
     back = load(empty.save(tmp_path / "empty.h5"))
     assert (len(back), back.num_classes) == (0, 3)
-    assert list(back.score_blocks()) == []
+    assert list(score_blocks(back.joint, back)) == []
 
 
 # -- every rule of the format, broken one by one ----------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("ltpost.features.finish_file", fail)
+    monkeypatch.setattr("ltpost.data.write.finish_file", fail)
     with pytest.raises(OSError, match="disk full"):
         bad.save(path)
     assert path.read_bytes() == before

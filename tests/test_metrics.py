@@ -31,7 +31,7 @@ def test_groups_have_strict_thresholds():
     np.testing.assert_array_equal(groups.many, [1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(groups.medium, [0, 0, 1, 1, 0, 0])
     np.testing.assert_array_equal(groups.few, [0, 0, 0, 0, 1, 1])
-    with pytest.raises(UsageError, match="--few-shot must be"):
+    with pytest.raises(UsageError, match="few_shot= must be from 0 to many_shot= \\+ 1, but is 20 with many_shot= 10"):
         shot_groups(COUNTS, many_shot=10, few_shot=20)
 
 

@@ -2,7 +2,8 @@ import numpy as np
 from conftest import COUNTS, make_split
 
 from ltpost.model_selection import cross_fit, stratified_folds
-from ltpost.scores.sweep import GridCurve, affine_curve
+from ltpost.scores.curve import GridCurve
+from ltpost.scores.sweep import affine_curve
 
 SLOPE = np.log(COUNTS / COUNTS.sum())
 

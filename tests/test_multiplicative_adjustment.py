@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 from conftest import COUNTS, make_split
 
-from ltpost import DataError, LinearHead, mla_curve, multiplicative_adjust
+from ltpost import DataError, LinearHead, multiplicative_adjustment, tau_norm
 from ltpost.scores.predict import predict
 
 HEAD = make_split("val").head
+
+
+def multiplicative_adjust(joint, counts, tau):
+    return multiplicative_adjustment(joint, counts).head(tau)
 
 
 def slow_multiplicative_adjust(logits, counts, tau):
@@ -27,12 +31,10 @@ def test_tau_0_and_a_uniform_prior_change_nothing():
 
 
 def test_is_tau_normalization_where_norms_are_a_power_of_the_counts():
-    from ltpost import tau_normalize
-
     direction = HEAD.weight / HEAD.norms()[:, None]
     power = LinearHead(direction * (COUNTS / COUNTS.sum())[:, None] ** 0.5)
     np.testing.assert_allclose(
-        multiplicative_adjust(power, COUNTS, 0.35).weight / tau_normalize(power, 0.7).weight,
+        multiplicative_adjust(power, COUNTS, 0.35).weight / tau_norm(power).head(0.7).weight,
         np.full((10, 16), (COUNTS.max() / COUNTS.sum()) ** 0.35),
         rtol=1e-4,
     )
@@ -40,12 +42,13 @@ def test_is_tau_normalization_where_norms_are_a_power_of_the_counts():
 
 def test_curve_equals_the_evaluated_head():
     split = make_split("val")
-    curve = mla_curve(split)
+    curve = multiplicative_adjustment(split.joint, split.class_counts).curve(split)
     for tau in np.linspace(0, 2, 21):
         head = multiplicative_adjust(HEAD, COUNTS, tau)
         np.testing.assert_array_equal(curve.correct(tau), predict(head, split) == split.labels)
 
 
 def test_a_class_without_samples():
-    with pytest.raises(DataError, match="class 9 has none"):
-        multiplicative_adjust(HEAD, np.array([*COUNTS[:9], 0]), 1.0)
+    with pytest.raises(DataError, match="positive for a class prior, but class 9 has none") as caught:
+        multiplicative_adjustment(HEAD, np.array([*COUNTS[:9], 0]))
+    assert "logit adjustment" not in str(caught.value), "it is another method"

@@ -4,14 +4,24 @@ from long_tail import accuracy, cifar100lt, long_tail, permuted, with_rows
 from sklearn.neighbors import NearestCentroid
 from slow_reference import slow_nearest_mean
 
+import ltpost
+from ltpost.data.class_sums import class_sums
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
-from ltpost.heads import LinearHead
-from ltpost.methods.ncm import METRICS, class_sums, family, nearest_class_mean
+from ltpost.heads import LinearHead, load_head
 
+METRICS = ltpost.nearest_class_mean.options["metric"].choices
 TRAIN = long_tail(num_classes=7, num_features=9)
 QUERIES = np.maximum(np.random.default_rng(5).normal(0.5, 1, (200, 9)), 0).astype(np.float32)
+
+
+def nearest_class_mean(train, metric="cosine"):
+    return ltpost.nearest_class_mean(train, metric=metric).head()
+
+
+def test_there_are_five_metrics():
+    assert METRICS == ("cosine", "euclidean", "cl2n", "l2n", "un")
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -92,7 +102,7 @@ def test_one_class():
 
 
 def test_errors():
-    with pytest.raises(UsageError, match="metric must be one of cosine, .* but is 'l1'"):
+    with pytest.raises(UsageError, match="metric= must be one of cosine, .* but is 'l1'"):
         nearest_class_mean(TRAIN, "l1")
     with pytest.raises(DataError, match="none of class 2;"):
         nearest_class_mean(TRAIN.subset(np.flatnonzero(TRAIN.labels != 2)))
@@ -108,17 +118,22 @@ def test_errors():
             nearest_class_mean(with_rows(TRAIN, broken, TRAIN.labels))
 
 
-def test_what_is_not_linear_says_so(tmp_path):
-    head = nearest_class_mean(TRAIN, "cl2n")
-    with pytest.raises(UsageError, match="cl2n .* not linear in the features and cannot be saved or exported"):
-        head.save(tmp_path / "ncm.safetensors")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("metric", ["l2n", "cl2n"])
+def test_what_is_not_linear_is_saved_and_says_so(metric, tmp_path):
+    head = nearest_class_mean(TRAIN, metric)
+    assert head.linear() is None
+    back = load_head(head.save(tmp_path / "ncm.safetensors"))
+    np.testing.assert_array_equal(back.logits(QUERIES), head.logits(QUERIES))
 
 
 def test_family_has_one_head():
-    made = family(TRAIN, metric="euclidean")
-    assert (made.parameter, made.params) == (None, {"metric": "euclidean"})
-    assert isinstance(made.head(0.0), LinearHead)
+    made = ltpost.nearest_class_mean(TRAIN, metric="euclidean")
+    assert (made.parameter, made.params) == (None, {})
+    assert isinstance(made.head(), LinearHead)
+    with pytest.raises(UsageError, match="one head and nothing to choose, but the value 0.5 was given"):
+        made.head(0.5)
+    with pytest.raises(UsageError, match="nothing to choose, so it has no curve"):
+        made.curve(TRAIN)
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("cosine", 43.41), ("euclidean", 42.31), ("cl2n", 43.38)])

@@ -23,8 +23,9 @@ def test_unknown_names_are_attribute_errors():
 
 def test_the_notebook_lines_of_the_design(folder):
     val, test = ltpost.load(folder / "val.h5"), ltpost.load(folder / "test.h5")
-    curve = ltpost.tau_curve(val)
-    head = ltpost.tau_normalize(val.head, curve.best().tau)
+    family = ltpost.tau_norm(val.head)
+    curve = family.curve(val)
+    head = family.head(curve.best().tau)
     result = ltpost.evaluate(head, test)
     assert all("<table" in shown._repr_html_() for shown in (result, val, curve, ltpost.Experiment(folder).run("la")))
     assert "Many" in str(result)

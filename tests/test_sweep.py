@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from ltpost import DataError, FeatureSet, LinearHead, UsageError
 from ltpost.data.priors import shot_groups
+from ltpost.heads import RescaledHead
+from ltpost.heads.blocks import score_blocks
+from ltpost.scores.curve import ExactCurve, GridCurve
 from ltpost.scores.intervals import Slopes, affine_interval, quick_interval, scaled_interval
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.predict import predict
-from ltpost.scores.sweep import ExactCurve, GridCurve, affine_curve, mixing_curve, scaled_curve
+from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
 
 # -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
 
@@ -173,13 +176,13 @@ def test_rows_in_any_order_in_blocks_of_any_size(monkeypatch, elements, logits):
     slope = np.log(COUNTS / COUNTS.sum())
     whole = affine_curve(train, slope, None)
     shuffled = np.random.default_rng(0).permutation(len(train))
-    monkeypatch.setattr("ltpost.scores.intervals._BLOCK_ELEMENTS", elements)
-    monkeypatch.setattr("ltpost.features.BLOCK_ELEMENTS", 3 * elements)
+    monkeypatch.setattr("ltpost.scores.on_cpu._BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("ltpost.data.features.BLOCK_ELEMENTS", 3 * elements)
     part = affine_curve(train.subset(shuffled), slope, None)
     np.testing.assert_allclose(part.low, whole.low[shuffled], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(part.high, whole.high[shuffled], rtol=1e-3, atol=1e-4)
     for t in (0.0, 0.7, 1.3):
-        right = np.concatenate([(z - t * slope).argmax(1) for _, z in train.score_blocks()]) == train.labels
+        right = np.concatenate([(z - t * slope).argmax(1) for _, z in score_blocks(train.joint, train)]) == train.labels
         np.testing.assert_array_equal(whole.correct(t), right)
 
 
@@ -216,7 +219,11 @@ def test_a_sweep_leaves_the_logits_alone():
 
 def test_torch_predictions_equal_numpy():
     for split in (make_split("val"), make_split("val", logits=False)):
-        for head in (split.head, split.head.rescaled(np.linspace(0.5, 2, 10)), LinearHead(split.head.weight[:, ::-1])):
+        for head in (
+            split.head,
+            RescaledHead(split.head, np.linspace(0.5, 2, 10)),
+            LinearHead(split.head.weight[:, ::-1]),
+        ):
             np.testing.assert_array_equal(predict(head, split, "cpu:0"), predict(head, split))
 
 
@@ -315,7 +322,9 @@ def test_grid_curve():
     correct = np.array([[True, False, True], [True, True, False], [True, True, True], [True, True, True]])
     curve = GridCurve("strength", [1.0, 0.1, 0.01, 0.001], correct, labels, None, 2)
     assert curve.best("all").value == 0.01, "the first of equals, in the order given"
-    assert curve.best("all", 0.05, 2).value == 0.1 or curve.best("all", 0.05, 2).value == 1.0
+    assert [row.all for row in curve.at([1.0, 0.1])] == [(1 / 2 + 1) / 2, (1 + 0) / 2]  # the mean over two classes
+    assert curve.best("all", 0.05, 2).value == 1.0
+    assert curve.best("all", 0.05, 0.5).value == 0.1
     assert curve.at([0.1])[0].all == pytest.approx(0.5)
     assert curve.to_frame().index.name == "strength"
     with pytest.raises(UsageError, match=r"strength 5 is not in the grid 1, 0\.1"):
@@ -325,7 +334,7 @@ def test_grid_curve():
 
 
 def test_selecting_by_an_empty_group_says_so():
-    with pytest.raises(DataError, match="--select medium is not defined here"):
+    with pytest.raises(DataError, match="select= medium is not defined here"):
         toy_curve().best("medium")
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import COUNTS, make_split
 
-from ltpost import DataError, FeatureSet, LinearHead, UsageError, tau_curve, tau_normalize
+from ltpost import DataError, FeatureSet, LinearHead, UsageError, tau_norm
+from ltpost.methods.tau_norm import GRID
 from ltpost.scores.predict import predict
 
 
@@ -18,6 +19,10 @@ def slow_tau_normalize(weight, tau):
 
 
 HEAD = make_split("val").head
+
+
+def tau_normalize(head, tau, bias="drop"):
+    return tau_norm(head, bias=bias).head(tau)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0, 1.7])
@@ -64,7 +69,7 @@ def test_permuting_classes_permutes_the_head():
 @pytest.mark.parametrize("logits", [True, False], ids=["stored logits", "from features"])
 def test_curve_equals_the_evaluated_head(bias, logits):
     split = make_split("val", logits=logits)
-    curve = tau_curve(split, bias=bias)
+    curve = tau_norm(split.head, bias=bias).curve(split)
     for tau in np.linspace(0, 2, 21):
         head = tau_normalize(split.head, tau, bias)
         plain = LinearHead(head.weight, head.bias)  # no short cut through stored logits
@@ -73,7 +78,9 @@ def test_curve_equals_the_evaluated_head(bias, logits):
 
 def test_kept_bias_is_a_grid():
     split = make_split("val")
-    curve = tau_curve(split, bias="keep", grid=[0.0, 0.5])
+    family = tau_norm(split.head, bias="keep")
+    curve = family.curve(split, grid=[0.0, 0.5])
+    assert any("the curve is not exact" in note for note in family.notes)
     head = tau_normalize(split.head, 0.5, "keep")
     np.testing.assert_allclose(head.weight, tau_normalize(split.head, 0.5).weight, rtol=1e-6)
     np.testing.assert_allclose(head.bias, split.head.bias, atol=1e-6)
@@ -85,16 +92,23 @@ def test_kept_bias_is_a_grid():
 def test_without_a_bias_all_three_agree():
     split = make_split("val", bias=False)
     for bias in ("scale", "keep"):
-        np.testing.assert_array_equal(tau_curve(split, bias=bias).low, tau_curve(split).low)
+        curves = [tau_norm(split.head, bias=which).curve(split) for which in (bias, "drop")]
+        np.testing.assert_array_equal(curves[0].low, curves[1].low)
 
 
 def test_errors():
     with pytest.raises(DataError, match="no row of 'head/weight' may be zero .* that of class 1 is"):
         tau_normalize(LinearHead(np.array([[1.0, 0.0], [0.0, 0.0]])), 0.5)
-    with pytest.raises(UsageError, match="--bias must be one of drop, scale, keep"):
+    with pytest.raises(UsageError, match="bias= must be one of drop, scale, keep, but is 'none'"):
         tau_normalize(HEAD, 0.5, "none")
     logits_only = FeatureSet(labels=np.array([0, 1]), logits=np.eye(2))
-    with pytest.raises(DataError, match="has no 'head/weight'"):
-        tau_curve(logits_only)
-    with pytest.raises(DataError, match="only logits are known"):
-        tau_normalize(logits_only.joint, 1.0)
+    with pytest.raises(UsageError, match="tnorm needs head=, classifier, but it is None"):
+        tau_norm(logits_only.head)
+    with pytest.raises(DataError, match="tau-normalization needs 'head/weight' .* only the logits .* are known"):
+        tau_norm(logits_only.joint)
+    with pytest.raises(UsageError, match="name the values of tau to try with grid="):
+        tau_norm(HEAD, bias="keep").curve(make_split("val"))
+
+
+def test_the_grid_is_that_of_the_paper():
+    assert tuple(k / 10 for k in range(21)) == GRID

@@ -7,24 +7,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from long_tail import long_tail
+from long_tail import crt_path, crt_sgd, long_tail, lws_path, lws_sgd, same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ltpost.data.tensors
 from ltpost import load
 from ltpost.data.features import FeatureSet
 from ltpost.data.tensors import AHEAD, read_ahead, training_features
-from ltpost.methods.crt import crt_path, crt_sgd
-from ltpost.methods.lws import lws_path, lws_sgd
 
 CPU = torch.device("cpu")
-QUIET = {"progress": False}
 FITS = {
-    "crt sgd": lambda train: crt_sgd(train, batch_size=16, **QUIET),
-    "crt sgd, bfloat16": lambda train: crt_sgd(train, batch_size=16, precision="bfloat16", **QUIET),
-    "lws sgd": lambda train: lws_sgd(train, batch_size=16, **QUIET),
-    "crt convex": lambda train: list(crt_path(train, strengths=(1.0, 0.1), **QUIET))[-1],
-    "lws convex": lambda train: list(lws_path(train, strengths=(1.0, 0.1), **QUIET))[-1],
+    "crt sgd": lambda train: crt_sgd(train, batch_size=16),
+    "crt sgd, bfloat16": lambda train: crt_sgd(train, batch_size=16, precision="bfloat16"),
+    "lws sgd": lambda train: lws_sgd(train, batch_size=16),
+    "crt convex": lambda train: crt_path(train, strengths=(1.0, 0.1))[-1],
+    "lws convex": lambda train: lws_path(train, strengths=(1.0, 0.1))[-1],
 }
 
 
@@ -40,7 +37,7 @@ def from_file(monkeypatch):
     """Rows stay in the file, and blocks are small enough for there to be several."""
     monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(ltpost.data.tensors.Matrix.blocks, "__defaults__", (150,))
-    monkeypatch.setattr(ltpost.methods.lws, "_BLOCK_ELEMENTS", 150)
+    monkeypatch.setattr("ltpost.fit.problems._SCALING_ELEMENTS", 150)
 
 
 @pytest.fixture
@@ -76,7 +73,7 @@ def test_reading_ahead_changes_no_bit(method, kind, tmp_path, from_file, ahead):
     expected = FITS[method](train)
     ahead(True)
     found = FITS[method](train)
-    assert found.same_as(expected)
+    assert same(found, expected)
     assert found.info == expected.info
 
 
@@ -241,7 +238,7 @@ def test_no_step_of_an_epoch_waits_for_the_device(fit):
     counts = []
     for batch_size in (4, 32, 128):
         with Syncs() as syncs:
-            fit(train, batch_size=batch_size, epochs=3, **QUIET)
+            fit(train, batch_size=batch_size, epochs=3)
         counts.append(syncs.count)
     assert counts[0] == counts[1] == counts[2]
     assert counts[0] >= 3  # the loss of every epoch: the counter counts

@@ -85,7 +85,7 @@ def selection_score(values: Array, select: str) -> Array:
         score = values[FIGURES.index(select)]
     if np.isnan(score).any():
         raise DataError(
-            f"--select {select} is not defined here: the split has no class of that group, or class_counts are missing"
+            f"select= {select} is not defined here: the split has no class of that group, or class_counts are missing"
         )
     return score
 

@@ -3,8 +3,9 @@ import pytest
 from long_tail import long_tail
 from slow_reference import slow_class_probability
 
+from ltpost.data.tensors import few_of_each
 from ltpost.errors import DataError, UsageError
-from ltpost.fit.sampling import SAMPLERS, Sampler, class_probabilities, few_of_each, rows_per_class
+from ltpost.fit.sampling import SAMPLERS, Sampler, class_probabilities, rows_per_class
 
 COUNTS = np.array([50, 20, 7, 1])
 LABELS = np.repeat(np.arange(4), COUNTS)[np.random.default_rng(0).permutation(78)]
@@ -62,7 +63,7 @@ def test_seed_decides():
 
 
 def test_unknown_sampler():
-    with pytest.raises(UsageError, match="sampler must be one of instance, .* but is 'even'"):
+    with pytest.raises(UsageError, match="sampler= must be one of instance, .* but is 'even'"):
         class_probabilities("even", COUNTS)
 
 

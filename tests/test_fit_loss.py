@@ -3,7 +3,8 @@ import pytest
 import torch
 from slow_reference import slow_balanced_loss, slow_cross_entropy
 
-from ltpost.fit.losses import balanced_row_weights, cross_entropy_
+from ltpost.fit.loss import cross_entropy_
+from ltpost.fit.sampling import row_weights
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (7, 4))
@@ -41,7 +42,7 @@ def test_huge_logits_do_not_overflow():
 
 
 def test_weights_give_the_mean_over_classes_of_the_mean_loss():
-    weights = balanced_row_weights(LABELS, np.bincount(LABELS))
+    weights = row_weights(LABELS, np.bincount(LABELS))
     assert weights.sum() == pytest.approx(1)
     loss = cross_entropy_(torch.tensor(LOGITS), torch.from_numpy(LABELS), torch.tensor(weights))
     assert float(loss) == pytest.approx(slow_balanced_loss(LOGITS, LABELS, 4), rel=1e-12)

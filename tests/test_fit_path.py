@@ -10,7 +10,9 @@ from long_tail import long_tail
 
 from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
-from ltpost.fit.optim import Curvature, Recipe, convex_path, lbfgs, published_recipe
+from ltpost.fit.lbfgs import Curvature, lbfgs
+from ltpost.fit.options import HeadFit, Recipe
+from ltpost.fit.path import convex_path
 
 MATRIX = torch.tensor(np.diag(np.geomspace(1, 1e4, 30)))
 TARGET = torch.linspace(-1, 1, 30, dtype=torch.float64)
@@ -98,7 +100,7 @@ class Well:
     def penalised(self, step):
         return step.clone()
 
-    def look_around(self, theta):
+    def refresh(self, theta):
         return 0.25
 
     def precondition(self, gradient):
@@ -111,7 +113,7 @@ class Well:
 @pytest.mark.parametrize(("strengths", "followed"), [((10.0, 3.0, 1.0), True), ((10.0, 9.99, 1e-3), False)])
 def test_a_path_tries_what_its_last_two_solutions_point_to(strengths, followed):
     problem = Well()
-    (first, _), (second, _), (third, info) = convex_path(problem, strengths, 1e-9, method="well", progress=False)
+    (first, _), (second, _), (third, info) = convex_path(problem, strengths, 1e-9, description="well", progress=False)
     tried = [theta for strength, theta in problem.tried if strength == strengths[2]]
     ratio = np.log(strengths[2] / strengths[1]) / np.log(strengths[1] / strengths[0])
     np.testing.assert_allclose(tried[0], second + ratio * (second - first), rtol=1e-12)
@@ -123,7 +125,7 @@ def test_a_path_tries_what_its_last_two_solutions_point_to(strengths, followed):
 
 def test_a_solution_that_stays_one_is_not_predicted():
     problem = Well()
-    *_, (_, info) = convex_path(problem, [10.0, 3.0, 3.0 - 1e-9], 1e-6, method="well", progress=False)
+    *_, (_, info) = convex_path(problem, [10.0, 3.0, 3.0 - 1e-9], 1e-6, description="well", progress=False)
     assert (info["passes"], info["converged"]) == (0, True)
 
 
@@ -131,8 +133,12 @@ def test_a_solution_that_stays_one_is_not_predicted():
     ("field", "value"), [("learning_rate", 0.0), ("batch_size", 0), ("epochs", -1), ("weight_decay", -1.0)]
 )
 def test_impossible_recipes(field, value):
-    with pytest.raises(UsageError, match=f"{field} must .* but is {value}"):
+    with pytest.raises(UsageError, match=f"{field}= must .* but is {value}"):
         Recipe(**{"learning_rate": 0.1, "weight_decay": 0.0, "batch_size": 2, "epochs": 1, field: value})
+
+
+def published_recipe(train, **given):
+    return HeadFit(**given).recipe(train)
 
 
 def test_published_recipes():
@@ -160,8 +166,8 @@ def test_views_are_not_counted_as_samples():
 def test_sgd_imports_no_compiler():
     """torch.optim's classes do, which takes longer than many a fit."""
     code = (
-        "import sys; from long_tail import long_tail; from ltpost.methods.crt import crt_sgd\n"
-        "crt_sgd(long_tail(), progress=False); assert 'torch._dynamo' not in sys.modules"
+        "import sys; from long_tail import long_tail; import ltpost\n"
+        "ltpost.crt(long_tail(), solver='sgd', progress=False); assert 'torch._dynamo' not in sys.modules"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})

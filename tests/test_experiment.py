@@ -2,11 +2,24 @@ import json
 
 import numpy as np
 import pytest
-from conftest import COUNTS, SHARED, make_split, needs_shared_data
+from conftest import SHARED, make_split, needs_shared_data
 
-from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, UsageError, compare, evaluate
-from ltpost.experiment import METHODS, compare_report
+from ltpost import (
+    DataError,
+    Experiment,
+    FeatureFolder,
+    FeatureSet,
+    LinearHead,
+    UsageError,
+    compare,
+    evaluate,
+    load_head,
+    methods,
+)
+from ltpost.experiment import compare_report
 from ltpost.scores.metrics import FIGURES
+
+METHODS = methods.all_keys()
 
 
 def test_chosen_on_val_reported_on_test(folder):
@@ -35,7 +48,7 @@ def test_val_only_is_cross_fitted_and_says_so(folder):
 
 def test_test_only_needs_oracle_and_says_so(folder):
     (folder / "val.h5").unlink()
-    with pytest.raises(DataError, match=r"has no val.h5 to choose on; .* pass --oracle"):
+    with pytest.raises(DataError, match=r"has no val.h5 to choose on; .* pass oracle=True"):
         Experiment(folder)
     outcome = Experiment(folder, oracle=True).run("tnorm")
     assert outcome.selected_on == "test (oracle)"
@@ -104,7 +117,7 @@ def test_an_empty_group_is_null_in_json_and_a_dash_in_text(tmp_path):
     outcome = Experiment(tmp_path).run("tnorm")
     assert outcome.as_dict()["results"]["test"]["tnorm"]["few"] is None
     assert "–" in str(outcome)
-    with pytest.raises(DataError, match="--select few is not defined here"):
+    with pytest.raises(DataError, match="select= few is not defined here"):
         Experiment(tmp_path, select="few").run("tnorm")
 
 
@@ -138,7 +151,7 @@ def test_methods_that_need_something_say_what(tmp_path):
     }.items():
         with pytest.raises(DataError, match=message):
             experiment.run(method)
-    with pytest.raises(UsageError, match="must be one of tnorm, la, mla, ncm, lws, crt, but is 'svm'"):
+    with pytest.raises(UsageError, match="must be one of tnorm, la, mla, ncm, lws, crt.*, but is 'svm'"):
         experiment.run("svm")
 
 
@@ -167,39 +180,110 @@ def test_compare_is_one_table_of_every_method(folder):
     assert str(report).count("joint") == 2
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method(folder, tmp_path, method):
-    """What holds for all: shapes, an untouched input, the same answer twice, a head that evaluates alike when read."""
-    files = {split: (folder / f"{split}.h5").read_bytes() for split in ("train", "val", "test")}
-    outcome, again = Experiment(folder).run(method), Experiment(folder).run(method)
-    assert {split: (folder / f"{split}.h5").read_bytes() for split in files} == files
-    assert outcome.head.weight.shape == (10, 16)
-    assert outcome.head.weight.dtype == np.float32
-    np.testing.assert_array_equal(outcome.head.weight, again.head.weight)
-    assert outcome.signature == again.signature
-    assert f"method:{method}" in outcome.signature
-    saved = LinearHead.load(outcome.save_head(tmp_path / "h.safetensors"))
-    assert saved.info["signature"] == outcome.signature
+# -- what a caller may get wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("la", {"foo": 1}, "^foo= is no option of la; it has none$"),
+        ("tnorm", {"foo": 1}, "^foo= is no option of tnorm; it has bias$"),
+        ("tnorm", {"bias": "none"}, "^bias= must be one of drop, scale, keep, but is 'none'$"),
+        ("crt", {"epoch": 1}, "^epoch= is no option of crt; it has solver, strengths, .* epochs and precision$"),
+        ("ncm", {"grid": (0.0, 1.0)}, "^grid= is no option of ncm; it has metric$"),
+        ("crt", {"grid": (0.0, 1.0)}, "^grid= is no option of crt; it has solver, strengths"),
+        ("tnrom", {}, "^the method must be one of tnorm, la, .* but is 'tnrom'; did you mean tnorm\\?$"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_a_usage_error_that_lists_what_does(folder, method, options, message):
+    with pytest.raises(UsageError, match=message):
+        Experiment(folder).run(method, **options)
+
+
+def test_options_for_a_method_that_does_not_run_are_a_usage_error(folder):
+    experiment = Experiment(folder)
+    with pytest.raises(UsageError, match=r"^tnrom= gives options for 'tnrom', .* did you mean tnorm\?$"):
+        compare(experiment, ["tnorm"], tnrom={"bias": "keep"})
+    with pytest.raises(UsageError, match=r"not among the methods that are run; these are tnorm and la$"):
+        compare(experiment, ["tnorm", "la"], crt={"solver": "sgd"})
+    with pytest.raises(UsageError, match="^bais= is no option of tnorm"):
+        compare(experiment, ["tnorm"], tnorm={"bais": "keep"})
+
+
+def test_compare_gives_each_method_its_options(folder):
+    outcomes = compare(Experiment(folder), ["tnorm", "ncm"], tnorm={"bias": "scale"}, ncm={"metric": "cl2n"})
+    assert [outcome.params.get("bias", outcome.params.get("metric")) for outcome in outcomes] == ["scale", "cl2n"]
+
+
+def test_a_method_that_is_not_linear_is_compared_and_saved(folder, tmp_path):
+    outcomes = compare(Experiment(folder), ["la", "ncm"], ncm={"metric": "cl2n"})
     test = FeatureFolder(folder)["test"]
-    assert evaluate(saved, test).figures.all == pytest.approx(outcome.results[1].figures.all, abs=0.004)
+    for outcome in outcomes:
+        saved = load_head(outcome.save_head(tmp_path / f"{outcome.method}.safetensors"))
+        assert evaluate(saved, test).figures == outcome.results[1].figures
+    assert [row.name for row in compare_report(outcomes).results if row.split == "test"] == ["joint", "la", "ncm"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_permuting_classes_changes_no_figure(tmp_path, method):
-    order = np.random.default_rng(0).permutation(10)
-    rank = np.argsort(order)
-    for split in ("train", "val", "test"):
-        one = make_split(split)
-        one.save(tmp_path / "plain" / f"{split}.h5")
-        head = LinearHead(one.head.weight[order], one.head.bias[order])
-        FeatureSet(one.features, rank[one.labels], head=head, class_counts=COUNTS[order], split=split).save(
-            tmp_path / "permuted" / f"{split}.h5"
-        )
-    options = {"solver": "convex"} if method == "lws" else {}
-    plain = Experiment(tmp_path / "plain").run(method, **options).results[1]
-    permuted = Experiment(tmp_path / "permuted").run(method, **options).results[1]
-    np.testing.assert_allclose(plain.per_class[order], permuted.per_class, atol=0.05)
-    assert plain.figures.all == pytest.approx(permuted.figures.all, abs=0.01)
+def test_a_method_is_an_object_too(folder):
+    experiment = Experiment(folder)
+    by_key, by_object = experiment.run("la"), experiment.run(methods.get("la"))
+    assert by_key.signature == by_object.signature
+    assert by_key.results[1].figures == by_object.results[1].figures
+
+
+def test_every_option_of_a_fit_is_in_the_signature(folder):
+    """Two different heads never have equal signatures."""
+    experiment = Experiment(folder)
+    plain = experiment.run("crt").signature
+    for options, shown in (
+        ({"tolerance": 0.3}, "tolerance:0.3"),
+        ({"strengths": (1.0, 0.5)}, "strengths:1,0.5"),
+        ({"sampler": "square-root"}, "sampler:square-root"),
+        ({"solver": "sgd", "epochs": 1, "learning_rate": 0.5}, "learning_rate:0.5"),
+        ({"solver": "sgd", "epochs": 1, "precision": "bfloat16"}, "precision:bfloat16"),
+    ):
+        signature = experiment.run("crt", **options).signature
+        assert signature != plain
+        assert f"|{shown}|" in signature
+    assert "|strengths:1,0.3,0.1,0.03,0.01,0.003,0.001|" in plain
+    assert "|tolerance:0.0001|" in plain
+
+
+@pytest.fixture
+def fake_device(monkeypatch):
+    """A device "fake", which computes as the CPU does and notes what it was asked for."""
+    from ltpost.data import tensors
+    from ltpost.fit import solve
+    from ltpost.scores import on_device
+
+    asked, real = [], tensors.find_device
+
+    def find_device(name):
+        asked.append(name)
+        return real("cpu" if name == "fake" else name)
+
+    for module in (tensors, solve, on_device):
+        monkeypatch.setattr(module, "find_device", find_device)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("tnorm", {}), ("tnorm", {"bias": "keep"}), ("la", {}), ("crt", {}), ("lws", {}), ("ncm", {})],
+)
+def test_the_device_is_used_wherever_scores_are_computed(folder, fake_device, method, options):
+    """Curves, exact ones and those of several heads, fits and figures."""
+    plain = Experiment(folder).run(method, **options)
+    assert set(fake_device) <= {"cpu"}
+    fake_device.clear()
+    outcome = Experiment(folder, device="fake").run(method, **options)
+    assert set(fake_device) == {"fake"}
+    per_curve = 0 if plain.curve is None else len(plain.grid) if plain.curve.is_tabulated else 1
+    fits = method in ("crt", "lws")
+    reported = [row for row in outcome.results if "cross-fitted" not in row.detail]
+    assert len(fake_device) == per_curve + fits + len(reported)
+    for mine, other in zip(outcome.results, plain.results, strict=True):
+        assert mine.figures.all == pytest.approx(other.figures.all, abs=0.004)
 
 
 # -- real features -----------------------------------------------------------------------------------------------------
