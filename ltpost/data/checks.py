@@ -17,6 +17,7 @@ from ltpost.heads import Array, Key, LinearHead
 from ltpost.heads.linear import sum_is_finite
 
 _SPOT_CHECK_ROWS = 64
+FINITE = "'{}' must be finite as float32, but holds NaN, infinity or a larger number"
 
 
 def require(name: str, holds: bool | np.bool_, requirement: str) -> None:
@@ -46,6 +47,7 @@ def matrix(name: str, key: str, value: Any) -> Rows | None:
     columns = "D" if key == "features" else "C"
     require(name, len(rows.shape) == 2, f"'{key}' must have shape (N, {columns}), but has {rows.shape}")
     require(name, rows.dtype.kind == "f", f"'{key}' must be floating point, but is {rows.dtype}")
+    require(name, rows.shape[1] > 0, f"'{key}' must have columns, but has shape {rows.shape}")
     return rows
 
 
@@ -65,6 +67,7 @@ def one_number_of_classes(name: str, sizes: Mapping[str, int | None]) -> int | N
     known = {key: size for key, size in sizes.items() if size is not None}
     listed = ", ".join(f"'{key}' has {size}" for key, size in known.items())
     require(name, len(set(known.values())) <= 1, f"the number of classes C must be one, but differs: {listed}")
+    require(name, 0 not in known.values(), f"there must be classes, but {listed}")
     return next(iter(known.values()), None)
 
 
@@ -92,6 +95,12 @@ def counts_are_possible(name: str, class_counts: NDArray[np.int64], counted: NDA
         )
 
 
+def head_is_finite(name: str, head: LinearHead) -> None:
+    """No weight and no bias is NaN or infinite."""
+    for key, values in (("weight", head.weight), ("bias", head.bias)):
+        require(name, values is None or is_finite(values), FINITE.format(f"head/{key}"))
+
+
 def head_gives_logits(name: str, head: LinearHead, features: Rows, logits: Rows | None) -> None:
     """Shapes, and on some rows that features @ weight.T + bias gives the stored logits."""
     require(
@@ -107,7 +116,7 @@ def head_gives_logits(name: str, head: LinearHead, features: Rows, logits: Rows 
     finite(name, "logits", stored, rows)
     difference = np.abs(head.logits(block) - stored).max(axis=1)
     allowed = 0.03 * np.maximum(1.0, np.abs(stored).max(axis=1))  # bfloat16 logits are within 1 %
-    bad = np.flatnonzero(difference > allowed)
+    bad = np.flatnonzero(~(difference <= allowed))  # NaN is bad
     require(
         name,
         len(bad) == 0,
@@ -145,13 +154,24 @@ def experts_fit(
 
 def finite(name: str, key: str, block: Array, rows: Key) -> None:
     """No value of a block is NaN or infinite; ``rows`` says which rows they are."""
-    if sum_is_finite(block) or np.isfinite(block).all():
+    if sum_is_finite(block) or is_finite(block):
         return
-    row = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+    with np.errstate(over="ignore"):
+        single = block.astype(np.float32)
+    row = int(np.flatnonzero(~np.isfinite(single).all(axis=1))[0])
     number = (rows.start or 0) + row if isinstance(rows, slice) else int(rows[row])
     what = "NaN" if np.isnan(block[row]).any() else "infinity"
+    if np.isfinite(block[row]).all():
+        what = "a number beyond float32"
     require(
         name,
         False,
         f"'{key}' must be finite, but row {number} holds {what}; mark such rows in 'valid' or extract them again",
     )
+
+
+def is_finite(block: Array) -> bool:
+    """Whether all values are numbers within the range of float32, in which heads compute."""
+    if block.dtype.itemsize <= 4:
+        return bool(np.isfinite(block).all())
+    return bool((np.abs(block) <= np.finfo(np.float32).max).all())

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ltpost.data import checks, write
 from ltpost.data.experts import expert_columns, weight_of_expert
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
-from ltpost.data.rows import BLOCK_ELEMENTS, Rows, parts
+from ltpost.data.rows import BLOCK_ELEMENTS, Rows, decoded, parts
 from ltpost.errors import DataError
 from ltpost.heads import Array, JointHead, Key, LinearHead
 from ltpost.heads.blocks import score_blocks
+from ltpost.output import replacing
 
 
 class FeatureSet:
@@ -72,6 +73,8 @@ class FeatureSet:
         self.logits_are_finite = False
         self.head, self.class_names = head, class_names
         self.num_experts = int(self.attrs.get("experts", 1))
+        if head is not None:
+            checks.head_is_finite(name, head)
         self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
         checks.require(
             name, features is not None or logits is not None, "'features' (N, D) or 'logits' (N, C) is required"
@@ -154,7 +157,7 @@ class FeatureSet:
         """Where each row came from, relative to the data root."""
         if self._paths is None:
             return None
-        return [path.decode() if isinstance(path, bytes) else str(path) for path in self._paths[:]]
+        return [decoded(path) for path in self._paths[:]]
 
     @property
     def joint(self) -> LinearHead | JointHead:
@@ -326,27 +329,28 @@ class FeatureSet:
         paths = self.paths
         if paths is not None:
             datasets["paths"] = ((len(self),), write.TEXT)
-        partial = write.start_file(
-            target,
-            self.labels,
-            datasets,
-            head=self.head,
-            expert_bias=self.expert_bias,
-            class_counts=self.class_counts,
-            class_names=self.class_names,
-            attrs={**self.attrs, "split": self.split or target.stem},
-        )
-        with write.open_partial(partial) as file:
-            for key, rows in (("features", self._features), ("logits", self._logits)):
-                if rows is not None:
-                    for part, index in parts(len(self), self.block_rows()):
-                        file[key][part] = rows[index].astype(datasets[key][1], copy=False)
-            for key in ("sample", "view"):
-                if key in datasets:
-                    file[key][:] = getattr(self, key)
-            if paths is not None:
-                file["paths"][:] = paths
-        write.finish_file(partial, target)
+        with replacing(target) as partial:
+            write.create_file(
+                partial,
+                self.labels,
+                datasets,
+                head=self.head,
+                expert_bias=self.expert_bias,
+                class_counts=self.class_counts,
+                class_names=self.class_names,
+                attrs={**self.attrs, "split": self.split or target.stem},
+            )
+            with write.open_checked(partial, "r+") as file:
+                for key, rows in (("features", self._features), ("logits", self._logits)):
+                    if rows is not None:
+                        for part, index in parts(len(self), self.block_rows()):
+                            file[key][part] = rows[index].astype(datasets[key][1], copy=False)
+                for key in ("sample", "view"):
+                    if key in datasets:
+                        file[key][:] = getattr(self, key)
+                if paths is not None:
+                    file["paths"][:] = paths
+                file.attrs["state"] = "complete"
         return target
 
     # -- details ------------------------------------------------------------------------------------------------------
@@ -365,7 +369,7 @@ class FeatureSet:
 
     @staticmethod
     def _plain(rows: Rows) -> Any:
-        if rows.index is None and isinstance(rows.source, np.ndarray):
+        if rows.index is None and isinstance(rows.source, np.ndarray) and rows.source.dtype.isnative:
             return rows.source if rows.columns is None else rows.source[:, rows.columns]
         return rows
 

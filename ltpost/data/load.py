@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 
 from ltpost._version import __version__
+from ltpost.data import checks
 from ltpost.data.features import FeatureSet
-from ltpost.data.rows import StoredDataset
+from ltpost.data.hdf5 import File
+from ltpost.data.rows import decoded
 from ltpost.data.write import FORMAT, FORMAT_VERSION, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
+
+#: root attributes that are read; others are left alone
+ATTRIBUTES = (
+    "format", "format_version", "state", "split", "arch", "checkpoint", "checkpoint_sha256", "model_sha256", "head_key",
+    "head_scale", "layout", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert", "experts",
+    "shard", "ltpost_version", "torch_version", "created",
+)  # fmt: skip
 
 
 def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
@@ -33,14 +40,7 @@ def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
     source = Path(path)
     if not source.is_file():
         raise DataError(f"{source}: no such feature file{_near(source)}")
-    try:
-        file = h5py.File(source, "r", locking="best-effort")
-    except BlockingIOError:
-        raise DataError(f"{source}: another process is writing this file; wait until it has finished") from None
-    except OSError as error:
-        reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
-        raise DataError(f"{source}: {reason}; write it again with ltpost extract") from None
-    with file:
+    with File(source) as file:
         return _read(source, file, part)
 
 
@@ -54,50 +54,44 @@ def _near(source: Path) -> str:
     return "; write one with ltpost extract, or name the folder with --features"
 
 
-def _read(source: Path, file: h5py.File, part: bool) -> FeatureSet:
-    attrs = {key: _scalar(value) for key, value in file.attrs.items()}
-    if attrs.get("format", FORMAT) != FORMAT:
-        raise DataError(f"{source}: attribute 'format' must be '{FORMAT}', but is '{attrs['format']}'")
+def _read(source: Path, file: File, part: bool) -> FeatureSet:
+    attrs = {name: value for name in ATTRIBUTES if (value := file.attribute(name)) is not None}
+
+    def require(holds: bool, requirement: str) -> None:
+        checks.require(str(source), holds, requirement)
+
+    for name in ("format_version", "experts"):
+        value = attrs.get(name, 1)
+        require(
+            not isinstance(value, str) and value == int(value) >= 1,
+            f"attribute '{name}' must be a whole number from 1 on, but is {value!r}",
+        )
+        attrs.update({name: int(value)} if name in attrs else {})
+    form, state = attrs.get("format", FORMAT), attrs.get("state", "complete")
     version = attrs.get("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise DataError(
-            f"{source}: has format_version {version}, and this ltpost {__version__} reads up to {FORMAT_VERSION}; "
-            "upgrade with pip install -U ltpost"
-        )
-    if attrs.get("state", "complete") != "complete":
-        raise DataError(
-            f"{source}: attribute 'state' is '{attrs['state']}', the extraction did not finish; run it again"
-        )
-    for key in ("features", "logits", "labels", "head/weight", "head/bias", "class_counts"):
-        if key in file and not isinstance(file[key], h5py.Dataset):
-            raise DataError(f"{source}: '{key}' must be a dataset, but is a group")
-    weight, bias = _array(file, "head/weight"), _array(file, "head/bias")
-    if bias is not None and weight is None:
-        raise DataError(f"{source}: has 'head/bias' but no 'head/weight' (C, D)")
-    head = None
-    if weight is not None:
-        for key, value in (("head/weight", weight), ("head/bias", bias)):
-            if value is not None and value.dtype.kind != "f":
-                raise DataError(f"{source}: '{key}' must be floating point, but is {value.dtype}")
-            if value is not None and not np.isfinite(value).all():
-                raise DataError(f"{source}: '{key}' must be finite, but holds NaN or infinity")
-        try:
-            head = LinearHead(weight, bias)
-        except DataError as error:
-            raise DataError(f"{source}: {error}") from None
-    names = _array(file, "class_names")
+    require(form == FORMAT, f"attribute 'format' must be '{FORMAT}', but is {form!r}")
+    require(
+        version <= FORMAT_VERSION,
+        f"has format_version {version}, and this ltpost {__version__} reads up to {FORMAT_VERSION}; "
+        "upgrade with pip install -U ltpost",
+    )
+    require(state == "complete", f"attribute 'state' is '{state}', the extraction did not finish; run it again")
+    names, paths = file.values("class_names"), file.stored("paths")
+    for key, column in (("class_names", names), ("paths", paths)):
+        of_text = column is None or (len(column.shape) == 1 and column.dtype.kind in "SO")
+        require(of_text, f"'{key}' must be a column of text")
     return FeatureSet(
-        _stored(source, file, "features"),
-        _array(file, "labels"),
-        logits=_stored(source, file, "logits"),
-        head=head,
-        class_counts=_array(file, "class_counts"),
-        class_names=None if names is None else [_text(name) for name in names],
-        paths=_stored(source, file, "paths"),
-        sample=_array(file, "sample"),
-        view=_array(file, "view"),
-        valid=_array(file, "valid"),
-        expert_bias=_array(file, "head/expert_bias"),
+        file.stored("features"),
+        file.values("labels"),
+        logits=file.stored("logits"),
+        head=_head(source, file),
+        class_counts=file.values("class_counts"),
+        class_names=None if names is None else [decoded(name) for name in names],
+        paths=paths,
+        sample=file.values("sample"),
+        view=file.values("view"),
+        valid=file.values("valid"),
+        expert_bias=_floats(source, file, "head/expert_bias"),
         split=str(attrs.get("split", source.stem)),
         part=part or "shard" in attrs,
         attrs=attrs,
@@ -105,25 +99,24 @@ def _read(source: Path, file: h5py.File, part: bool) -> FeatureSet:
     )
 
 
-def _array(file: h5py.File, key: str) -> Array | None:
-    return np.asarray(file[key][()]) if key in file else None
-
-
-def _stored(source: Path, file: h5py.File, key: str) -> Any:
-    """A memory map of a contiguous dataset, else something that reads it when indexed."""
-    if key not in file:
+def _head(source: Path, file: File) -> LinearHead | None:
+    """The joint classifier, where it is stored."""
+    weight, bias = _floats(source, file, "head/weight"), _floats(source, file, "head/bias")
+    if weight is None:
+        checks.require(str(source), bias is None, "has 'head/bias' but no 'head/weight' (C, D)")
         return None
-    dataset = file[key]
-    if dataset.ndim == 0 or dataset.dtype.hasobject or dataset.id.get_offset() is None:
-        return np.empty(dataset.shape, dataset.dtype) if dataset.size == 0 else StoredDataset(source, dataset)
-    return np.memmap(source, dataset.dtype, "r", offset=dataset.id.get_offset(), shape=dataset.shape)
+    try:
+        return LinearHead(weight, bias)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
 
 
-def _scalar(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _floats(source: Path, file: File, key: str) -> Array | None:
+    """A dataset as float32, finite."""
+    value = file.values(key)
+    if value is None:
+        return None
+    name = str(source)
+    checks.require(name, value.dtype.kind == "f", f"'{key}' must be floating point, but is {value.dtype}")
+    checks.require(name, checks.is_finite(value), checks.FINITE.format(key))
+    return value.astype(np.float32)

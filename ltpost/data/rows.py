@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.errors import DataError
 from ltpost.heads import Array, Key
 
 BLOCK_ELEMENTS = 2**22  # of the widest of features and logits: 16 MiB as float32
@@ -32,13 +33,15 @@ class Rows:
         self.source, self.index, self.columns = source, index, columns
         width = source.shape[1:] if columns is None else (columns.stop - columns.start,)
         self.shape: tuple[int, ...] = (len(source) if index is None else len(index), *width)
-        self.dtype: np.dtype[Any] = source.dtype
+        #: of what is read; another byte order than the machine's is turned round
+        self.dtype: np.dtype[Any] = source.dtype.newbyteorder("=")
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Array:
         result: Array = self.source[key if self.index is None else self.index[key]]
+        result = result.astype(self.dtype, copy=False)
         return result if self.columns is None else result[:, self.columns]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -50,7 +53,8 @@ class Rows:
         plain = self.columns is None and self.source.dtype == out.dtype
         if plain and isinstance(self.source, np.ndarray) and isinstance(index, np.ndarray):
             return np.take(self.source, index, axis=0, out=out, mode="clip")
-        out[...] = self[rows]
+        with np.errstate(over="ignore"):  # what float32 does not hold is infinity, which is not finite
+            out[...] = self[rows]
         return out
 
     def subset(self, rows: NDArray[np.int64]) -> Rows:
@@ -70,16 +74,28 @@ class StoredDataset:
         return int(self.shape[0])
 
     def __getitem__(self, key: Any) -> Array:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (
-                os.getpid(),
-                h5py.File(self.path, "r", locking="best-effort")[self.name],
-            )
-        dataset = self._opened[1]
-        if isinstance(key, slice):
-            return np.asarray(dataset[key])
-        distinct, inverse = np.unique(np.asarray(key), return_inverse=True)  # h5py wants increasing indices
-        return np.asarray(dataset[distinct])[inverse]
+        try:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = (os.getpid(), h5py.File(self.path, "r", locking="best-effort")[self.name])
+            dataset = self._opened[1]
+            if isinstance(key, slice):
+                return np.asarray(dataset[key])
+            distinct, inverse = np.unique(np.asarray(key), return_inverse=True)  # h5py wants increasing indices
+            return np.asarray(dataset[distinct])[inverse]
+        except (OSError, RuntimeError, KeyError, MemoryError) as error:
+            raise DataError(damaged(self.path, f"'{self.name.lstrip('/')}'", error)) from None
+
+
+def damaged(path: Path, what: str, error: BaseException) -> str:
+    """The sentence for an error of h5py."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{path}: {what} cannot be read ({reason[:200]}); the file is damaged, write it again"
+
+
+def decoded(value: Any) -> str:
+    """Text of any encoding as str; what is not UTF-8 is shown as \\x.."""
+    raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def parts(total: int, size: int, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[slice, Key]]:

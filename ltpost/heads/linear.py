@@ -38,8 +38,9 @@ class LinearHead(Saved):
             raise DataError(f"head weight must have shape (C, D), but has {weight.shape}")
         if bias is not None and bias.shape != weight.shape[:1]:
             raise DataError(f"head bias must have shape ({weight.shape[0]},) like the weight, but has {bias.shape}")
-        self.weight: Array = np.asarray(weight, dtype=np.float32)
-        self.bias: Array | None = None if bias is None else np.asarray(bias, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 does not hold is infinity, which is refused where it is used
+            self.weight: Array = np.asarray(weight, dtype=np.float32)
+            self.bias: Array | None = None if bias is None else np.asarray(bias, dtype=np.float32)
         self.info: dict[str, Any] = dict(info or {})
 
     @property

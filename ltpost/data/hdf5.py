@@ -1,0 +1,260 @@
+"""Reading an HDF5 file that may be damaged, or made to do harm.
+
+Only what is asked for is read, by name; nothing outside of the file is; and every error of the library is a DataError
+of one sentence. What this module does not do: know what a feature file holds (``load``).
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ltpost.data.rows import StoredDataset, damaged, decoded
+from ltpost.errors import DataError
+from ltpost.heads import Array
+
+_MOST_LINKS = 16
+_HEAP = b"GCOL\x01\x00\x00\x00"  # a global heap, which holds texts: signature, version, three zeros
+#: what h5py raises for a damaged file
+_LIBRARY_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
+#: types of attributes
+_SIMPLE = (h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
+_LARGE = 2**20  # bytes of a dataset that are not searched for heaps
+
+
+class File:
+    """An open file; close it, or use ``with``.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with path.open("rb"):
+                self._file = h5py.File(path, "r", locking="best-effort")
+        except BlockingIOError:
+            raise DataError(f"{path}: another process is writing this file; wait until it has finished") from None
+        except PermissionError as error:
+            raise DataError(f"{path}: cannot be opened ({error.strerror or error})") from None
+        except _LIBRARY_ERRORS as error:
+            reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
+            raise DataError(f"{path}: {reason}; write it again with ltpost extract") from None
+        self._heaps_are_sound = False
+
+    def attribute(self, name: str) -> Any:
+        """One root attribute as a Python number or str; None where there is none.
+
+        Raises:
+            DataError: it has no value or several, or cannot be read.
+        """
+        with self._said(f"attribute '{name}'"):
+            if not h5py.h5a.exists(self._file.id, name.encode()):
+                return None
+            stored = h5py.h5a.open(self._file.id, name.encode())
+            shape, kind = stored.shape, stored.get_type()
+        self._require(shape is not None and math.prod(shape) == 1, f"attribute '{name}' must be one value")
+        self._require(
+            isinstance(kind, _SIMPLE),
+            f"attribute '{name}' must be text or a number",
+        )
+        if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+            self._check_heaps()
+        with self._said(f"attribute '{name}'"):
+            value = np.asarray(self._file.attrs[name]).reshape(-1)[0]
+        return decoded(value) if isinstance(value, (str, bytes)) else value.item()
+
+    def dataset(self, key: str) -> h5py.Dataset | None:
+        """A dataset whose values all lie in this file, unread; None where there is none.
+
+        Raises:
+            DataError: there is something else of that name.
+        """
+        with self._said(f"'{key}'"):
+            found = self._find(self._file, key, key, 0)
+        if found is None:
+            return None
+        self._require(isinstance(found, h5py.Dataset), f"'{key}' must be a dataset, but is a group or a type")
+        with self._said(f"'{key}'"):
+            shape, dtype, external, virtual = found.shape, found.dtype, found.external, found.is_virtual
+        self._require(shape is not None, f"'{key}' must hold values, but is empty")
+        self._require(
+            not external, f"'{key}' keeps its values in another file (external storage); copy them into this one"
+        )
+        self._require(
+            not virtual, f"'{key}' takes its values from other datasets (a virtual dataset); copy them into this file"
+        )
+        self._require(
+            dtype.kind in "iufbSO" and dtype.names is None and dtype.subdtype is None,
+            f"'{key}' must hold numbers or text, but holds {dtype}",
+        )
+        with self._said(f"'{key}'"):
+            written, wanted = _written(found)
+        self._require(
+            written >= wanted,
+            f"'{key}' must be written in full, but only {written:,} of {wanted:,} "
+            f"{'bytes' if found.chunks is None else 'chunks'} are in the file",
+        )
+        if dtype.hasobject:
+            self._require(h5py.check_string_dtype(dtype) is not None, f"'{key}' must hold numbers or text")
+            self._check_heaps()
+        return found
+
+    def values(self, key: str) -> Array | None:
+        """All values of a dataset in memory; None where there is none."""
+        dataset = self.dataset(key)
+        if dataset is None:
+            return None
+        with self._said(f"'{key}'"):
+            return np.asarray(dataset[()])
+
+    def stored(self, key: str) -> Any:
+        """A memory map of a contiguous dataset, else something that reads it when indexed; None where there is none."""
+        dataset = self.dataset(key)
+        if dataset is None:
+            return None
+        with self._said(f"'{key}'"):
+            shape, dtype, place = dataset.shape, dataset.dtype, dataset.id.get_offset()
+            if dataset.size == 0:
+                return np.empty(shape, dtype)
+            rows = StoredDataset(self.path, dataset)
+            if place is None or not shape or dtype.hasobject or not _is_plain(dataset):
+                return rows
+            end, size = place + dataset.size * dtype.itemsize, self.path.stat().st_size
+            self._require(end <= size, f"is cut off: '{key}' ends at byte {end:,}, the file at {size:,}")
+            mapped = np.memmap(self.path, dtype, "r", offset=place, shape=shape)
+            ends = slice(0, None, max(1, shape[0] - 1))  # a map of the wrong place would be silent
+            same = np.asarray(mapped[ends]).tobytes() == np.asarray(dataset[ends]).tobytes()
+            return mapped if same else rows
+
+    def _find(self, group: Any, path: str, key: str, links: int) -> Any:
+        """What a path leads to, without leaving the file; None where there is nothing."""
+        if links > _MOST_LINKS:
+            raise DataError(f"{self.path}: '{key}' is a loop of links")
+        node = self._file if path.startswith("/") else group
+        for name in path.split("/"):
+            if not name or name == ".":
+                continue
+            self._require(isinstance(node, h5py.Group), f"'{key}' cannot be reached: a part of its name is no group")
+            link = node.get(name, getlink=True)
+            self._require(
+                link is None or not isinstance(link, h5py.ExternalLink),
+                f"'{key}' is a link to another file; copy it into this one",
+            )
+            if isinstance(link, h5py.SoftLink):
+                target = self._find(node, link.path, key, links + 1)
+                self._require(target is not None, f"'{key}' is a link to '{link.path}', which is not there")
+                node = target
+            else:
+                node = None if link is None else node[name]
+            if node is None:
+                return None
+        return node
+
+    def _check_heaps(self) -> None:
+        """Refuse a damaged heap of texts: HDF5 would search it for ever.
+
+        A heap is a row of objects: number, references (2 bytes each), 4 zeros, size (8 bytes), and the value. The
+        object number 0 is the free room at the end. HDF5 goes on by its size, and by nothing if that is 0.
+        """
+        if self._heaps_are_sound:
+            return
+        with self.path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for start, stop in _outside(self._extents(), len(content)):
+                place = content.find(_HEAP, start, stop)
+                while place >= 0:
+                    self._require(_heap_is_sound(content, place), f"is damaged: the texts at byte {place:,}")
+                    place = content.find(_HEAP, place + 8, stop)
+        self._heaps_are_sound = True
+
+    def _extents(self) -> Iterator[tuple[int, int]]:
+        """Where the large matrices lie, which need not be searched."""
+        for key in ("features", "logits"):
+            with self._said(f"'{key}'"):
+                found = self._find(self._file, key, key, 0)
+                if not isinstance(found, h5py.Dataset):
+                    continue
+                place, size = found.id.get_offset(), found.id.get_storage_size()
+                chunks: list[Any] = []
+                if found.chunks is not None and size > _LARGE:
+                    found.id.chunk_iter(chunks.append)
+            if place is not None and size > _LARGE:
+                yield place, place + size
+            yield from ((chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks)
+
+    def _require(self, holds: bool, requirement: str) -> None:
+        if not holds:
+            raise DataError(f"{self.path}: {requirement}")
+
+    @contextmanager
+    def _said(self, what: str) -> Iterator[None]:
+        """Errors of the library as one sentence; only calls of the library belong inside."""
+        try:
+            yield
+        except _LIBRARY_ERRORS as error:
+            raise DataError(damaged(self.path, what, error)) from None
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with self._said("the end"):
+            self._file.close()
+
+
+def _written(dataset: h5py.Dataset) -> tuple[int, int]:
+    """How much of a dataset is in the file and how much should be: bytes, or chunks where there are some."""
+    if dataset.size == 0:
+        return 0, 0
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size(), dataset.size * dataset.id.get_type().get_size()
+    wanted = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks(), wanted
+
+
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    """Whether the bytes in the file are those of numpy's type; h5py reads unusual floats as the next larger type."""
+    return bool(dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True))
+
+
+def _outside(extents: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file of ``size`` bytes that no extent covers.
+
+    >>> list(_outside(iter([(10, 20), (15, 30)]), 50))
+    [(0, 10), (30, 50)]
+    """
+    start = 0
+    for begin, end in sorted(extents):
+        if begin > start:
+            yield start, begin
+        start = max(start, end)
+    if start < size:
+        yield start, size
+
+
+def _heap_is_sound(content: mmap.mmap, place: int) -> bool:
+    """Whether the objects of a heap fill it, or end with its free room."""
+    (size,) = struct.unpack_from("<Q", content, place + 8) if place + 16 <= len(content) else (0,)
+    position, end = place + 16, place + size
+    if size < 16 or end > len(content):
+        return False
+    while end - position >= 16:
+        number, length = struct.unpack_from("<H6xQ", content, position)
+        step = length if number == 0 else 16 + (length + 7) // 8 * 8
+        if step < 16 or position + step > end:
+            return False
+        position += step
+    return True
