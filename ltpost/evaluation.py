@@ -12,7 +12,8 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
 from ltpost.errors import DataError
 from ltpost.heads import Head
 from ltpost.report.results import Report, Result
-from ltpost.scores.metrics import bootstrap_figures, figures
+from ltpost.scores.confidence import ClassMoments, figure_intervals
+from ltpost.scores.metrics import figures
 from ltpost.scores.predict import predict
 
 
@@ -23,7 +24,6 @@ def evaluate(
     *,
     name: str = "head",
     detail: str = "",
-    seed: int = 0,
     device: str = "cpu",
 ) -> Result:
     """Figures of a head on a split.
@@ -34,7 +34,6 @@ def evaluate(
         groups: many/medium/few-shot classes; default from its ``class_counts``.
         name: what to call the row.
         detail: shown beside the name.
-        seed: of the bootstrap.
         device: where the logits are computed.
 
     Raises:
@@ -47,7 +46,7 @@ def evaluate(
         )
     groups = feature_set.shot_groups() if groups is None else groups
     correct = predict(head, feature_set, device) == feature_set.labels
-    return result_of(correct, feature_set, groups, name=name, detail=detail, seed=seed)
+    return result_of(correct, feature_set, groups, name=name, detail=detail)
 
 
 def result_of(
@@ -57,23 +56,27 @@ def result_of(
     *,
     name: str,
     detail: str = "",
-    seed: int = 0,
 ) -> Result:
-    """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,)."""
+    """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,).
+
+    Several views of a sample are one independent unit in the intervals.
+    """
     if len(feature_set) == 0:
         raise DataError(f"{feature_set.name}: has no readable rows, so there is nothing to evaluate")
     classes = feature_set.num_classes
-    totals = np.bincount(feature_set.labels, minlength=classes)
     hits = np.bincount(feature_set.labels[correct], minlength=classes)
+    moments = ClassMoments.of_rows(correct, feature_set.labels, classes, feature_set.sample)
+    totals = moments.totals
     return Result(
         name,
         feature_set.split,
         figures(hits, totals, groups),
-        bootstrap_figures(hits, totals, groups, seed=seed),
+        figure_intervals(moments, groups),
         hits,
         totals,
         detail,
         feature_set.num_invalid,
+        int((moments.units == 1).sum()),
     )
 
 

@@ -200,7 +200,7 @@ class Experiment:
                 correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
-                results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
+                results.append(result_of(correct, part, self.groups, name=name, detail=label))
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
         if choice.best is not None or fits:
@@ -213,7 +213,7 @@ class Experiment:
         return Outcome(method.key, final, params, selected_on, results, signature, notes)
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
-        return evaluate(head, part, self.groups, name=name, detail=detail, seed=self.seed, device=self.device)
+        return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device)
 
     def _params(self, method: Method, options: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
         params = method.params(options, choice.family)

@@ -12,8 +12,14 @@ HEADINGS = {"many": "Many", "medium": "Medium", "few": "Few", "all": "All", "top
 
 
 def percent(value: float) -> str:
-    """A fraction as percent with two decimals, "–" for NaN."""
-    return "–" if np.isnan(value) else f"{100 * value:.2f}"
+    """A fraction as percent with two decimals, "–" for NaN.
+
+    Sums in different orders may differ in the last digit of a float, so it is rounded twice.
+
+    >>> percent(0.71985), percent(0.71985 - 1e-16), percent(-1e-9)
+    ('71.99', '71.99', '0.00')
+    """
+    return "–" if np.isnan(value) else f"{round(round(100 * value, 9), 2) + 0.0:.2f}"
 
 
 def curve_table(parameter: str, values: Sequence[float], rows: Sequence[Any]) -> str:

@@ -1,7 +1,7 @@
 """Results: what classifiers do on splits, as a table for people, JSON and CSV for programs, HTML for notebooks.
 
-Percent with two decimals in text and HTML, fractions everywhere else. ± is half the width of the 95 % bootstrap
-interval.
+Percent with two decimals in text and HTML, fractions everywhere else. ± reaches to the farther end of the
+95 % interval (``scores.confidence``).
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Result:
         name: the method.
         split: the split, and how honest the choice was where that must be said ("val (5-fold cross-fitted)").
         figures: fractions in 0..1, NaN for an empty group.
-        intervals: 95 % bootstrap interval of each figure, rows resampled within their class.
+        intervals: 95 % interval of each figure, for these classes and other rows of them.
         hits: correct rows per class, (C,).
         totals: rows per class, (C,).
         detail: the hyperparameter, as text.
         num_invalid: rows that could not be read, left out.
+        single_classes: classes with one row, or with views of one sample only.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Result:
     totals: NDArray[np.int64]
     detail: str = ""
     num_invalid: int = 0
+    single_classes: int = 0
 
     @property
     def per_class(self) -> Array:
@@ -54,6 +56,17 @@ class Result:
         with np.errstate(invalid="ignore"):
             accuracy: Array = self.hits / self.totals
         return accuracy
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        if not self.single_classes:
+            return []
+        classes = "1 class has" if self.single_classes == 1 else f"{self.single_classes:,} classes have"
+        return [
+            f"{classes} one sample in {self.split}, which does not say how sure its accuracy is; ± takes such classes "
+            "together, and is too wide where they differ"
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: fractions, null for an empty group."""
@@ -65,6 +78,7 @@ class Result:
             "rows": int(self.totals.sum()),
             "unreadable_rows": self.num_invalid,
             "classes_without_rows": [int(c) for c in missing],
+            "notes": self.notes,
         }
 
     def to_frame(self) -> Any:
@@ -100,7 +114,8 @@ class Report:
         if first.num_invalid:
             title += f"; {first.num_invalid:,} unreadable rows left out"
         rows = [[result.name, result.detail, *(_cell(result, name) for name in FIGURES)] for result in results]
-        return f"{title}\n{text_table(['method', '', *HEADINGS.values()], rows, left=2)}"
+        notes = [f"note: {note}" for note in dict.fromkeys(note for result in results for note in result.notes)]
+        return "\n".join([title, text_table(["method", "", *HEADINGS.values()], rows, left=2), *notes])
 
     def per_class_table(self) -> str:
         """Accuracy of every class, as text."""
@@ -172,4 +187,4 @@ class Report:
 def _cell(result: Result, name: str) -> str:
     low, high = result.intervals[name]
     value = getattr(result.figures, name)
-    return "–" if np.isnan(value) else f"{percent(value)} ±{50 * (high - low):.1f}"
+    return "–" if np.isnan(value) else f"{percent(value)} ±{100 * max(high - value, value - low):.1f}"

@@ -1,4 +1,4 @@
-"""The figures of the field, from hits per class: Many | Medium | Few | All | Top-1, and how sure one can be of them.
+"""The figures of the field, from hits per class: Many | Medium | Few | All | Top-1.
 
 All numbers are fractions in 0..1. ``all`` is the mean of the per-class accuracies (balanced accuracy) over the
 classes that the split has, ``many``, ``medium`` and ``few`` the same within a group, ``top1`` the share of correct
@@ -37,6 +37,24 @@ class Figures:
         return {name: None if np.isnan(value) else float(value) for name, value in asdict(self).items()}
 
 
+def class_weights(totals: Array, groups: ShotGroups | None) -> Array:
+    """What the accuracy of a class adds to each figure, (5, C) in the order of ``FIGURES``; NaN for empty groups.
+
+    Args:
+        totals: (C,), rows per class.
+        groups: None where the training counts are not known.
+    """
+    present = totals > 0
+    weights = np.full((len(FIGURES), len(totals)), np.nan)
+    for row, name in zip(weights, FIGURES, strict=True):
+        members = present
+        if name in GROUPS:
+            members = np.zeros_like(present) if groups is None else present & getattr(groups, name)
+        if members.any():
+            row[:] = totals / totals.sum() if name == "top1" else members / members.sum()
+    return weights
+
+
 def row_weights(
     labels: NDArray[np.int64],
     groups: ShotGroups | None,
@@ -50,22 +68,15 @@ def row_weights(
         labels: (N,).
         groups: None where the training counts are not known.
         num_classes: C.
-        multiplicity: (N,), how often each row counts (bootstrap, folds); default once.
+        multiplicity: (N,), how often each row counts (folds); default once.
         only: a figure to select by; what it does not need is left NaN.
     """
     times = np.ones(len(labels)) if multiplicity is None else multiplicity
     totals = np.bincount(labels, weights=times, minlength=num_classes)
-    present = totals > 0
     weights = np.full((len(FIGURES), len(labels)), np.nan)
-    for index, name in enumerate(FIGURES):
-        if only not in (None, name) and (only != "harmonic" or name not in GROUPS):
-            continue
-        members = present
-        if name in GROUPS:
-            members = np.zeros_like(present) if groups is None else present & getattr(groups, name)
-        if members.any():
-            share = np.divide(members, totals * members.sum(), out=np.zeros(num_classes), where=members)
-            weights[index] = times / totals.sum() if name == "top1" else share[labels] * times
+    for row, name, share in zip(weights, FIGURES, class_weights(totals, groups), strict=True):
+        if only in (None, name) or (only == "harmonic" and name in GROUPS):
+            row[:] = (share / np.where(totals > 0, totals, 1.0))[labels] * times
     return weights
 
 
@@ -92,43 +103,5 @@ def selection_score(values: Array, select: str) -> Array:
 
 def figures(hits: Array, totals: Array, groups: ShotGroups | None) -> Figures:
     """Figures from correct rows and rows per class, both (C,)."""
-    values = _figures(hits[None], totals, _group_of(totals, groups), np.ones(len(totals)))
-    return Figures(*(float(value) for value in values[:, 0]))
-
-
-def bootstrap_figures(
-    hits: Array, totals: Array, groups: ShotGroups | None, *, num: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of every figure, from ``num`` resamples of the rows within each class.
-
-    Drawing n_c rows of class c with replacement gives Binomial(n_c, h_c / n_c) hits, so only counts are drawn; for k
-    classes of a group with the same n and h, their sum is Binomial(k n, h / n), so only once for all of them.
-    """
-    rng = np.random.default_rng(seed)
-    kinds, classes = np.unique(np.stack([_group_of(totals, groups), totals, hits]), axis=1, return_counts=True)
-    kinds, classes = kinds[:, kinds[1] > 0].astype(np.int64), classes[kinds[1] > 0]
-    drawn = rng.binomial(classes * kinds[1], kinds[2] / kinds[1], size=(num, len(classes)))
-    values = _figures(drawn, kinds[1], kinds[0], classes)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    bounds = [np.quantile(row, tails) if not np.isnan(row[0]) else (np.nan, np.nan) for row in values]
-    return {name: (float(low), float(high)) for name, (low, high) in zip(FIGURES, bounds, strict=True)}
-
-
-def _group_of(totals: Array, groups: ShotGroups | None) -> Array:
-    """0, 1, 2 for many, medium, few; 3 where the training counts are not known; (C,)."""
-    if groups is None:
-        return np.full(len(totals), 3)
-    return np.select([groups.many, groups.medium], [0, 1], 2)
-
-
-def _figures(hits: Array, totals: Array, group: Array, classes: Array) -> Array:
-    """(5, K) from hits (K, M), for M kinds of class: rows per class, its group, how many classes are of the kind."""
-    accuracy = hits / np.maximum(totals, 1)  # the sum over the classes of the kind
-    present = totals > 0
-    values = np.full((len(FIGURES), len(hits)), np.nan)
-    for index, members in enumerate([*(present & (group == g) for g in range(3)), present]):
-        if members.any():
-            values[index] = accuracy[:, members].sum(axis=1) / classes[members].sum()
-    if present.any():
-        values[4] = hits.sum(axis=1) / (totals * classes).sum()
-    return values
+    accuracy = hits / np.maximum(totals, 1)
+    return Figures(*(float(weights @ accuracy) for weights in class_weights(totals, groups)))
