@@ -25,6 +25,8 @@ TABLE = {
     "ncm": "nearest_class_mean",
     "lws": "lws",
     "crt": "crt",
+    "marc": "marc",
+    "balanced-softmax": "balanced_softmax",
 }
 
 
