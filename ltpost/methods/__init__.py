@@ -30,6 +30,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "la": "logit_adjustment",
         "mla": "multiplicative_adjustment",
     },
+    "Fitted heads": {
+        "marc": "marc",
+        "balanced-softmax": "balanced_softmax",
+    },
 }
 TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
 #: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds
