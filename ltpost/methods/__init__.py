@@ -25,6 +25,13 @@ TABLE = {
     "ncm": "nearest_class_mean",
     "lws": "lws",
     "crt": "crt",
+    "mean": "expert_mean",
+    "balpoe": "balpoe",
+    "ace": "ace",
+    "mix-experts": "expert_mixing",
+    "early-exit": "early_exit",
+    "sade": "sade",
+    "do": "instance_weights",
 }
 
 
