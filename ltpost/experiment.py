@@ -16,19 +16,21 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ltpost import methods
 from ltpost._version import __version__
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups, with_class_names
+from ltpost.data.priors import FEW_SHOT, GROUPS, MANY_SHOT, ShotGroups, shot_groups, with_class_names
 from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import Head
-from ltpost.method import NEEDS, Method
+from ltpost.heads import Head, RowFigures
+from ltpost.method import NEEDS, TRANSDUCTIVE, Method
 from ltpost.model_selection import FOLDS, Choice, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
@@ -141,9 +143,13 @@ class Experiment:
             "class_counts": lambda: what.class_counts,
             "val": lambda: fit_to,
             "target": lambda: UnlabelledRows(target),
+            "experts": lambda: what.experts,
+            "views": lambda: UnlabelledRows(target),
         }
         for need in missing(self, method):
-            raise DataError(_MISSING[need].format(name=what.name, folder=self.folder.path, title=method.title))
+            bare = next((part for part in self.reported if not part.has_views), what)
+            words = {"name": what.name, "folder": self.folder.path, "title": method.title}
+            raise DataError(_MISSING[need].format(**words, without_views=bare.name, split=bare.split))
         settings = {name: getattr(self, name) for name in method.settings}
         try:
             return method(*(resolve[need]() for need in method.needs), **settings, **options)
@@ -180,16 +186,15 @@ class Experiment:
         choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split))
         choice = selection.with_interval(choice)
         results = list(self.joint_results)
-        params = self._params(method, options, choice)
-        detail = self._detail(method, options, choice, params)
         final = choice  # of the split that is reported first
+        if split is not self.report_set and set(TRANSDUCTIVE) & set(method.needs):
+            family = self._family(method, options, split, self.report_set)
+            head = family.head(None if choice.best is None else choice.best.value)
+            final = replace(choice, head=head, family=family)
+        params = self._params(method, options, final)
+        detail = self._detail(method, options, final, params)
         for part in self.reported:
-            name, head = method.key, choice.head
-            if "target" in method.needs and part is not split:
-                head = self._family(method, options, split, part).head(
-                    None if choice.best is None else choice.best.value
-                )
-                final = replace(choice, head=head)
+            name, head = method.key, (choice if part is split else final).head
             chosen_here = part is split and (choice.best is not None or fits)
             if not chosen_here:
                 results.append(self._judge(head, part, name, detail))
@@ -209,8 +214,22 @@ class Experiment:
         info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
         final.head.info.clear()
         final.head.info.update(info)
-        notes = (*choice.family.notes, *self._range_notes(choice))
-        return Outcome(method.key, final, params, selected_on, results, signature, notes)
+        per_group = self._per_group(final.head)
+        notes = (*final.family.notes, *_per_group_notes(per_group, self.report_set.split), *self._range_notes(choice))
+        return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
+
+    def _per_group(self, head: Head) -> dict[str, dict[str, float]]:
+        """What a head did differently from row to row, as its mean over the rows of each group, and over all."""
+        if not isinstance(head, RowFigures):
+            return {}
+        rows = self.report_set
+        members = {"all": np.ones(len(rows), dtype=bool)}
+        if self.groups is not None:
+            members = {**{name: getattr(self.groups, name)[rows.labels] for name in GROUPS}, **members}
+        return {
+            figure: {name: float(values[inside].mean()) for name, inside in members.items() if inside.any()}
+            for figure, values in head.row_figures(rows).items()
+        }
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
         return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device)
@@ -222,16 +241,14 @@ class Experiment:
         return params
 
     def _detail(self, method: Method, options: Mapping[str, Any], choice: Choice, params: Mapping[str, Any]) -> str:
-        """What stands beside the name of the method: the chosen value, and options with choices or that were given."""
-        shown = [
-            name
-            for name, option in method.options.items()
-            if name in params and (name in options or name == "solver" or (option.choices and option.part_of is None))
-        ]
+        """What stands beside the name of the method: the chosen value, its first choice, and options that were given."""
+        first = next((name for name, option in method.options.items() if option.choices), "")
+        shown = [name for name in method.options if name in params and (name in options or name == first)]
         parts = [f"{name} {params[name]}" for name in shown]
         if choice.best is not None:
             parts.insert(0, f"{choice.family.parameter} {choice.best.value:.4g}")
-        parts += [word for need, word in (("val", "fits on val"), ("target", "transductive")) if need in method.needs]
+        parts += ["fits on val"] if "val" in method.needs else []
+        parts += ["transductive"] if set(TRANSDUCTIVE) & set(method.needs) else []
         return ", ".join(parts)
 
     def _range_notes(self, choice: Choice) -> tuple[str, ...]:
@@ -277,6 +294,8 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
     "val": lambda experiment: True,
     "target": lambda experiment: True,
+    "experts": lambda experiment: experiment.report_set.num_experts > 1,
+    "views": lambda experiment: all(part.has_views for part in experiment.reported),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
@@ -285,6 +304,14 @@ _MISSING = {
     "class_counts": (
         "{name}: has no 'class_counts' (C,), which {title} needs; ltpost extract counts them in the training split, or "
         "reads them from --class-counts FILE"
+    ),
+    "experts": (
+        "{name}: holds one expert only, and {title} needs several; extract a checkpoint of several with --expert all, "
+        "or name the folders of several networks with --features a,b"
+    ),
+    "views": (
+        "{without_views}: has no augmented views of its rows, which {title} needs; write them with ltpost extract "
+        "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5"
     ),
 }
 
@@ -359,6 +386,15 @@ def _beyond_the_grid(
         f"{percent(free.score)} % instead of {percent(score)} %; widen the grid to choose it"
     )
     return (note,)
+
+
+def _per_group_notes(per_group: Mapping[str, Mapping[str, float]], split: str) -> tuple[str, ...]:
+    """The same in a sentence."""
+    said = [
+        f"{figure} {', '.join(f'{group} {value:.3f}' for group, value in values.items())}"
+        for figure, values in per_group.items()
+    ]
+    return (f"mean per group of {split}: {'; '.join(said)}",) if said else ()
 
 
 def _joined(first: str, second: str, between: str = ", ") -> str:

@@ -33,7 +33,11 @@ NEEDS = {
     "class_counts": "counts",
     "val": "val labels",
     "target": "unlabelled rows to classify",
+    "experts": "several experts",
+    "views": "two augmented views of the rows to classify",
 }
+#: needs that let a method see the rows that it is applied to, without their labels: it is made anew for every split
+TRANSDUCTIVE = ("target", "views")
 SETTINGS = ("seed", "device", "progress")
 #: fields of an option dataclass that are no options
 _HIDDEN = ("given",)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class Outcome:
         results: the joint classifier and the method, on every split that is reported.
         signature: all of this in one line.
         notes: what a reader of the numbers has to know.
+        per_group: what the head did differently from row to row (weights of experts, experts used), as its mean over
+            the reported rows of each group.
     """
 
     method: str
@@ -37,6 +40,7 @@ class Outcome:
     results: list[Result]
     signature: str
     notes: tuple[str, ...]
+    per_group: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def head(self) -> Head:
@@ -92,6 +96,7 @@ class Outcome:
             "results": self.report.as_dict(),
             "signature": self.signature,
             "notes": list(self.notes),
+            **({"per_group": {name: dict(means) for name, means in self.per_group.items()}} if self.per_group else {}),
         }
 
     def save_head(self, path: str | os.PathLike[str]) -> Path:

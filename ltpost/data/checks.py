@@ -127,16 +127,28 @@ def head_gives_logits(name: str, head: LinearHead, features: Rows, logits: Rows 
 
 
 def experts_fit(
-    name: str, num_experts: int, num_features: int | None, num_classes: int, bias: Array | None, expert_bias: Any
+    name: str,
+    num_experts: int,
+    widths: tuple[int, ...],
+    num_features: int | None,
+    num_classes: int,
+    bias: Array | None,
+    expert_bias: Any,
 ) -> None:
-    """Each expert has as many columns, and the mean of the experts' biases is the bias."""
+    """The columns are those of the experts, and the mean of the experts' biases is the bias."""
     if num_experts == 1 and expert_bias is None:
         return
     columns = num_features or 0
+    if len(set(widths)) < 2:
+        require(
+            name,
+            num_experts > 0 and columns > 0 and columns % num_experts == 0,
+            f"'features' must have equally many columns for each of {num_experts} experts, but has {columns} in all",
+        )
     require(
         name,
-        num_experts > 0 and columns > 0 and columns % num_experts == 0,
-        f"'features' must have equally many columns for each of {num_experts} experts, but has {columns} in all",
+        sum(widths) == columns and all(width > 0 for width in widths),
+        f"the attribute 'expert_widths' must share out D = {columns} columns, but is {list(widths)}",
     )
     if expert_bias is None:
         return

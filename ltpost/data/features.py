@@ -6,7 +6,7 @@ What this module does not do: read or write files (``load``, ``write``), or stat
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data import checks, write
-from ltpost.data.experts import expert_columns, weight_of_expert
+from ltpost.data.experts import columns_of, widths_of
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.data.rows import BLOCK_ELEMENTS, Rows, decoded, parts
 from ltpost.errors import DataError
-from ltpost.heads import Array, JointHead, Key, LinearHead
+from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, Key, LinearHead
 from ltpost.heads.blocks import score_blocks
 from ltpost.output import replacing
 
@@ -40,6 +40,7 @@ class FeatureSet:
         sample, view: (N,) integers. Where there are several augmented views, the sample that a row shows, and its view.
         valid: (N,), 0 where an input could not be read.
         expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
+        experts: the feature sets of several experts that this one combines; see ``data.experts.side_by_side``.
         part: the rows are a part of the split, so that ``class_counts`` need not count them.
         split: its name ("train", "val", "test", …).
         attrs: provenance.
@@ -63,6 +64,7 @@ class FeatureSet:
         view: Any = None,
         valid: Any = None,
         expert_bias: Any = None,
+        experts: Sequence[FeatureSet] = (),
         part: bool = False,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
@@ -72,9 +74,11 @@ class FeatureSet:
         #: whether a pass has read all stored logits and found them finite; later passes skip the check
         self.logits_are_finite = False
         self.head, self.class_names = head, class_names
-        self.num_experts = int(self.attrs.get("experts", 1))
         if head is not None:
             checks.head_is_finite(name, head)
+        #: rows that show augmented views of these, in a file of their own; see :meth:`two_views`
+        self.view_rows: FeatureSet | None = None
+        self._experts: dict[int, FeatureSet] = dict(enumerate(experts))
         self.expert_bias: Array | None = None if expert_bias is None else np.asarray(expert_bias, dtype=np.float32)
         checks.require(
             name, features is not None or logits is not None, "'features' (N, D) or 'logits' (N, C) is required"
@@ -111,16 +115,24 @@ class FeatureSet:
         self.labels: NDArray[np.int64] = all_labels if keep is None else all_labels[keep]
         self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
+        self._numbers = keep  # in the file, of the rows that are left
         self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
+        self.num_experts = int(self.attrs.get("experts", 1))
+        self.expert_widths = widths_of(self.attrs, self.num_features)
+        self.num_experts = max(self.num_experts, len(self.expert_widths))
+        if not experts:
+            checks.experts_fit(
+                name,
+                self.num_experts,
+                self.expert_widths,
+                self.num_features,
+                self.num_classes,
+                None if head is None else head.bias,
+                self.expert_bias,
+            )
+        if self.expert_widths and head is not None and not isinstance(head, JoinedHead):
+            self.head = JoinedHead(head.weight, head.bias, self.expert_widths, self.expert_bias)
         self._check_head()
-        checks.experts_fit(
-            name,
-            self.num_experts,
-            self.num_features,
-            self.num_classes,
-            None if head is None else head.bias,
-            self.expert_bias,
-        )
 
     # -- what is inside ----------------------------------------------------------------------------------------------
 
@@ -247,9 +259,9 @@ class FeatureSet:
     def expert(self, number: int) -> FeatureSet:
         """One of several experts, as a feature set of its own.
 
-        A file of E experts holds their features side by side, D/E columns each, and as the joint classifier the mean
-        of theirs, which is linear in all columns: W = [W_0 … W_{E-1}] / E, b = mean of b_e. So every method runs on
-        the mean as it stands, and on one expert with this.
+        A file of E experts holds their features side by side, and as the joint classifier the mean of theirs, which is
+        linear in all columns: W = [W_0 … W_{E-1}] / E, b = mean of b_e. So every method runs on the mean as it stands,
+        and on one expert with this.
 
         Raises:
             DataError: there is no such expert.
@@ -259,17 +271,85 @@ class FeatureSet:
             0 <= number < self.num_experts,
             f"holds experts 0 to {self.num_experts - 1}, but not {number}",
         )
+        if number not in self._experts:
+            self._experts[number] = self._with_columns(number)
+        return self._experts[number]
+
+    def _with_columns(self, number: int) -> FeatureSet:
+        """The expert that has some of the columns."""
         assert self._features is not None
-        columns = expert_columns(self._features.shape[1], self.num_experts, number)
         part = object.__new__(FeatureSet)
         part.__dict__.update(self.__dict__)
-        part.name, part.num_experts, part.expert_bias = f"{self.name}, expert {number}", 1, None
+        part.name, part.num_experts, part.expert_widths = f"{self.name}, expert {number}", 1, ()
+        part.expert_bias, part._experts, part._logits = None, {}, None
         part.attrs = {**self.attrs, "experts": 1, "expert": number}
-        part._features, part._logits = Rows(self._features.source, self._features.index, columns), None
-        if self.head is not None:
-            bias = None if self.expert_bias is None else self.expert_bias[number]
-            part.head = LinearHead(weight_of_expert(self.head.weight, self.num_experts, number), bias)
+        part.attrs.pop("expert_widths", None)
+        part._features = Rows(self._features.source, self._features.index, columns_of(self.expert_widths, number))
+        if isinstance(self.head, JoinedHead):
+            layer = self.head.experts[number].head.linear()
+            part.head = layer if isinstance(layer, LinearHead) else None
+        part.view_rows = None if self.view_rows is None else self.view_rows.expert(number)
         return part
+
+    @property
+    def experts(self) -> list[ExpertHead]:
+        """The heads of several experts, each of which reads its own columns or its own file.
+
+        Raises:
+            DataError: there is one expert only, or no head is known.
+        """
+        if self.num_experts < 2:
+            raise DataError(
+                f"{self.name}: holds one expert only; extract a checkpoint of several with --expert all, or name the "
+                "folders of several networks with --features a,b"
+            )
+        if isinstance(self.head, JoinedHead):
+            return self.head.experts
+        return [ExpertHead(self.expert(number).joint, number) for number in range(self.num_experts)]
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """Which sample each row shows, (N,): ``sample``, or the number of the row in its file."""
+        if self.sample is not None:
+            return self.sample
+        return np.arange(len(self)) if self._numbers is None else self._numbers
+
+    @property
+    def has_views(self) -> bool:
+        """Whether there are several views of each row: in a file of their own, or among the rows."""
+        return self.view_rows is not None or (self.view is not None and len(np.unique(self.view)) > 1)
+
+    def two_views(self) -> tuple[FeatureSet, NDArray[np.int64]]:
+        """Rows that show augmented views, and which two of them show each of these rows, (N, 2).
+
+        They come from the file ``<split>-views.h5`` beside ``<split>.h5``, whose rows are then the plain ("centre")
+        views; without that file, from the rows themselves, all views of an image getting the same two.
+
+        Raises:
+            DataError: there are no views, or fewer than two of some row.
+        """
+        rows = self if self.view_rows is None else self.view_rows
+        if not self.has_views or rows.sample is None or rows.view is None:
+            raise DataError(
+                f"{self.name}: has no views of its rows; write them beside it with ltpost extract --split "
+                f"{self.split or 'test'} --views 2 --augment standard --out FOLDER/{self.split or 'test'}-views.h5"
+            )
+        order = np.lexsort((rows.view, rows.sample))
+        samples = rows.sample[order]
+        first = np.searchsorted(samples, self.samples, side="left")
+        count = np.searchsorted(samples, self.samples, side="right") - first
+        for row in np.flatnonzero(count < 2)[:1]:
+            raise DataError(
+                f"{rows.name}: must hold two views of every row of {self.name}, but has {count[row]} of sample "
+                f"{self.samples[row]}; extract both from the same data"
+            )
+        index: NDArray[np.int64] = order[first[:, None] + np.arange(2)]
+        checks.require(
+            rows.name,
+            bool((rows.labels[index] == self.labels[:, None]).all()),
+            f"'labels' differ from those of {self.name}; extract both from the same data",
+        )
+        return rows, index
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""
@@ -277,6 +357,8 @@ class FeatureSet:
         part.__dict__.update(self.__dict__)
         part.num_invalid = 0
         part.labels = self.labels[rows]
+        part._numbers = None if self.sample is not None else self.samples[rows]
+        part._experts = {number: expert.subset(rows) for number, expert in self._experts.items()}
         part._features = None if self._features is None else self._features.subset(rows)
         part._logits = None if self._logits is None else self._logits.subset(rows)
         part.sample = None if self.sample is None else self.sample[rows]

@@ -4,6 +4,9 @@ The training split may be in parts, one for each of several processes (``feature
 
 The files of one folder belong together: their class counts, class names and joint classifier must agree, and what one
 of them lacks is taken from another. Counts come from the training split alone.
+
+Augmented views of the rows of a split are in a file beside it, ``features/test-views.h5``. Several folders, one per
+network, are the experts of one ensemble: their features side by side (see ``experts``).
 """
 
 from __future__ import annotations
@@ -12,9 +15,13 @@ import os
 from pathlib import Path
 
 from ltpost.data import distributed
+from ltpost.data.experts import side_by_side
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
+
+#: the file of a split's augmented views is named like the split, with this after it
+VIEWS = "-views"
 
 
 class FeatureFolder:
@@ -22,7 +29,8 @@ class FeatureFolder:
 
     Args:
         path: the folder; splits are its ``<split>.h5``. Or a pattern of the parts of the training split, such as
-            ``features/train-*.h5`` or ``features/train.shards/*.h5``; val and test are then in ``features``.
+            ``features/train-*.h5`` or ``features/train.shards/*.h5``; val and test are then in ``features``. Or the
+            folders of several networks with commas between, ``a,b``: each is one expert.
         expert: which of several experts; default the mean of all (see :meth:`FeatureSet.expert`).
 
     Raises:
@@ -32,6 +40,19 @@ class FeatureFolder:
     def __init__(self, path: str | os.PathLike[str] = "features", expert: int | None = None):
         self.path, self.expert = Path(path), expert
         self.parts: list[Path] = []
+        self._loaded: dict[str, FeatureSet] = {}
+        self._shown: dict[str, FeatureSet] = {}
+        #: of several networks, the folder of each
+        self.folders: list[FeatureFolder] = []
+        names = [name.strip() for name in str(path).split(",") if name.strip()]
+        if len(names) > 1 and not self.path.exists():
+            if set("*?[") & set(str(path)):
+                raise UsageError(f"features={path} must name folders, not patterns, where it names several")
+            self.folders = [FeatureFolder(name) for name in names]
+            if not self.splits():
+                listed = "; ".join(f"{folder.path} has {', '.join(folder.splits())}" for folder in self.folders)
+                raise DataError(f"{path}: the folders must have a split in common, but {listed}")
+            return
         if set("*?[") & set(str(path)):
             self.parts = sorted(self.path.parent.glob(self.path.name))
             self.path = self.path.parent.parent if self.path.parent.suffix == ".shards" else self.path.parent
@@ -45,11 +66,15 @@ class FeatureFolder:
             raise DataError(
                 f"{self.path}: holds no <split>.h5; run ltpost extract, or name another folder with --features"
             )
-        self._loaded: dict[str, FeatureSet] = {}
-        self._shown: dict[str, FeatureSet] = {}
 
     def splits(self) -> list[str]:
-        """The splits that have a file."""
+        """The splits that have a file; of several folders, in each. Files of views are not among them."""
+        return [name for name in self._files() if not name.endswith(VIEWS)]
+
+    def _files(self) -> list[str]:
+        """The names of the files, without their ending."""
+        if self.folders:
+            return sorted(set.intersection(*(set(folder._files()) for folder in self.folders)))
         whole = {file.stem for file in self.path.glob("*.h5") if file not in self.parts}
         return sorted(whole | ({"train"} if self.parts else set()))
 
@@ -67,14 +92,23 @@ class FeatureFolder:
         Raises:
             DataError: no such file, or it contradicts another one.
         """
-        if split not in self._loaded:
+        if split not in self._shown:
+            found = self._complete(split)
+            if split + VIEWS in self._files():
+                found.view_rows = self._complete(split + VIEWS)
+            self._shown[split] = found if self.expert is None else found.expert(self.expert)
+        return self._shown[split]
+
+    def _complete(self, split: str) -> FeatureSet:
+        """A file, all experts of it, with what the other files know."""
+        if split not in self._loaded and self.folders:
+            self._loaded[split] = side_by_side([folder._complete(split) for folder in self.folders])
+        elif split not in self._loaded:
             found = self._loaded[split] = self._load(split)
             for other in sorted(self.splits(), key=lambda name: name != "train"):
                 if other in self._loaded or found.class_counts is None or found.head is None:
                     self._adopt(found, other)
-            if self.expert is not None:
-                self._shown[split] = found.expert(self.expert)
-        return self._shown.get(split, self._loaded[split])
+        return self._loaded[split]
 
     def _adopt(self, found: FeatureSet, other: str) -> None:
         """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -20,16 +20,26 @@ from ltpost.heads import Array, Key
 BLOCK_ELEMENTS = 2**22  # of the widest of features and logits: 16 MiB as float32
 
 
+class Matrix(Protocol):
+    """A matrix that gives rows when it is indexed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Array: ...
+
+
 class Rows:
     """Rows of a matrix that stays where it is until indexed.
 
-    ``source`` is an array (often a memory map) or a chunked HDF5 dataset, ``index`` the rows of it that are used and
+    ``source`` is an array (often a memory map), a chunked HDF5 dataset or the rows of several experts, ``index`` the
+    rows of it that are used and
     ``columns`` the columns. A slice or an integer array gives a numpy array; ``np.asarray(rows)`` reads everything.
     """
 
-    def __init__(
-        self, source: Array | StoredDataset, index: NDArray[np.int64] | None = None, columns: slice | None = None
-    ):
+    def __init__(self, source: Array | Matrix, index: NDArray[np.int64] | None = None, columns: slice | None = None):
         self.source, self.index, self.columns = source, index, columns
         width = source.shape[1:] if columns is None else (columns.stop - columns.start,)
         self.shape: tuple[int, ...] = (len(source) if index is None else len(index), *width)

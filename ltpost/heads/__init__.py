@@ -1,25 +1,34 @@
 """Heads: classifiers over cached rows. Every method returns one; evaluation, reports and export know nothing else.
 
 ``protocol`` says what a head can do. ``linear`` is the usual head, ``rescaled`` what most methods make of it, ``joint``
-the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear.
+the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear. ``aggregated``
+and ``routed`` combine several experts.
 """
 
+from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, JoinedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.loading import load_head
 from ltpost.heads.normalized import NormalizedMeanHead
-from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader
+from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader, RowFigures
 from ltpost.heads.rescaled import RescaledHead
+from ltpost.heads.routed import RoutedHead
 
 __all__ = [
+    "AggregatedHead",
     "Array",
+    "ExpertHead",
     "Head",
     "HeadRows",
+    "InstanceWeightedHead",
+    "JoinedHead",
     "JointHead",
     "Key",
     "LinearHead",
     "NormalizedMeanHead",
     "Reader",
     "RescaledHead",
+    "RoutedHead",
+    "RowFigures",
     "load_head",
 ]

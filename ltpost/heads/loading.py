@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
+from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, experts_from_state
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.normalized import NormalizedMeanHead
 from ltpost.heads.protocol import Array, Head, Spec
 from ltpost.heads.rescaled import RescaledHead
+from ltpost.heads.routed import RoutedHead, gates_from_tensors
 from ltpost.heads.saving import ENTRY
 
 
@@ -26,12 +28,31 @@ def _rescaled(spec: Spec, tensors: Mapping[str, Array]) -> RescaledHead:
     return head
 
 
+def _aggregated(spec: Spec, tensors: Mapping[str, Array]) -> AggregatedHead:
+    experts = experts_from_state(spec["experts"], tensors, head_from_state)
+    return AggregatedHead(experts, tensors["scale"], tensors.get("offset"))
+
+
+def _instance_weighted(spec: Spec, tensors: Mapping[str, Array]) -> InstanceWeightedHead:
+    experts = experts_from_state(spec["experts"], tensors, head_from_state)
+    return InstanceWeightedHead(experts, spec["space"], spec["similarity"])
+
+
+def _routed(spec: Spec, tensors: Mapping[str, Array]) -> RoutedHead:
+    experts = experts_from_state(spec["experts"], tensors, head_from_state)
+    return RoutedHead(experts, gates_from_tensors(tensors, len(experts) - 1), spec["top"], spec["threshold"])
+
+
 #: kind of a head, as its spec says, to the function that builds it from spec and tensors
 KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "linear": LinearHead.from_state,
     "joint": JointHead.from_state,
     "rescaled": _rescaled,
     "normalized-mean": NormalizedMeanHead.from_state,
+    "expert": lambda spec, tensors: ExpertHead(head_from_state(spec["head"], tensors), int(spec["number"])),
+    "aggregated": _aggregated,
+    "instance-weighted": _instance_weighted,
+    "routed": _routed,
 }
 
 

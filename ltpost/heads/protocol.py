@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,13 @@ class HeadRows(Protocol):
 
     name: str
     num_classes: int
+    num_experts: int
+
+    def __len__(self) -> int:
+        """N."""
+
+    def block_rows(self) -> int:
+        """How many rows make a block of about 16 MiB."""
 
     @property
     def head(self) -> Layer | None:
@@ -62,6 +69,16 @@ class HeadRows(Protocol):
 
     def read_logits(self, key: Key, out: Array | None = None) -> Array:
         """Stored logits (n, C)."""
+
+    def expert(self, number: int) -> HeadRows:
+        """The same rows as one of several experts has them."""
+
+    def two_views(self) -> tuple[HeadRows, NDArray[np.int64]]:
+        """Rows that show augmented views, and which two of them show each of these rows, (N, 2).
+
+        Raises:
+            DataError: there are none.
+        """
 
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""
@@ -95,3 +112,11 @@ class Head(Protocol):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a head file; :func:`ltpost.load_head` reads it."""
+
+
+@runtime_checkable
+class RowFigures(Protocol):
+    """A head that treats every row in its own way, and can say how."""
+
+    def row_figures(self, rows: HeadRows) -> dict[str, Array]:
+        """What it did with each row, (N,) by name."""

@@ -34,6 +34,15 @@ GROUPS: dict[str, dict[str, str]] = {
         "marc": "marc",
         "balanced-softmax": "balanced_softmax",
     },
+    "Several experts": {
+        "mean": "expert_mean",
+        "balpoe": "balpoe",
+        "ace": "ace",
+        "mix-experts": "expert_mixing",
+        "early-exit": "early_exit",
+        "sade": "sade",
+        "do": "instance_weights",
+    },
 }
 TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
 #: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds

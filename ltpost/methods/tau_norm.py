@@ -4,6 +4,9 @@
 
 τ = 0 keeps the weights, τ = 1 gives them unit norm. The weights of frequent classes are the longer ones, so τ > 0
 gives rare classes a wider cone. What it does not do: learn anything, or need class counts.
+
+Of several experts each is normalized by its own norms, and their logits averaged, as RIDE's script does it:
+1/E Σ_e w_ec · x_e / ‖w_ec‖^τ.
 """
 
 from __future__ import annotations
@@ -15,19 +18,27 @@ import numpy as np
 from ltpost.data.priors import class_list
 from ltpost.errors import DataError
 from ltpost.family import Family
-from ltpost.heads import LinearHead, RescaledHead
+from ltpost.heads import AggregatedHead, Array, JoinedHead, LinearHead, RescaledHead
+from ltpost.heads.protocol import Layer
 from ltpost.method import Method
 
 GRID = tuple(round(0.1 * k, 10) for k in range(21))
 
 
-def tau_norm(head: LinearHead, *, bias: Literal["drop", "scale", "keep"] = "drop") -> Family:
+def tau_norm(
+    head: LinearHead,
+    *,
+    bias: Literal["drop", "scale", "keep"] = "drop",
+    norms: Literal["expert", "joined"] = "expert",
+) -> Family:
     """Evens out the lengths of the classifier's weights.
 
     Args:
         head: the joint classifier, (C, D).
         bias: drop: none, as in the paper; scale: b_c / ‖w_c‖^τ, like the weights; keep: unchanged, and τ is chosen
             from the grid only.
+        norms: of several experts, expert: each is normalized by its own norms, and τ is chosen from the grid; joined:
+            their features side by side count as one layer. Without experts there is no difference.
 
     Returns:
         Heads along τ, usually 0..2.
@@ -42,14 +53,9 @@ def tau_norm(head: LinearHead, *, bias: Literal["drop", "scale", "keep"] = "drop
     array([[0.6, 0.8],
            [0. , 1. ]], dtype=float32)
     """
-    norms = head.norms()
-    zero = np.flatnonzero(norms == 0)
-    if len(zero):
-        raise DataError(
-            f"no row of 'head/weight' may be zero for tau-normalization, but that of {class_list(zero)} is; "
-            "remove the class, or use logit adjustment"
-        )
-    log_norms = np.log(norms)
+    if norms == "expert" and isinstance(head, JoinedHead):
+        return _per_expert(head, bias)
+    log_norms = _log_norms(head)
     if head.bias is None or bias == "scale":
         return Family.scaled(head, log_norms)
     without_bias = RescaledHead(head, offset=-head.bias)
@@ -59,6 +65,37 @@ def tau_norm(head: LinearHead, *, bias: Literal["drop", "scale", "keep"] = "drop
         lambda tau: RescaledHead(without_bias, np.exp(-tau * log_norms), head.bias),
         notes=("with a kept bias the curve is not exact: tau is one of the values of the grid",),
     )
+
+
+def _log_norms(head: Layer) -> Array:
+    norms = head.norms()
+    zero = np.flatnonzero(norms == 0)
+    if len(zero):
+        raise DataError(
+            f"no row of 'head/weight' may be zero for tau-normalization, but that of {class_list(zero)} is; "
+            "remove the class, or use logit adjustment"
+        )
+    logs: Array = np.log(norms)
+    return logs
+
+
+def _per_expert(head: JoinedHead, bias: str) -> Family:
+    """Each expert by its own norms; the sum has another scale for every expert, so that its curve is not exact."""
+    count, experts = len(head.experts), head.experts
+    layers = [layer for expert in experts if (layer := expert.head.linear()) is not None]
+    log_norms = np.stack([_log_norms(layer) for layer in layers])
+    biases = np.stack([np.zeros(head.num_classes) if layer.bias is None else layer.bias for layer in layers])
+
+    def head_at(tau: float) -> AggregatedHead:
+        scale = np.exp(-tau * log_norms) / count
+        kept = {"drop": np.zeros_like(biases), "scale": scale * biases, "keep": biases / count}[bias]
+        return AggregatedHead(experts, scale, (kept - scale * biases).sum(axis=0))
+
+    note = (
+        f"each of {count} experts is normalized by its own norms, as in RIDE's script, and tau is one of the values of "
+        "the grid; norms='joined' takes the norms of all side by side, with an exact curve"
+    )
+    return Family.tabulated(head_at, notes=(note,))
 
 
 METHOD = Method(
