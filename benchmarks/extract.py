@@ -25,12 +25,13 @@ from PIL import Image
 
 from benchmarks.measure import Row
 from ltpost.extract import extract_features
-from ltpost.extract.architectures import build, builders
-from ltpost.extract.backbone import Backbone, choose_device
-from ltpost.extract.data import open_source
-from ltpost.extract.extraction import workers_for
-from ltpost.extract.loop import Batches, loader_of
-from ltpost.extract.views import Views
+from ltpost.extract.data.forms import open_source
+from ltpost.extract.networks.backbone import Backbone, choose_device
+from ltpost.extract.networks.builders import builders
+from ltpost.extract.networks.models import build
+from ltpost.extract.pixels.views import Views
+from ltpost.extract.run.extraction import workers_for
+from ltpost.extract.run.loop import Batches, loader_of
 
 SIZES = {"small": (64, "resnet18"), "imagenet-lt": (512, "resnet50"), "inat18": (512, "resnet50")}
 

@@ -125,7 +125,7 @@ def merge(files: tuple[str, ...]) -> None:
       ltpost extract --ckpt r50.pth --split train --shard 1/2
       ltpost merge features/train.h5
     """
-    from ltpost.extract.shards import merge_shards
+    from ltpost.extract.run.merge import merge_shards
 
     shards = sorted(Path("features").glob("*.shards"))
     for file in files or [str(folder.with_suffix(".h5")) for folder in shards]:
@@ -165,7 +165,7 @@ def export(**options: Any) -> None:
     For example:
       ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
     """
-    from ltpost.extract.export import export_head
+    from ltpost.extract.export.checkpoint import export_head
 
     click.echo(f"ltpost: wrote {export_head(**options)}", err=True)
 
@@ -179,7 +179,7 @@ def inspect_ckpt(ckpt: str) -> None:
     For example:
       ltpost inspect-ckpt r50.pth
     """
-    from ltpost.extract.inspection import describe
+    from ltpost.extract.networks.inspection import describe
 
     click.echo(describe(ckpt))
 

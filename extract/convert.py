@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.pickles import unpickle_arrays
+from ltpost.extract.data.source import read_class_counts
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
-from ltpost.errors import DataError, UsageError
-from ltpost.extract.arrays import unpickle_arrays
-from ltpost.extract.source import read_class_counts
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
@@ -99,7 +99,7 @@ _COLUMNS = ("head", "class_counts", "class_names", "paths", "sample", "view", "s
 
 
 def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: FeatureSet) -> LinearHead:
-    from ltpost.extract.checkpoints import head_candidates, read_checkpoint
+    from ltpost.extract.checkpoints.checkpoint import head_candidates, read_checkpoint
 
     checkpoint = read_checkpoint(ckpt)
     fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape[1] == feature_set.num_features]

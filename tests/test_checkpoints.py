@@ -18,13 +18,13 @@ from torch import nn
 import ltpost
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
-from ltpost.extract.backbone import Backbone
-from ltpost.extract.checkpoints import read_checkpoint
-from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.command import export, inspect_ckpt
-from ltpost.extract.export import export_head
-from ltpost.extract.inspection import describe
-from ltpost.extract.preprocess import Preprocess
+from ltpost.extract.export.checkpoint import export_head
+from ltpost.extract.networks.backbone import Backbone
+from ltpost.extract.networks.cifar_resnet import CifarResNet
+from ltpost.extract.networks.inspection import describe
+from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import LinearHead
 
 torchvision = pytest.importorskip("torchvision")
@@ -416,7 +416,7 @@ def test_disalign_stores_logits_and_no_head(data, resnet, tmp_path):
     for index in range(2):
         extract_features(tmp_path / "disalign.pth", data, "val", tmp_path / "s", img_size=32, crop_pct=1.0,
                          batch_size=3, shard=(index, 2))  # fmt: skip
-    from ltpost.extract.shards import merge_shards
+    from ltpost.extract.run.merge import merge_shards
 
     joined = ltpost.load(merge_shards(tmp_path / "s" / "val.h5"))
     np.testing.assert_allclose(joined.logits, found.logits, atol=1e-5)
@@ -582,7 +582,7 @@ main(["export", "--head", "h.safetensors", "--ckpt", "{name}"])
 
 
 def test_a_wrong_file_never_gets_its_name(data, resnet, tmp_path, monkeypatch):
-    from ltpost.extract import export as module
+    from ltpost.extract.export import checkpoint as module
 
     torch.save(resnet.state_dict(), tmp_path / "r.pth")
     right = module._replaced

@@ -16,8 +16,8 @@ from torch import nn
 import ltpost
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
-from ltpost.extract.cifar_resnet import CifarResNet
 from ltpost.extract.command import extract
+from ltpost.extract.networks.cifar_resnet import CifarResNet
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -132,13 +132,15 @@ def test_batches_and_workers_make_no_difference(tree, resnet18, tmp_path, batch_
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_architecture_is_read_from_the_shapes(name):
-    from ltpost.extract.architectures import candidates
+    from ltpost.extract.networks.recognition import candidates
 
     assert candidates(tiny_resnet(name, 5).state_dict()) == [name]
 
 
 def test_architectures_of_the_family_that_torchvision_lacks():
-    from ltpost.extract.architectures import build, builders, candidates
+    from ltpost.extract.networks.builders import builders
+    from ltpost.extract.networks.models import build
+    from ltpost.extract.networks.recognition import candidates
 
     for name in ("resnet10", "resnext101_32x4d"):
         state = builders(name)[0].build(name, 4).state_dict()
@@ -300,7 +302,7 @@ def test_float16_overflow(tmp_path):
 
 
 def test_logits_of_train(tmp_path, monkeypatch):
-    from ltpost.extract import extraction
+    from ltpost.extract.run import extraction
 
     save_npz(tmp_path / "train.npz")
     assert ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path)).has_logits
@@ -435,7 +437,7 @@ def test_bad_checkpoints(tree, tmp_path, resnet18):
 def test_numpy_and_namespace_in_a_checkpoint_are_inert(tmp_path):
     import argparse
 
-    from ltpost.extract.checkpoints import read_checkpoint
+    from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 
     extra = {"embed": np.zeros(3, np.float32), "best": np.float64(3), "args": argparse.Namespace(lr=0.1)}
     for zipped in (True, False):
@@ -591,8 +593,8 @@ def counters(model: nn.Module) -> dict[str, torch.Tensor]:
 @needs_shared
 @pytest.mark.parametrize("name", ["resnet20-12fca82f", "resnet32-d509ac18", "resnet56-4bfd9763"])
 def test_cifar10_checkpoints_load_strictly(name):
-    from ltpost.extract.checkpoints import read_checkpoint
-    from ltpost.extract.extraction import open_model
+    from ltpost.extract.checkpoints.checkpoint import read_checkpoint
+    from ltpost.extract.networks.opening import open_model
 
     checkpoint = read_checkpoint(SHARED / "resnet_cifar10" / f"{name}.th")
     arch, model, _ = open_model(checkpoint)

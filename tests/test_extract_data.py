@@ -15,9 +15,10 @@ from torch import nn
 import ltpost
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
-from ltpost.extract.arrays import unpickle_arrays
-from ltpost.extract.data import PRESETS, open_source
-from ltpost.extract.image_files import read_list, resolve
+from ltpost.extract.data.forms import open_source
+from ltpost.extract.data.lists import read_list, resolve
+from ltpost.extract.data.pickles import unpickle_arrays
+from ltpost.extract.data.presets import PRESETS
 
 Image = pytest.importorskip("PIL.Image")
 SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -65,7 +66,7 @@ def test_class_orders(tmp_path):
 
 def test_natural_order_is_timm_s():
     natural_key = pytest.importorskip("timm.data.readers.reader_image_folder").natural_key
-    from ltpost.extract.image_files import _natural
+    from ltpost.extract.data.image_files import _natural
 
     names = ["a10", "a2", "10", "9", "b", "A1", "a02", "class 3", "class 12", "1a", "1"]
     assert sorted(names, key=_natural) == sorted(names, key=natural_key)

@@ -9,9 +9,9 @@ import torch
 import ltpost
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
-from ltpost.extract.data import open_source
-from ltpost.extract.export import export_head
-from ltpost.extract.hugging_face import _preprocess
+from ltpost.extract.data.forms import open_source
+from ltpost.extract.export.checkpoint import export_head
+from ltpost.extract.networks.hugging_face import _preprocess
 from ltpost.heads import LinearHead
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,7 +48,7 @@ def test_transformers_folder(images, tmp_path):
     transform = json.loads(found.attrs["transform"])
     assert (transform["resize"], transform["crop"], transform["interpolation"]) == (36, 32, "bicubic")
     assert (found.attrs["arch"], found.attrs["head_key"]) == ("ResNetForImageClassification", "classifier.1")
-    from ltpost.extract.preprocess import Preprocess
+    from ltpost.extract.pixels.preprocess import Preprocess
 
     preprocess = Preprocess(36, 32, interpolation="bicubic", mean=tuple(transform["mean"]), std=tuple(transform["std"]))
     batch = preprocess.normalise(torch.from_numpy(np.stack([preprocess.cut(picture) for picture in pictures])))

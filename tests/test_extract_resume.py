@@ -16,11 +16,13 @@ from click.testing import CliRunner
 from torch import nn
 
 import ltpost
-from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
-from ltpost.extract import extract_features, shards, writer
+from ltpost.extract import extract_features
 from ltpost.extract.command import merge
-from ltpost.extract.lock import held
+from ltpost.extract.run import shards, writer
+from ltpost.extract.run.lock import held
+from ltpost.extract.run.merge import merge_shards
+from ltpost.data.write import partial_name
 
 N = 203
 
@@ -146,7 +148,8 @@ KILLED = """
 import sys, time, torch
 sys.path.insert(0, {tests!r})
 from test_extract_resume import Counting
-from ltpost.extract import extract_features, writer
+from ltpost.extract import extract_features
+from ltpost.extract.run import writer
 writer._FLUSH_SECONDS = 0.0
 class Slow(Counting):
     def forward(self, x):
@@ -183,7 +186,7 @@ def test_kill_9_at_any_moment(data, whole, tmp_path):
 
 def test_two_runs_into_one_file(data, tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from ltpost.extract.lock import held\n"
+        "import sys, time; from pathlib import Path; from ltpost.extract.run.lock import held\n"
         f"with held(Path({str(tmp_path / 'val.h5')!r})):\n    print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -249,13 +252,13 @@ def test_shards_cover_all_rows_at_whole_batches(count):
 def test_shards_make_the_same_file(data, whole, tmp_path, count):
     target = tmp_path / "val.h5"
     with pytest.raises(DataError, match=r"has no finished shards.*--shard i/n"):
-        shards.merge_shards(target)
+        merge_shards(target)
     for index in reversed(range(count)):
         path = extract_features(Counting(), data, "val", tmp_path, batch_size=10, shard=f"{index}/{count}")
         assert path == tmp_path / "val.shards" / f"{index}-of-{count}.h5"
         if index:
             with pytest.raises(DataError, match=rf"shards 0.* of {count} are not finished"):
-                shards.merge_shards(target)
+                merge_shards(target)
     result = CliRunner().invoke(merge, [str(target)], catch_exceptions=False)
     assert result.exit_code == 0
     assert contents(target) == contents(whole)
@@ -316,7 +319,7 @@ def test_shard_of_another_extraction(data, tmp_path):
     extract_features(Counting(), data, "val", tmp_path, shard=(0, 2))
     extract_features(Counting(), data, "val", tmp_path, shard=(1, 2), std=(0.5,))
     with pytest.raises(DataError, match=r"1-of-2.h5: does not belong to 0-of-2.h5 \(transform differ\)"):
-        shards.merge_shards(tmp_path / "val.h5")
+        merge_shards(tmp_path / "val.h5")
     assert not partial_name(tmp_path / "val.h5").exists()
 
 
@@ -367,7 +370,7 @@ def test_unreadable_rows_and_their_reasons_survive_sharding(tmp_path):
     whole = extract_features(Counting(), tmp_path, "val", tmp_path / "a", batch_size=2, workers=0)
     for index in range(2):
         extract_features(Counting(), tmp_path, "val", tmp_path / "b", batch_size=2, workers=0, shard=(index, 2))
-    joined = shards.merge_shards(tmp_path / "b" / "val.h5")
+    joined = merge_shards(tmp_path / "b" / "val.h5")
     one, other = contents(whole), contents(joined)
     assert set(one) == set(other)
     with h5py.File(joined) as file:

@@ -12,8 +12,9 @@ from torch import nn
 
 import ltpost
 from ltpost.errors import UsageError
-from ltpost.extract import extract_features, shards
-from ltpost.extract.views import _random_box
+from ltpost.extract import extract_features
+from ltpost.extract.pixels.views import _random_box
+from ltpost.extract.run.merge import merge_shards
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -75,7 +76,7 @@ def test_views_depend_on_the_seed_alone(data, tmp_path):
     np.testing.assert_array_equal(one.features, other.features)
     for index in range(2):
         extract_features(model, data, "train", tmp_path / "c", views=2, batch_size=3, shard=(index, 2))
-    joined = ltpost.load(shards.merge_shards(tmp_path / "c" / "train.h5"))
+    joined = ltpost.load(merge_shards(tmp_path / "c" / "train.h5"))
     np.testing.assert_array_equal(one.features, joined.features)
     assert joined.sample.tolist() == one.sample.tolist()
     third = ltpost.load(extract_features(model, data, "train", tmp_path / "d", views=3, batch_size=3))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import UsageError
-from ltpost.extract.preprocess import Preprocess, as_image
+from ltpost.extract.pixels.preprocess import Preprocess, as_image
 
 AUGMENTS = ("standard", "none")
 TTAS = ("off", "flip", "five-crop")

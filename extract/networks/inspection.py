@@ -9,8 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ltpost.errors import DataError, LtpostError
-from ltpost.extract import architectures
-from ltpost.extract.checkpoints import LAYOUTS, Checkpoint, head_candidates, read_checkpoint, read_container
+from ltpost.extract.checkpoints.checkpoint import Checkpoint, head_candidates, read_checkpoint
+from ltpost.extract.checkpoints.container import read_container
+from ltpost.extract.checkpoints.layouts import LAYOUTS
+from ltpost.extract.messages import some
+from ltpost.extract.networks.builders import builders
+from ltpost.extract.networks.recognition import candidates
 
 
 def describe(path: str | os.PathLike[str]) -> str:
@@ -32,7 +36,7 @@ def describe(path: str | os.PathLike[str]) -> str:
         checkpoint = read_checkpoint(source)
     except LtpostError as error:
         return "\n".join([*lines, f"cannot be used: {error}"])
-    names = architectures.candidates(checkpoint.state)
+    names = candidates(checkpoint.state)
     said = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
     lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{said}", "", "classifiers"]
     for head in head_candidates(checkpoint.state):
@@ -66,7 +70,7 @@ def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
     """Tensors that the one architecture has no use for."""
     if len(names) != 1:
         return []
-    builder = architectures.builders(names[0])[0]
+    builder = builders(names[0])[0]
     used = builder.build(names[0], None).state_dict()
     unused = [name for name in checkpoint.state if name not in used and name != f"{checkpoint.normed}.weight"]
-    return [f"unused by {names[0]}: {len(unused)} tensors" + (f" ({architectures.some(unused)})" if unused else "")]
+    return [f"unused by {names[0]}: {len(unused)} tensors" + (f" ({some(unused)})" if unused else "")]

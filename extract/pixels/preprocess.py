@@ -16,16 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
+from ltpost.extract.messages import need
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-
-
-def need(package: str, what: str) -> UsageError:
-    """The error for a missing optional package."""
-    return UsageError(f'{what} needs {package}; install it with: pip install "ltpost[vision]"')
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
-from ltpost.extract.backbone import first_line, keys_of
-from ltpost.extract.experts import parts_of
+from ltpost.extract.joint import parted
+from ltpost.extract.messages import first_line
+from ltpost.extract.networks.backbone import keys_of
+from ltpost.data.features import FeatureSet
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
@@ -104,13 +105,14 @@ def _write_onnx_model(
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError("--format onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
-    from ltpost.extract.export import backbone_of, parts_in
+    from ltpost.extract.export.parts import parts_in
+    from ltpost.extract.export.proof import backbone_of
 
     parts = parts_in(ckpt, head, head_key, found)
     backbone, preprocess = backbone_of(ckpt, parts, arch, found)
     model = backbone.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     widths = [layer.in_features for layer in backbone.classifiers]
-    for key, (_, part) in zip(keys_of(backbone.head_key), parts_of(head, widths), strict=True):
+    for key, (_, part) in zip(keys_of(backbone.head_key), parted(head, widths), strict=True):
         model.set_submodule(key, _layer(part))
     side = preprocess.crop or 32
     images = torch.zeros(2, 3, side, side)

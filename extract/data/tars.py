@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.extract.image_files import IMAGE_SUFFIXES, decode, need_pillow
-from ltpost.extract.source import Source
+from ltpost.extract.data.image_files import IMAGE_SUFFIXES, decode, need_pillow
+from ltpost.extract.data.source import Source
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,70 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.checkpoints import sha256_of_file
-from ltpost.extract.preprocess import Preprocess
-from ltpost.extract.source import Source, Unreadable
-
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
-
-
-def is_model_folder(path: Path) -> bool:
-    """Whether ``save_pretrained`` wrote it."""
-    return (path / "config.json").is_file()
-
-
-def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
-    """Name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
-
-    Raises:
-        UsageError: transformers is not installed.
-        DataError: it is not an image classifier.
-    """
-    try:
-        from transformers import AutoModelForImageClassification
-    except ImportError:
-        raise UsageError(
-            f"{folder}: a model folder of Hugging Face needs transformers; install it with: pip install transformers"
-        ) from None
-    try:
-        model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"{folder}: is not an image classifier that transformers can load ({_first(error)})") from None
-    weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(folder.glob(name))), None)
-    sha256 = "" if weights is None else sha256_of_file(weights)
-    return type(model).__name__, model, _preprocess(folder), sha256
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _preprocess(folder: Path) -> Preprocess:
-    """From preprocessor_config.json, as transformers' image processors read it."""
-    file = folder / "preprocessor_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    size = config.get("size") or {}
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    edge, height, width = (size.get(key) for key in ("shortest_edge", "height", "width"))
-    crop = config.get("crop_size") if config.get("do_center_crop") else None
-    crop = crop.get("height") if isinstance(crop, dict) else crop
-    normalised = config.get("do_normalize", bool(config.get("image_mean")))
-    if height != width:
-        raise DataError(f"{file}: input {height} x {width} is not supported; only square ones are")
-    if edge and "crop_pct" in config and edge < 384:  # ConvNeXt's and ResNet's: resize by crop_pct, then crop
-        crop, edge = edge, int(edge / (config["crop_pct"] or 224 / 256))
-    return Preprocess(
-        resize=edge or height,
-        crop=crop if crop or not height else height,
-        squash=bool(height),
-        interpolation=_RESAMPLING[config.get("resample", 2)],
-        mean=tuple(config["image_mean"]) if normalised and config.get("image_mean") else (0.0,),
-        std=tuple(config["image_std"]) if normalised and config.get("image_std") else (1.0,),
-    )
-
+from ltpost.extract.data.source import Source, Unreadable
+from ltpost.extract.messages import first_line
 
 # -- data sets ---------------------------------------------------------------------------------------------------------
 
@@ -106,7 +45,7 @@ class DatasetImages:
             try:
                 yield rows[sample][self.column].convert("RGB")
             except (OSError, ValueError, SyntaxError, AttributeError) as error:
-                yield Unreadable(_first(error))
+                yield Unreadable(first_line(error))
 
     def close(self) -> None:
         """Let go of the tables."""
@@ -123,7 +62,7 @@ def _load(folder: Path) -> Any:
     try:
         return load_from_disk(str(folder))
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{folder}: is not a data set that datasets can load ({_first(error)})") from None
+        raise DataError(f"{folder}: is not a data set that datasets can load ({first_line(error)})") from None
 
 
 def open_dataset(folder: Path, split: str) -> Source:

@@ -21,22 +21,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ltpost.data.write import partial_name
 from ltpost.errors import DataError, LtpostError
-from ltpost.extract import sanity
-from ltpost.extract.backbone import Backbone
-from ltpost.extract.lock import held
-from ltpost.extract.shards import Shard, adopt
-from ltpost.extract.source import Source, Unreadable
-from ltpost.extract.views import Views
-from ltpost.extract.writer import DONE, MISSING, UNREADABLE, FeatureWriter, Spec, differences, done_of, prepare
+from ltpost.extract.data.source import Source, Unreadable
+from ltpost.extract.messages import tell
+from ltpost.extract.networks.backbone import Backbone
+from ltpost.extract.pixels.views import Views
+from ltpost.extract.run.lock import held
+from ltpost.extract.run.merge import adopt
+from ltpost.extract.run.partial import DONE, MISSING, UNREADABLE, Spec, differences, done_of, prepare
+from ltpost.extract.run.sanity import check_accuracy
+from ltpost.extract.run.shards import Shard
+from ltpost.extract.run.writer import FeatureWriter
+from ltpost.data.write import partial_name
 
 _TOLD = 10  # unreadable images, one by one
-
-
-def tell(message: str) -> None:
-    """A line on stderr."""
-    print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
 
 
 @dataclass
@@ -183,7 +181,7 @@ class Job:
             writer.wait()
             bar.close()
             if "shard" not in writer.file.attrs:
-                for message in sanity.check(writer.file, self.expect_top1):
+                for message in check_accuracy(writer.file, self.expect_top1):
                     tell(message)
             return writer.finish(errors)
 

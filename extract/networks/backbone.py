@@ -4,7 +4,7 @@ The features are what enters the classifier module (a forward pre-hook on it); `
 linear in them and is the last step, z = x Wᵀ + b, before anything is written.
 
 Some networks of timm (distilled ones, CrossViT) have several classifiers, each on features of its own, and average
-their logits. That is one classifier over the features side by side, as with experts: W = [W_1, …, W_E] / E.
+their logits. That is one classifier over their features side by side, as with experts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ltpost.errors import DataError, UsageError
+from ltpost.extract.joint import joined
+from ltpost.extract.messages import first_line
 from ltpost.heads import LinearHead
 
 #: how the classifiers of the usual architectures are called, or the block whose last layer they are
@@ -28,6 +30,8 @@ AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 class Backbone:
     """A model in eval mode whose classifier is known.
+
+    ``head`` is its joint classifier, (C, D).
 
     Args:
         model: takes images (n, channels, h, w), gives logits (n, C).
@@ -61,23 +65,18 @@ class Backbone:
         self.gated = gated
         self.head_key = head_key_of(model, head_key)
         self.classifiers: list[nn.Linear] = [model.get_submodule(key) for key in keys_of(self.head_key)]  # type: ignore[misc]
-        weights = [layer.weight.detach().float() for layer in self.classifiers]
-        biases = [w.new_zeros(len(w)) if layer.bias is None else layer.bias.detach().float()
-                  for w, layer in zip(weights, self.classifiers, strict=True)]  # fmt: skip
-        if len({len(bias) for bias in biases}) > 1:
+        self._heads = [
+            LinearHead(layer.weight.detach().float().cpu().numpy(), _bias_of(layer)) for layer in self.classifiers
+        ]
+        if len({head.num_classes for head in self._heads}) > 1:
             raise DataError(f"classifiers '{self.head_key}' must have equally many outputs; choose one with --head-key")
-        self._weight, self._biases = torch.cat(weights, dim=1) / len(weights), torch.stack(biases)
-        self._has_bias = any(layer.bias is not None for layer in self.classifiers)
+        self.head = joined(self._heads)
+        self._weight = torch.from_numpy(self.head.weight).to(device)
+        self._bias = None if self.head.bias is None else torch.from_numpy(self.head.bias).to(device)
         self._inputs: list[list[Tensor]] = [[] for _ in self.classifiers]
         self._hooks = [lambda _, args, kept=kept: kept.append(args[0]) for kept in self._inputs]
         self._compiled = torch.compile(self._forward, dynamic=False) if compiled else None
         self._compiled_for = 0  # images
-
-    @property
-    def head(self) -> LinearHead:
-        """The joint classifier, (C, D)."""
-        bias = self._biases.mean(dim=0).cpu().numpy() if self._has_bias else None
-        return LinearHead(self._weight.cpu().numpy(), bias)
 
     @property
     def num_experts(self) -> int:
@@ -87,8 +86,10 @@ class Backbone:
     @property
     def expert_bias(self) -> NDArray[np.float32] | None:
         """(E, C), or None where there is one classifier."""
-        biases: NDArray[np.float32] = self._biases.cpu().numpy()
-        return biases if self.num_experts > 1 and self._has_bias else None
+        if self.num_experts == 1 or self.head.bias is None:
+            return None
+        zero = np.zeros_like(self.head.bias)
+        return np.stack([zero if head.bias is None else head.bias for head in self._heads])
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, channels, h, w) on the device to features (n, D) and logits (n, C), float32.
@@ -164,9 +165,7 @@ class Backbone:
     def linear(self, features: Tensor) -> Tensor:
         """Logits x Wᵀ + b in float32, the logits that a reader of the file computes."""
         with torch.inference_mode():
-            return torch.nn.functional.linear(
-                features, self._weight, self._biases.mean(dim=0) if self._has_bias else None
-            )
+            return torch.nn.functional.linear(features, self._weight, self._bias)
 
     def verify(self, features: Tensor, logits: Tensor) -> None:
         """Check on a batch that the classifier is linear in the features and the model's last step.
@@ -192,6 +191,10 @@ class Backbone:
                 f"by {difference:.3g}: the model scales, normalises or averages its logits, or this is not its last "
                 "layer; name another with --head-key"
             )
+
+
+def _bias_of(layer: nn.Linear) -> NDArray[np.float32] | None:
+    return None if layer.bias is None else layer.bias.detach().float().cpu().numpy()
 
 
 def _logits_of(output: Any) -> Tensor:
@@ -230,11 +233,6 @@ def head_key_of(model: nn.Module, head_key: str | None) -> str:
     if len(usual) == 1:
         return next(iter(usual.values()))
     raise UsageError(f"the model has several possible classifiers; choose one with --head-key; {_table(linear)}")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _table(linear: Mapping[str, nn.Linear]) -> str:

@@ -1,9 +1,4 @@
-"""Several processes, one file: each writes a shard, whoever finishes last joins them by copying.
-
-Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
-every row is computed in the same batch as by one process. Processes are told by torchrun (RANK, WORLD_SIZE), by srun
-(SLURM_PROCID, SLURM_STEP_NUM_TASKS), or by ``--shard i/n``; they never talk to each other.
-"""
+"""The shards of several processes joined into one file."""
 
 from __future__ import annotations
 
@@ -12,8 +7,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,62 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ltpost.errors import DataError, UsageError
-from ltpost.extract import writer
-from ltpost.extract.lock import HeldError, held
+from ltpost.errors import DataError
+from ltpost.extract.run.lock import HeldError, held
+from ltpost.extract.run.partial import Spec, copy_rows, differences, done_of, errors_of, start, to_do_again
+from ltpost.extract.run.shards import Shard, folder_of
+from ltpost.extract.run.writer import FeatureWriter
+from ltpost.data.write import partial_name
 from ltpost.heads import LinearHead
-
-#: the variables that say which process this is, and how many there are
-LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` of ``count``; ``local`` numbers the processes of one machine, None where nobody said."""
-
-    index: int
-    count: int
-    local: int | None = None
-
-    def rows(self, total: int, batch_size: int) -> slice:
-        """Its rows of ``total``: whole batches."""
-        batches = -(-total // batch_size)
-        first, last = (batches * part // self.count for part in (self.index, self.index + 1))
-        return slice(min(first * batch_size, total), min(last * batch_size, total))
-
-    def path(self, target: Path) -> Path:
-        """Where it is written."""
-        return folder_of(target) / f"{self.index}-of-{self.count}.h5"
-
-
-def folder_of(target: Path) -> Path:
-    """Where the shards of a feature file are."""
-    return target.with_name(f"{target.stem}.shards")
-
-
-def parse_shard(text: str) -> Shard:
-    """``i/n`` with 0 <= i < n."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not int(match[1]) < int(match[2]):
-        raise UsageError(f"--shard must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
-    return Shard(int(match[1]), int(match[2]))
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """What torchrun or srun says of this process; None where it is the only one.
-
-    Raises:
-        UsageError: only part of the variables are set.
-    """
-    for rank, size, local in LAUNCHERS:
-        if size not in environment:
-            continue
-        try:
-            shard = Shard(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
-        except (KeyError, ValueError):
-            raise UsageError(f"{size} is set, so {rank} must be a number too; start with torchrun or srun") from None
-        return shard if shard.count > 1 else None
-    return None
 
 
 def merge_shards(target: str | os.PathLike[str], count: int | None = None) -> Path:
@@ -134,7 +78,7 @@ def _what_is_missing(target: Path) -> str:
     return f"shards {', '.join(missing)} of {count} are not finished; run ltpost extract --shard i/{count} for them"
 
 
-def adopt(path: Path, target: Path, rows: slice, spec: writer.Spec) -> NDArray[np.uint8]:
+def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8]:
     """Copy into the new partial file of ``path`` what earlier runs, in other numbers of processes, have left.
 
     HDF5's own locks are left out: they would keep another process from opening its file while this one reads it.
@@ -148,20 +92,20 @@ def adopt(path: Path, target: Path, rows: slice, spec: writer.Spec) -> NDArray[n
     Returns:
         ``done`` of the new file.
     """
-    ours = writer.partial_name(path)
-    others = [writer.partial_name(target), *_shard_files(target), *sorted(folder_of(target).glob("*-of-*.h5.partial"))]
+    ours = partial_name(path)
+    others = [partial_name(target), *_shard_files(target), *sorted(folder_of(target).glob("*-of-*.h5.partial"))]
     for other in others:
         same_run = _count_of(other) == _count_of(ours) is not None  # other rows, perhaps being written right now
         if other in (ours, path) or same_run or not other.is_file():
             continue
         try:
             with h5py.File(other, "r", locking=False) as left, h5py.File(ours, "r+", locking=False) as new:
-                if not writer.differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
+                if not differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
                     _copy_common(left, new, rows)
         except (OSError, KeyError):
             continue  # being written, or never flushed
     with h5py.File(ours, "r", locking=False) as new:
-        return writer.to_do_again(writer.done_of(new))
+        return to_do_again(done_of(new))
 
 
 def _count_of(shard: Path) -> int | None:
@@ -174,7 +118,7 @@ def _copy_common(left: h5py.File, new: h5py.File, rows: slice) -> None:
     begin = _begin(left)
     first, last = max(begin, rows.start), min(begin + len(left["labels"]), rows.stop)
     if first < last:
-        writer.copy_rows(left, first - begin, new, first - rows.start, last - first)
+        copy_rows(left, first - begin, new, first - rows.start, last - first)
 
 
 def _join(target: Path, shards: list[Path]) -> None:
@@ -183,18 +127,18 @@ def _join(target: Path, shards: list[Path]) -> None:
         parts = [stack.enter_context(h5py.File(shard, "r", locking="best-effort")) for shard in shards]
         first, row = parts[0], 0
         for shard, part in zip(shards, parts, strict=True):
-            differing = writer.differences(first.attrs, part.attrs)
+            differing = differences(first.attrs, part.attrs)
             if differing or _begin(part) != row:
                 what = ", ".join(differing) or "rows"
                 raise DataError(f"{shard}: does not belong to {shards[0].name} ({what} differ); extract it again")
             row += len(part["labels"])
-        writer.start(target, _spec_of_all(parts))
+        start(target, _spec_of_all(parts))
         errors = {}
-        with h5py.File(writer.partial_name(target), "r+") as whole:
+        with h5py.File(partial_name(target), "r+") as whole:
             for part in tqdm(parts, desc=f"merge {target.stem}", unit="shard", disable=None):
-                writer.copy_rows(part, 0, whole, _begin(part), len(part["labels"]))
-                errors.update({_begin(part) + row: reason for row, reason in writer.errors_of(part).items()})
-    with writer.FeatureWriter(target) as joined:
+                copy_rows(part, 0, whole, _begin(part), len(part["labels"]))
+                errors.update({_begin(part) + row: reason for row, reason in errors_of(part).items()})
+    with FeatureWriter(target) as joined:
         joined.finish(errors)
 
 
@@ -203,7 +147,7 @@ def _begin(file: h5py.File) -> int:
     return int(json.loads(file.attrs.get("shard", "{}")).get("start", 0))
 
 
-def _spec_of_all(parts: list[h5py.File]) -> writer.Spec:
+def _spec_of_all(parts: list[h5py.File]) -> Spec:
     first = parts[0]
 
     def column(key: str) -> Any:
@@ -216,7 +160,7 @@ def _spec_of_all(parts: list[h5py.File]) -> writer.Spec:
     if "head/weight" in first:
         head = LinearHead(first["head/weight"][:], first["head/bias"][:] if "head/bias" in first else None)
     wide = first["logits"].shape[1] if head is None else head.num_classes
-    return writer.Spec(
+    return Spec(
         labels=column("labels"),
         head=head,
         shape=(wide, first["features"].shape[1]),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
-from ltpost.data.priors import shot_groups
 from ltpost.errors import DataError
-from ltpost.extract.writer import DONE, done_of
+from ltpost.extract.run.partial import DONE, done_of
 from ltpost.scores.metrics import Figures, figures
+from ltpost.data.priors import shot_groups
 from ltpost.tables import percent
 
 _BLOCK_ROWS = 4096
@@ -42,7 +42,7 @@ def _num_classes(file: h5py.File) -> int:
     return int(file["head/weight"].shape[0] if "head/weight" in file else file["logits"].shape[1])
 
 
-def check(file: h5py.File, expect_top1: float | None) -> list[str]:
+def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
     """What to tell of a file before it is finished.
 
     Args:

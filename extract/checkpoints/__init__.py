@@ -1,0 +1,1 @@
+"""A checkpoint file to named tensors."""

@@ -1,0 +1,226 @@
+"""A checkpoint file to named tensors. ``LAYOUTS`` is the table: one short entry for each way a repository saves.
+
+Nothing is unpickled but tensors and plain containers (``weights_only=True``), with a short list of inert types beside.
+Every tensor remembers where in the file it lay, so that export can put another in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.checkpoints.container import SUFFIXES, read_container, sha256_of_file
+from ltpost.extract.checkpoints.layouts import LAYOUTS, Container, Layout, Location, at, is_state
+
+#: what wrapping a model puts before the names of its tensors
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "network.")
+
+
+#: RIDE and SADE: expert e of the shared network, as a network of its own
+_EXPERT = (
+    (r"^layer(\d)s\.{e}\.", r"layer\1."),
+    (r"^linears\.{e}\.", "fc."),
+    (r"^(layer\ds|linears|expert_help_pred_\w+|shared_expert_help_pred_\w+)\.", None),
+)
+
+
+def _experts_in(container: Container) -> list[int]:
+    found = {int(match[1]) for name in container["state_dict"] if (match := re.search(r"linears\.(\d+)\.", str(name)))}
+    return sorted(found)
+
+
+def _one_expert(container: Container, expert: int) -> Layout:
+    experts = _experts_in(container)
+    if expert not in experts:
+        listed = ", ".join(map(str, experts))
+        raise UsageError(f"--expert must be one of {listed} or all for this file, but is {expert}")
+    rename = tuple((pattern.replace("{e}", str(expert)), new) for pattern, new in _EXPERT)
+    return Layout(f"expert {expert} of {len(experts)} (RIDE, SADE)", is_state, (("state_dict",),), rename)
+
+
+def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
+    """The experts of a RIDE or SADE checkpoint, each as a checkpoint of its own.
+
+    Raises:
+        DataError: it is not one.
+    """
+    container = read_container(Path(path)) if Path(path).is_file() else {}
+    experts = _experts_in(container) if is_state(container.get("state_dict")) else []
+    if not experts:
+        raise DataError(f"{path}: has no experts (tensors linears.0.weight, …); leave --expert out")
+    return [read_checkpoint(path, expert) for expert in experts]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read.
+
+    Args:
+        path: the file.
+        state: name to tensor, wrappers' prefixes stripped; factors of the classifier are multiplied in.
+        locations: name to where it lay in ``container``.
+        container: the file's content.
+        layout: how it was saved.
+        sha256: of the file.
+        arch: what the file itself says of the architecture, if anything.
+        scales: where factors that multiply the classifier lay.
+        normed: name of a classifier whose weight is (D, C) and, like its input, normalised (LDAM's NormedLinear).
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    locations: dict[str, Location]
+    container: Container = field(repr=False)
+    layout: Layout
+    sha256: str
+    arch: str | None = None
+    scales: Location | None = None
+    normed: str | None = None
+
+    def module_name(self, head_key: str) -> str:
+        """A module as the model calls it, from its name in the file or in the model."""
+        wanted = head_key.removesuffix(".weight").removesuffix(".bias")
+        for short, location in self.locations.items():
+            if location[-1].removesuffix(".weight") == wanted:
+                return short.removesuffix(".weight")
+        return wanted
+
+
+def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> Checkpoint:
+    """Read a checkpoint of any layout in ``LAYOUTS``.
+
+    Args:
+        path: the file.
+        expert: which expert of a network of several.
+
+    Raises:
+        DataError: no such file, not a checkpoint, one that holds more than tensors and plain data, or one whose
+            classifier is not linear.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise DataError(f"{source}: no such checkpoint file{_near(source)}; name it with --ckpt")
+    container = read_container(source)
+    layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
+    if layout is None:
+        keys = ", ".join(list(map(str, container))[:8])
+        raise DataError(f"{source}: holds no tensors that ltpost knows to find; its keys are {keys or 'none'}")
+    if expert is not None:
+        if not layout.name.startswith("RIDE"):
+            raise UsageError(f"--expert {expert}: {source} has no experts (tensors linears.0.weight, …); leave it out")
+        layout = _one_expert(container, expert)
+    if layout.refuse:
+        raise DataError(f"{source}: {layout.refuse}")
+    state, locations = _collect(container, layout)
+    scales = locations.pop(layout.scales, None) if layout.scales else None
+    if scales is not None:
+        _multiply(state, state.pop(str(layout.scales)).flatten(), source)
+    _canonical_head(state, locations)
+    arch = container.get("arch")
+    arch = arch if isinstance(arch, str) else None
+    normed = _normed_head(state)
+    return Checkpoint(source, state, locations, container, layout, sha256_of_file(source), arch, scales, normed)
+
+
+def _collect(container: Container, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Location]]:
+    state: dict[str, Tensor] = {}
+    locations: dict[str, Location] = {}
+    for part in layout.parts:
+        tensors = at(container, *part) or {}
+        names = {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+        for short, name in _stripped(list(names)).items():
+            new = _renamed(short, layout.rename)
+            if new is not None:
+                new = new if part != ("state_dict_block",) else f"block.{new}"
+                state[new], locations[new] = names[name], (*part, name)
+    return state, locations
+
+
+def _stripped(names: list[str]) -> dict[str, str]:
+    """Short name to name: prefixes that all names share are taken off."""
+    short = {name: name for name in names}
+    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in short)), None):
+        short = {name.removeprefix(prefix): full for name, full in short.items()}
+    return short
+
+
+def _renamed(name: str, rename: tuple[tuple[str, str | None], ...]) -> str | None:
+    for pattern, new in rename:
+        if new is None and re.search(pattern, name):
+            return None
+        name = re.sub(pattern, new or "", name) if new is not None else name
+    return name
+
+
+def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
+    """LWS and MiSLAS: s_c multiplies w_c and b_c."""
+    weight = state.get("fc.weight")
+    if weight is None or len(weight) != len(scales):
+        raise DataError(f"{source}: has {len(scales)} factors for its classifier, but no 'fc.weight' with as many rows")
+    state["fc.weight"] = weight * scales[:, None].to(weight)
+    if "fc.bias" in state:
+        state["fc.bias"] = state["fc.bias"] * scales.to(weight)
+
+
+def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) -> None:
+    """A ResNet's classifier is ``fc``, a CIFAR ResNet's ``linear``, whatever the file calls it."""
+    if "layer3.0.conv1.weight" not in state:
+        return
+    right, other = ("fc", "linear") if "layer4.0.conv1.weight" in state else ("linear", "fc")
+    if f"{right}.weight" in state:
+        return
+    for kind in ("weight", "bias"):
+        if f"{other}.{kind}" in state:
+            state[f"{right}.{kind}"] = state.pop(f"{other}.{kind}")
+            locations[f"{right}.{kind}"] = locations.pop(f"{other}.{kind}")
+
+
+def is_gated(state: Mapping[str, Tensor]) -> bool:
+    """DisAlign: logits are (1 + c s) z + c b, with the confidence c of each image; not linear in the features."""
+    return "confidence_layer.weight" in state
+
+
+def _normed_head(state: Mapping[str, Tensor]) -> str | None:
+    """LDAM's NormedLinear is (D, C) without a bias, where a linear layer is (C, D)."""
+    norms = [tensor for key, tensor in state.items() if re.search(r"layer\d\.\d+\.bn\d\.weight$", key)]
+    for name in ("fc", "linear"):
+        weight = state.get(f"{name}.weight")
+        if weight is not None and norms and f"{name}.bias" not in state:
+            dimension = len(norms[-1])
+            if weight.shape[0] == dimension != weight.shape[1]:
+                return name
+    return None
+
+
+@dataclass(frozen=True)
+class HeadCandidate:
+    """A tensor that may be a classifier's weight: ``name`` without ``.weight``, its shape, whether it has a bias."""
+
+    name: str
+    shape: tuple[int, int]
+    bias: bool
+
+
+def head_candidates(state: Mapping[str, Tensor]) -> list[HeadCandidate]:
+    """The 2-D weights that do not look like a part of the backbone's blocks."""
+    found = []
+    for key, tensor in state.items():
+        name = key.removesuffix(".weight")
+        if tensor.ndim == 2 and key.endswith(".weight") and not re.search(r"(block|layer|stage)s?[._]?\d", name):
+            found.append(HeadCandidate(name, (len(tensor), tensor.shape[1]), f"{name}.bias" in state))
+    return found
+
+
+def _near(source: Path) -> str:
+    folder = source.parent
+    others = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else []
+    return f" ({folder} has {', '.join(others[:5])})" if others else ""
+
+
+# -- files -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""The content of a checkpoint file. Nothing is unpickled but tensors, plain containers and a few inert types."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltpost.errors import DataError
+from ltpost.extract.checkpoints.layouts import Container
+
+SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
+
+
+def sha256_of_file(source: Path) -> str:
+    """Of its bytes."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of_state(state: Mapping[str, Any]) -> str:
+    """Of the names and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_container(source: Path) -> Container:
+    """The content of a checkpoint file, never unpickled beyond tensors and plain data."""
+    content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_torch(source)
+    if isinstance(content, torch.nn.Module) or not isinstance(content, Mapping):
+        raise DataError(
+            f"{source}: must hold a dictionary with tensors, but holds a {type(content).__name__}; "
+            "save model.state_dict() instead"
+        )
+    return content
+
+
+def _read_safetensors(source: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(source)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{source}: not a readable safetensors file ({error})") from None
+
+
+def _inert_types() -> list[Any]:
+    """What a checkpoint may hold beside tensors: numpy arrays and scalars, and argparse's options. None runs code."""
+    reconstruct = np.zeros(0).__reduce__()[0]
+    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
+    old, new = "numpy.core.multiarray", "numpy._core.multiarray"
+    scalar = np.float64(0).__reduce__()[0]
+    numpy_names = [(thing, f"{module}.{thing.__name__}") for thing in (reconstruct, scalar) for module in (old, new)]
+    return [*numpy_names, np.ndarray, np.dtype, *dtypes, argparse.Namespace]
+
+
+def _read_torch(source: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_inert_types()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the pickle's protocol
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = _refused(source, str(error))
+        if not names:
+            raise DataError(f"{source}: is not a checkpoint that torch can read, or it is damaged") from None
+        raise DataError(
+            f"{source}: holds pickled {', '.join(names)}, and ltpost never runs pickled code. If you trust the file, "
+            f"write its tensors anew: python -c \"import torch; c = torch.load('{source.name}', weights_only=False, "
+            "map_location='cpu'); torch.save(c.get('state_dict', c) if isinstance(c, dict) else c.state_dict(), "
+            "'clean.pth')\""
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{source}: is not a checkpoint that torch can read, or it is damaged ({reason})") from None
+
+
+def _refused(source: Path, message: str) -> list[str]:
+    """The names that ``weights_only`` refused."""
+    return sorted(set(re.findall(r"(?:GLOBAL|global:?|class|type) `?([\w.]+\.[\w.]+)`?", message)) - {"torch.load"})

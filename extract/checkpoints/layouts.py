@@ -1,0 +1,124 @@
+"""How repositories save checkpoints. ``LAYOUTS`` is the table: one short entry for each way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+#: the keys that lead to a tensor in the container
+Location = tuple[str, ...]
+
+
+Container = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to save a checkpoint.
+
+    Args:
+        name: for messages.
+        matches: whether a container is saved so.
+        parts: the mappings of tensors in it, as paths of keys; absent ones are skipped.
+        rename: patterns and replacements for the names of tensors (after prefixes are stripped); None leaves it out.
+        scales: name of the tensor of C factors that multiply the classifier's weight and bias.
+        essential: start of names that the model has to use; elsewhere unused tensors are only told.
+        refuse: why such a file cannot be used, and what to do.
+    """
+
+    name: str
+    matches: Callable[[Container], bool]
+    parts: tuple[Location, ...] = ()
+    rename: tuple[tuple[str, str | None], ...] = ()
+    scales: str | None = None
+    essential: str | None = None
+    refuse: str | None = None
+
+
+def at(container: Any, *keys: str) -> Any:
+    """What lies below ``keys``, or None."""
+    for key in keys:
+        container = container.get(key) if isinstance(container, Mapping) else None
+    return container
+
+
+def _has(*keys: str, under: Location = ()) -> Callable[[Container], bool]:
+    """Whether all ``keys`` (below ``under``) hold tensors."""
+    return lambda container: all(is_state(at(container, *under, key)) for key in keys)
+
+
+def is_state(value: Any) -> bool:
+    """Whether it is a mapping with tensors in it."""
+    return isinstance(value, Mapping) and any(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _names(pattern: str, *under: str) -> Callable[[Container], bool]:
+    """Whether a tensor below ``under`` has a name that the pattern finds."""
+    return lambda container: any(re.search(pattern, str(name)) for name in at(container, *under) or ())
+
+
+def _headless(*under: str) -> Callable[[Container], bool]:
+    """A classifier of KaihuaTang/LT.pytorch or OLTR that is a bare ``weight``: cosine or causal."""
+
+    def matches(container: Container) -> bool:
+        classifier = at(container, *under, "classifier")
+        return is_state(classifier) and {name.removeprefix("module.") for name in classifier} == {"weight"}
+
+    return matches
+
+
+def _either(*matches: Callable[[Container], bool]) -> Callable[[Container], bool]:
+    return lambda container: any(match(container) for match in matches)
+
+
+#: the names of cvpods and detectron2, as torchvision calls them
+_CVPODS = (
+    (r"^stem\.conv1\.norm\.", "bn1."),
+    (r"^stem\.", ""),
+    *((rf"^res{stage + 1}\.", f"layer{stage}.") for stage in range(1, 5)),
+    (r"\.conv(\d)\.norm\.", r".bn\1."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+    (r"^linear\.", "fc."),
+    (r"^pixel_(mean|std)$", None),
+)
+
+
+_COSINE = (
+    "its classifier is a cosine or causal one (a bare 'weight', no 'fc'), whose scale and statistics are not linear in "
+    "the features or not in the file; there is no linear classifier to take"
+)
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("CausalNorm or cosine classifier (KaihuaTang, OLTR)",
+           _either(_headless("state_dict_best"), _headless("state_dict")), refuse=_COSINE),
+    Layout("classifier-balancing, best epoch", _has("feat_model", "classifier", under=("state_dict_best",)),
+           (("state_dict_best", "feat_model"), ("state_dict_best", "classifier")), scales="scales"),
+    Layout("classifier-balancing, latest epoch", _has("feat_model", "classifier", under=("state_dict",)),
+           (("state_dict", "feat_model"), ("state_dict", "classifier")), scales="scales"),
+    Layout("MiSLAS", _has("state_dict_model", "state_dict_classifier"),
+           (("state_dict_model",), ("state_dict_block",), ("state_dict_classifier",), ("state_dict_lws_model",)),
+           scales="learned_norm", essential="block."),
+    Layout("LIFT", lambda container: {"tuner", "head"} <= set(container),
+           refuse="holds only a tuner and a head (LIFT): the CLIP or ViT backbone is not in the file, so no features "
+           "can be computed from it"),
+    Layout("DisAlign", _names(r"(^|\.)confidence_layer\.weight$", "model"),
+           (("model",),), _CVPODS),  # before cvpods: the same, and a gated classifier
+    Layout("cvpods", _names(r"(^|\.)stem\.conv1\.weight$", "model"), (("model",),), _CVPODS),
+    Layout("PaCo, GPaCo", _names(r"(^|\.)encoder_q\.conv1\.weight$", "state_dict"), (("state_dict",),),
+           ((r"^encoder_q\.fc\.", None), (r"^encoder_q\.", ""), (r"^(encoder_k|linear_k)\.|^queue", None),
+            (r"^linear\.", "fc."))),
+    Layout("RIDE, SADE (several experts)", _names(r"(^|\.)linears\.0\.weight$", "state_dict"),
+           refuse="holds several experts (RIDE, SADE), which need --expert"),
+    Layout("Lightning", lambda container: "pytorch-lightning_version" in container and _has("state_dict")(container),
+           (("state_dict",),), ((r"^(model|net|network|backbone|encoder|module)\.", ""),)),
+    *(Layout("timm, averaged weights", _has(key), ((key,),)) for key in ("state_dict_ema", "model_ema")),
+    *(Layout(f"a state_dict under '{key}'", _has(key), ((key,),))
+      for key in ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")),
+    Layout("a bare state_dict", is_state, ((),)),
+)  # fmt: skip

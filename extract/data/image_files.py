@@ -1,0 +1,131 @@
+"""Image files: folder trees, and lists and tables of paths and labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.source import Source, Unreadable, sha256_of_rows
+from ltpost.extract.messages import need
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+CLASS_ORDERS = ("string", "natural")
+
+
+@dataclass
+class ImageFiles:
+    """Image files under a root folder."""
+
+    root: Path
+    paths: Sequence[str]
+    dear: bool = True
+
+    def read(self, samples: slice) -> Iterator[Any]:
+        """See :class:`ltpost.extract.source.Images`."""
+        for path in self.paths[samples]:
+            yield decode(self.root / path)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def decode(file: Path | BinaryIO) -> Any:
+    """A PIL image in RGB, or :class:`Unreadable`."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def need_pillow() -> None:
+    """Raise UsageError where Pillow is not installed."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise need("pillow", "reading image files") from None
+
+
+def image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
+    """The images of ``paths``.
+
+    Raises:
+        UsageError: Pillow is not installed.
+    """
+    need_pillow()
+    return ImageFiles(root, paths)
+
+
+# -- folder tree -------------------------------------------------------------------------------------------------------
+
+
+def _folders(folder: Path, class_order: str) -> list[str]:
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    return sorted(names, key=_natural if class_order == "natural" else None)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers by value, so that '2' comes before '10', as timm sorts class folders."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
+    """``ROOT/<split>/<class>/…``: classes are numbered by the sorted names of the train folder.
+
+    Args:
+        data: ROOT.
+        split: its name.
+        class_order: "string" ('10' before '2'), as torchvision's ImageFolder numbers them, or "natural", as timm does.
+    """
+    if class_order not in CLASS_ORDERS:
+        raise UsageError(f"--class-order must be string or natural, but is '{class_order}'")
+    train = _folders(data / "train", class_order)
+    names = train or _folders(data / split, class_order)
+    if not names:
+        raise DataError(f"{data / split}: must hold one folder per class, but holds none")
+    unknown = sorted(set(_folders(data / split, class_order)) - set(names))
+    if unknown:
+        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which {data / 'train'} has not")
+    paths, labels = _tree_rows(data, split, names)
+    if not paths:
+        raise DataError(f"{data / split}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    train_labels = labels if split == "train" else _tree_rows(data, "train", names)[1] if train else None
+    return Source(
+        str(data / split),
+        labels,
+        image_files(data, paths),
+        sha256_of_rows(paths, labels),
+        paths,
+        names,
+        train_labels,
+        str(data / "train"),
+        class_order,
+    )
+
+
+def _tree_rows(data: Path, split: str, names: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        for folder, _, files in sorted(os.walk(data / split / name, followlinks=True)):
+            inside = [str(Path(folder, file).relative_to(data)) for file in sorted(files) if _is_image(file)]
+            paths += inside
+            labels += [label] * len(inside)
+    return paths, np.array(labels, dtype=np.int64)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")  # noqa: PTH122 - speed
+
+
+# -- lists and tables --------------------------------------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""A rebalanced head back into the checkpoint that it came from, proven by loading it afresh.
+
+Same container, keys, prefixes, dtypes; only the classifier's tensors are replaced. What a layout multiplies its
+classifier with (LWS ``scales``, MiSLAS ``learned_norm``) is folded in, and set to one.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.checkpoints.checkpoint import Checkpoint
+from ltpost.extract.checkpoints.layouts import Location
+from ltpost.extract.export.formats import SUFFIXES, save, write
+from ltpost.extract.export.parts import parts_in
+from ltpost.extract.export.proof import proof_rows, prove, prove_on_images
+from ltpost.extract.messages import tell
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
+from ltpost.heads import Head, LinearHead, load_head
+from ltpost.output import replacing
+
+FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
+
+
+def export_head(
+    head: Head | str | os.PathLike[str],
+    ckpt: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    format: str = "checkpoint",
+    head_key: str | None = None,
+    features: FeatureSet | str | os.PathLike[str] | None = "features",
+    arch: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    split: str = "val",
+) -> Path:
+    """Write a head for other programs.
+
+    Args:
+        head: a head, or the file of one.
+        ckpt: the checkpoint that the features were extracted from.
+        out: the file to write; default: the checkpoint's name with the head's, ``r50-crt.pth``.
+        format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
+            ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
+            the whole model with it.
+        head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
+        features: a feature file, or a folder of them, to prove the result on; None, or the default where there is
+            none, proves the tensors only.
+        arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
+        data: images to run through the exported checkpoint as a further proof.
+        split: of ``data``.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: an argument cannot be used, or the classifier cannot be told.
+        DataError: the head does not fit the checkpoint, or the written file does not reproduce its logits.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, but is '{format}'")
+    name, any_head = (Path(head).stem, load_head(head)) if isinstance(head, (str, os.PathLike)) else ("head", head)
+    layer = any_head.linear()
+    if layer is None:
+        raise DataError(
+            f"{name}: the head is not one linear layer over the features, so it cannot take the place of the classifier; "
+            "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
+        )
+    head = layer
+    found = _feature_file(features)
+    if format != "checkpoint":
+        target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
+        return write(head, target, format, head_key, ckpt, arch, found)
+    if ckpt is None:
+        raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
+    source = Path(ckpt)
+    if source.is_dir():
+        weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(source.glob(name))), None)
+        hint = "" if weights is None else f", as in --ckpt {weights}"
+        raise UsageError(f"--ckpt {source}: is a folder; name the file of its weights{hint}")
+    target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")
+    proof = proof_rows(found, head)
+    parts = parts_in(source, head, head_key, found)
+    container = parts[0].checkpoint.container
+    for part in parts:
+        container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
+    with replacing(target, "--out", keep_ending=True) as partial:
+        save(container, partial, metadata=_metadata(source), zipped=zipfile.is_zipfile(source))
+        for part in parts:
+            prove(part, partial, {other.key for other in parts}, proof)
+        if data is not None:
+            prove_on_images(partial, parts, head, arch, found, data, split)
+    seen = ["its tensors" if found is None or proof is None else f"{len(proof)} rows of {found.name}"]
+    seen += [] if data is None else [f"images of {data}"]
+    tell(f"{target}: loaded afresh it gives the head's logits ({', '.join(seen)})")
+    return target
+
+
+# -- which tensors -----------------------------------------------------------------------------------------------------
+
+
+def _feature_file(features: Any) -> FeatureSet | None:
+    if features is None or isinstance(features, FeatureSet):
+        return features
+    path = Path(features)
+    if not path.exists() and path != Path("features"):
+        raise UsageError(f"--features {path}: no such file or folder")
+    if path.is_dir():
+        path = next(
+            (path / f"{split}.h5" for split in ("val", "test", "train") if (path / f"{split}.h5").is_file()), path
+        )
+    return load(path) if path.is_file() else None
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _replaced(checkpoint: Checkpoint, key: str, head: LinearHead) -> Any:
+    """The container with the head in it; the other tensors are the same objects."""
+    weight, bias = torch.from_numpy(head.weight), None if head.bias is None else torch.from_numpy(head.bias)
+    new: dict[Location, Tensor] = {}
+    if checkpoint.normed == key:
+        norms = weight.norm(dim=1)
+        if bias is not None or float(norms.max() - norms.min()) > 1e-3 * float(norms.max()):
+            raise DataError(
+                f"{checkpoint.path}: '{key}' is a normalised classifier that keeps directions only, so norms and a "
+                "bias cannot be written into it; write the head alone with --format safetensors"
+            )
+        weight = weight.T
+    elif bias is not None and f"{key}.bias" not in checkpoint.state:
+        raise DataError(
+            f"{checkpoint.path}: '{key}' has no bias, but the head has one; write the head alone with --format "
+            "safetensors, or make it without a bias"
+        )
+    elif f"{key}.bias" in checkpoint.state:
+        bias = torch.zeros(head.num_classes) if bias is None else bias
+        new[checkpoint.locations[f"{key}.bias"]] = bias
+    new[checkpoint.locations[f"{key}.weight"]] = weight
+    if checkpoint.scales is not None:
+        new[checkpoint.scales] = torch.ones(head.num_classes)
+    container = checkpoint.container
+    for location, tensor in new.items():
+        container = _with(container, location, tensor)
+    return container
+
+
+def _with(container: Any, location: Location, tensor: Tensor) -> Any:
+    """A copy along ``location`` with another tensor at its end, of the old dtype and shape."""
+    changed = copy.copy(container)
+    if len(location) > 1:
+        changed[location[0]] = _with(container[location[0]], location[1:], tensor)
+    else:
+        old = container[location[0]]
+        changed[location[0]] = tensor.reshape(old.shape).to(old.dtype).contiguous()
+    return changed
+
+
+def _metadata(source: Path) -> dict[str, str] | None:
+    """Of a safetensors file."""
+    if source.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(source, framework="pt") as file:
+        metadata: dict[str, str] | None = file.metadata()
+    return metadata
+
+
+# -- proving -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""Whether a written checkpoint gives the head's logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltpost.errors import DataError
+from ltpost.extract.checkpoints.checkpoint import read_checkpoint
+from ltpost.extract.export.parts import Part
+from ltpost.extract.networks.backbone import Backbone
+from ltpost.extract.networks.builders import known
+from ltpost.extract.pixels.preprocess import Preprocess
+from ltpost.data.features import FeatureSet
+from ltpost.heads import LinearHead
+
+_PROOF_ROWS = 256
+
+
+def proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | None:
+    """Some stored features, float32."""
+    if found is None or found.num_features is None:
+        return None
+    if found.num_features != head.num_features:
+        raise DataError(
+            f"{found.name}: has {found.num_features} features a row, but the head takes {head.num_features}; name the "
+            "folder that the head was made from with --features"
+        )
+    rows = np.unique(np.linspace(0, len(found) - 1, _PROOF_ROWS).astype(np.int64))
+    return np.asarray(found.features[rows], dtype=np.float32)
+
+
+def prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) -> None:
+    """The file loaded afresh: the classifier must give the head's logits, and nothing else may have changed."""
+    old, new, key, head = part.checkpoint, read_checkpoint(written, part.expert), part.key, part.head
+    replaced = {f"{name}.{kind}" for name in keys for kind in ("weight", "bias")}
+    if old.state.keys() != new.state.keys() or any(
+        not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced
+    ):
+        raise DataError(f"{written}: does not hold the other tensors of {old.path} unchanged; this is a bug of ltpost")
+    weight, bias = new.state[f"{key}.weight"], new.state.get(f"{key}.bias")
+    exact = weight.dtype in (torch.float32, torch.float64)
+    weight = weight.float().T if old.normed == key else weight.float()
+    found = LinearHead(weight.numpy(), None if bias is None else bias.float().numpy())
+    rows = np.eye(head.num_features, dtype=np.float32)[:_PROOF_ROWS] if rows is None else rows[:, part.columns]
+    expected = head.logits(rows)
+    difference = float(np.abs(found.logits(rows) - expected).max(initial=0.0))
+    if not difference <= (1e-5 if exact else 2e-2) * max(1.0, float(np.abs(expected).max(initial=0.0))):
+        raise DataError(f"{written}: its classifier gives other logits than the head (by {difference:.3g})")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def prove_on_images(
+    written: Path,
+    parts: list[Part],
+    head: LinearHead,
+    arch: str | None,
+    found: FeatureSet | None,
+    data: Any,
+    split: str,
+) -> None:
+    """Some images through the exported model: its logits must be the head's on the model's features."""
+    from ltpost.extract.data.forms import open_source
+    from ltpost.extract.data.source import Unreadable
+
+    backbone, preprocess = backbone_of(written, parts, arch, found)
+    source = open_source(data, split)
+    images = [image for image in source.images.read(slice(0, 16)) if not isinstance(image, Unreadable)]
+    source.images.close()
+    if not images:
+        raise DataError(f"{source.name}: none of the first 16 images can be read")
+    features, logits = [], []
+    for image in images:  # one by one, as they may differ in size
+        one = backbone(preprocess.normalise(torch.tensor(preprocess.cut(image))[None]))
+        features.append(one[0].numpy())
+        logits.append(one[1].numpy())
+    expected = head.logits(np.concatenate(features))
+    tolerance = 1e-3 * max(1.0, float(np.abs(expected).max()))
+    if not np.allclose(np.concatenate(logits), expected, rtol=1e-3, atol=tolerance):
+        raise DataError(f"{written}: the exported model gives other logits on images of {source.name}")
+
+
+def backbone_of(
+    file: Path, parts: list[Part], arch: str | None, found: FeatureSet | None
+) -> tuple[Backbone, Preprocess]:
+    """The network of a checkpoint with its classifiers, and the transform that the features were made with."""
+    from ltpost.extract.networks.opening import open_network
+
+    attrs = {} if found is None else found.attrs
+    stored = str(attrs.get("arch", ""))
+    arch = arch or (stored if known(stored) else None)
+    expert = attrs.get("expert")
+    scale = float(parts[0].head.norms()[0])  # of a cosine classifier, whose directions alone are in the file
+    keys = None if expert == "all" else ",".join(part.key for part in parts)
+    network = open_network(file, arch, keys, expert=expert, head_scale=scale)
+    preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
+    return Backbone(network.model, network.head_key), preprocess

@@ -1,0 +1,1 @@
+"""Named tensors to a model that gives features and logits."""

@@ -1,0 +1,68 @@
+"""Several processes, one file: each writes a shard, whoever finishes last joins them by copying.
+
+Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
+every row is computed in the same batch as by one process. Processes are told by torchrun (RANK, WORLD_SIZE), by srun
+(SLURM_PROCID, SLURM_STEP_NUM_TASKS), or by ``--shard i/n``; they never talk to each other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltpost.errors import UsageError
+
+#: the variables that say which process this is, and how many there are
+LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``; ``local`` numbers the processes of one machine, None where nobody said."""
+
+    index: int
+    count: int
+    local: int | None = None
+
+    def rows(self, total: int, batch_size: int) -> slice:
+        """Its rows of ``total``: whole batches."""
+        batches = -(-total // batch_size)
+        first, last = (batches * part // self.count for part in (self.index, self.index + 1))
+        return slice(min(first * batch_size, total), min(last * batch_size, total))
+
+    def path(self, target: Path) -> Path:
+        """Where it is written."""
+        return folder_of(target) / f"{self.index}-of-{self.count}.h5"
+
+
+def folder_of(target: Path) -> Path:
+    """Where the shards of a feature file are."""
+    return target.with_name(f"{target.stem}.shards")
+
+
+def parse_shard(text: str) -> Shard:
+    """``i/n`` with 0 <= i < n."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise UsageError(f"--shard must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """What torchrun or srun says of this process; None where it is the only one.
+
+    Raises:
+        UsageError: only part of the variables are set.
+    """
+    for rank, size, local in LAUNCHERS:
+        if size not in environment:
+            continue
+        try:
+            shard = Shard(int(environment[rank]), int(environment[size]), int(environment.get(local, 0)))
+        except (KeyError, ValueError):
+            raise UsageError(f"{size} is set, so {rank} must be a number too; start with torchrun or srun") from None
+        return shard if shard.count > 1 else None
+    return None
