@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
-from ltpost.heads.protocol import Array, HeadRows, Key, Reader, Spec
+from ltpost.heads.protocol import Array, HeadRows, Key, Layer, Reader, Spec
 from ltpost.heads.saving import Saved
 
 
@@ -73,7 +73,7 @@ class LinearHead(Saved):
             scores += self.bias
         return scores
 
-    def same_as(self, other: LinearHead) -> bool:
+    def same_as(self, other: Layer) -> bool:
         """Whether both are the same classifier, bit for bit."""
         if self is other:
             return True

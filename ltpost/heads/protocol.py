@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from ltpost.heads.linear import LinearHead
 
 Array = NDArray[Any]
 Key = slice | NDArray[np.int64]
@@ -25,12 +22,45 @@ class Reader(Protocol):
         """Logits (n, C) float32 of the rows ``key``; ``out`` (n, C) float32 is memory that it may compute in."""
 
 
+class Layer(Protocol):
+    """One linear layer over the features, z = x Wᵀ + b: a :class:`~ltpost.LinearHead`."""
+
+    info: dict[str, Any]
+
+    @property
+    def weight(self) -> Array:
+        """W, (C, D) float32."""
+
+    @property
+    def bias(self) -> Array | None:
+        """b, (C,) float32, or None."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for the same layer, in any file."""
+
+    def norms(self) -> Array:
+        """‖w_c‖₂ of every class, (C,) float64."""
+
+    def logits(self, features: Array) -> Array:
+        """(n, D) features to (n, C) float32 logits."""
+
+    def reader(self, rows: HeadRows) -> Reader:
+        """See :class:`Head`."""
+
+    def state(self) -> tuple[Spec, dict[str, Array]]:
+        """See :class:`Head`."""
+
+
 class HeadRows(Protocol):
     """What a head may ask of rows: a :class:`~ltpost.FeatureSet`, with or without its labels."""
 
     name: str
     num_classes: int
-    head: LinearHead | None
+
+    @property
+    def head(self) -> Layer | None:
+        """The joint classifier, or None where it is not known."""
 
     @property
     def num_features(self) -> int | None:
@@ -70,7 +100,7 @@ class Head(Protocol):
             DataError: the rows do not hold what the head reads.
         """
 
-    def linear(self) -> LinearHead | None:
+    def linear(self) -> Layer | None:
         """The same classifier as one linear layer over the features, or None where there is none."""
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
