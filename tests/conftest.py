@@ -1,6 +1,9 @@
 """Small feature files that every test may use, and where the real data is."""
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +48,39 @@ def at_home(folder, monkeypatch):
     """The current folder is the one that holds features/."""
     monkeypatch.chdir(folder.parent)
     return folder.parent
+
+
+@pytest.fixture
+def fake_device(monkeypatch):
+    """A device "fake", which computes as the CPU does; the list of the devices that were asked for."""
+    from ltpost.data import tensors
+    from ltpost.fit import solve  # noqa: F401 - loads what takes the function from there
+    from ltpost.scores import on_device  # noqa: F401
+
+    asked, real = [], tensors.find_device
+
+    def find_device(name):
+        asked.append(name)
+        return real("cpu" if name == "fake" else name)
+
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "ltpost"]:
+        if getattr(module, "find_device", None) is real:
+            monkeypatch.setattr(module, "find_device", find_device)
+    return asked
+
+
+def in_processes(home, count, *args):
+    """Run a command in ``count`` processes as torchrun would; stdout and stderr of each, and every exit code."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    running = []
+    for rank in range(count):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        env = {**os.environ, **{key: str(value) for key, value in numbers.items()}}
+        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
+        command = [sys.executable, "-m", "ltpost", *args]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=env, cwd=home, **pipes))
+    outputs = [process.communicate(timeout=300) for process in running]
+    return outputs, [process.returncode for process in running]

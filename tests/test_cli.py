@@ -1,9 +1,7 @@
 import csv
 import inspect
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -11,7 +9,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import make_split
+from conftest import in_processes, make_split
 
 import ltpost
 from ltpost import Experiment, FeatureSet, LinearHead, load_head, methods
@@ -327,36 +325,6 @@ def test_commands_are_click_commands():
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
-def several(at_home, count, *args):
-    """Run a command in ``count`` processes as torchrun would; what process 0 printed, and every exit code."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(count):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        env = {**os.environ, **{key: str(value) for key, value in numbers.items()}}
-        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-        command = [sys.executable, "-m", "ltpost", *args]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, env=env, cwd=at_home, **pipes))
-    outputs = [process.communicate(timeout=300) for process in running]
-    return outputs, [process.returncode for process in running]
-
-
-def test_processes_print_what_one_prints(at_home):
-    args = ["compare", "--methods", "ncm,crt", "--json"]
-    alone = json.loads(good(*args))
-    outputs, codes = several(at_home, 2, *args)
-    assert codes == [0, 0], outputs
-    assert outputs[1][0] == "", "only the first one prints"
-    together = json.loads(outputs[0][0])
-    for split in ("test", "val"):
-        for method in ("joint", "ncm", "crt"):
-            one, other = (result["results"][split][method]["all"] for result in (alone, together))
-            assert other == pytest.approx(one, abs=0.004)
-
-
 def test_the_training_split_in_parts(at_home):
     train = ltpost.load("features/train.h5")
     cut = 500
@@ -365,7 +333,7 @@ def test_the_training_split_in_parts(at_home):
     alone = json.loads(good("ncm", "--metric", "euclidean", "--json"))
     (at_home / "features" / "train.h5").unlink()
     args = ["ncm", "--metric", "euclidean", "--features", "features/train-*.h5", "--json"]
-    outputs, codes = several(at_home, 2, *args)
+    outputs, codes = in_processes(at_home, 2, *args)
     assert codes == [0, 0], outputs
     assert json.loads(outputs[0][0])["results"]["test"]["ncm"]["all"] == alone["results"]["test"]["ncm"]["all"]
     assert "2 parts of the training split, but there are 1 processes" in bad(2, *args)

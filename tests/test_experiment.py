@@ -249,24 +249,6 @@ def test_every_option_of_a_fit_is_in_the_signature(folder):
     assert "|tolerance:0.0001|" in plain
 
 
-@pytest.fixture
-def fake_device(monkeypatch):
-    """A device "fake", which computes as the CPU does and notes what it was asked for."""
-    from ltpost.data import tensors
-    from ltpost.fit import solve
-    from ltpost.scores import on_device
-
-    asked, real = [], tensors.find_device
-
-    def find_device(name):
-        asked.append(name)
-        return real("cpu" if name == "fake" else name)
-
-    for module in (tensors, solve, on_device):
-        monkeypatch.setattr(module, "find_device", find_device)
-    return asked
-
-
 @pytest.mark.parametrize(
     ("method", "options"),
     [("tnorm", {}), ("tnorm", {"bias": "keep"}), ("la", {}), ("crt", {}), ("lws", {}), ("ncm", {})],

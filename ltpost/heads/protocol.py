@@ -23,20 +23,33 @@ class Reader(Protocol):
 
 
 class Layer(Protocol):
-    """One linear layer over the features, with weight (C, D) and bias (C,) or None (:class:`~ltpost.LinearHead`)."""
+    """One linear layer over the features, z = x Wᵀ + b: a :class:`~ltpost.LinearHead`."""
 
-    weight: Array
-    bias: Array | None
+    info: dict[str, Any]
+
+    @property
+    def weight(self) -> Array:
+        """W, (C, D) float32."""
+
+    @property
+    def bias(self) -> Array | None:
+        """b, (C,) float32, or None."""
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 of weight and bias."""
+        """Equal for the same layer, in any file."""
 
     def norms(self) -> Array:
-        """‖w_c‖₂ of every class, (C,)."""
+        """‖w_c‖₂ of every class, (C,) float64."""
+
+    def logits(self, features: Array) -> Array:
+        """(n, D) features to (n, C) float32 logits."""
 
     def reader(self, rows: HeadRows) -> Reader:
-        """A function that gives its logits of these rows."""
+        """See :class:`Head`."""
+
+    def state(self) -> tuple[Spec, dict[str, Array]]:
+        """See :class:`Head`."""
 
 
 class HeadRows(Protocol):

@@ -1,0 +1,460 @@
+"""What holds for every method of the table, whoever wrote it. A method gets these checks by being in the table.
+
+Each check builds the folder of feature files that it is about. ``missing`` says on which of them a method runs.
+"""
+
+import json
+import re
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import in_processes
+
+from ltpost import (
+    DataError,
+    Experiment,
+    FeatureFolder,
+    FeatureSet,
+    LinearHead,
+    UsageError,
+    evaluate,
+    load_head,
+    methods,
+)
+from ltpost.cli import cli
+from ltpost.data.experts import joined_weight
+from ltpost.experiment import missing
+from ltpost.method import NEEDS
+from ltpost.scores.predict import predict
+
+KEYS = methods.all_keys()
+every_method = pytest.mark.parametrize("key", KEYS)
+SPLITS = ("train", "val", "test")
+ROWS_PER_CLASS = 15  # of val and of test
+
+
+# -- made-up folders ---------------------------------------------------------------------------------------------------
+
+
+def one_split(split, *, classes=5, dtype=np.float32, order=None, experts=1, absent=None):
+    """A long-tailed problem of a few classes, with a joint classifier whose norms follow the class counts.
+
+    Args:
+        split: train, val or test.
+        classes: C.
+        dtype: of the features.
+        order: class c is renamed to where ``order`` has c.
+        experts: E, whose features are side by side.
+        absent: a class without rows in val.
+    """
+    shape = np.random.default_rng(classes)
+    counts = np.geomspace(60, 4, classes).round().astype(int)
+    centres = np.abs(shape.normal(size=(classes, 8)))
+    parts = [(centres @ np.linalg.qr(shape.normal(size=(8, 8)))[0], shape.normal(size=classes)) for _ in range(experts)]
+    rng = np.random.default_rng(SPLITS.index(split))
+    labels = rng.permutation(np.repeat(np.arange(classes), counts if split == "train" else ROWS_PER_CLASS))
+    features, weights, biases = [], [], []
+    for means, bias in parts:
+        features.append(0.05 + np.maximum(means[labels] + 0.7 * rng.normal(size=(len(labels), 8)), 0))
+        weights.append((means - means.mean(0)) * (counts[:, None] / counts.max()) ** 0.25)
+        biases.append(0.1 * bias + 0.3 * np.log(counts / counts.max()))
+    features = np.concatenate(features, axis=1).astype(dtype)
+    order = np.arange(classes) if order is None else order
+    head = LinearHead(joined_weight(weights)[order], np.mean(biases, axis=0)[order])
+    whole = FeatureSet(
+        features,
+        np.argsort(order)[labels],
+        logits=head.logits(features),
+        head=head,
+        class_counts=counts[order],
+        expert_bias=np.stack(biases)[:, order] if experts > 1 else None,
+        attrs={"experts": experts} if experts > 1 else {},
+        split=split,
+    )
+    rows = np.flatnonzero(whole.labels != absent) if split == "val" and absent is not None else np.arange(len(labels))
+    return whole.subset(rows)
+
+
+def write(folder, *, without=(), **options):
+    """A folder of the three splits, without some of "train", "features", "head", "logits" and "class_counts"."""
+    for split in SPLITS:
+        if split == "train" and "train" in without:
+            continue
+        one = one_split(split, **options)
+        FeatureSet(
+            None if "features" in without else np.asarray(one.features),
+            one.labels,
+            logits=None if "logits" in without else np.asarray(one.logits),
+            head=None if {"head", "features"} & set(without) else one.head,
+            class_counts=None if "class_counts" in without else one.class_counts,
+            expert_bias=None if {"head", "features"} & set(without) else one.expert_bias,
+            attrs=one.attrs,
+            split=split,
+        ).save(folder / f"{split}.h5")
+    return folder
+
+
+#: name of a kind of folder to the options of ``write``; a method runs on the first that suffices
+KINDS = {"features": {}, "experts": {"experts": 2}}
+
+
+def kind_for(key, tmp_path):
+    """The options of the first kind of folder that suffices for a method."""
+    for name, options in KINDS.items():
+        if not missing(Experiment(write(tmp_path / f"kind-{name}", **options)), key):
+            return options
+    raise AssertionError(f"{key} runs on none of {', '.join(KINDS)}; give test_every_method a folder that it runs on")
+
+
+@pytest.fixture
+def made(key, tmp_path):
+    """Makes folders that suffice for the method, with changes."""
+    options, number = kind_for(key, tmp_path), iter(range(100))
+
+    def make(**changes):
+        return write(tmp_path / f"made-{next(number)}", **{**options, **changes})
+
+    return make
+
+
+def figures_of(outcome):
+    """Split and name of a row to its hits per class."""
+    return {(row.split, row.name): row.hits.tolist() for row in outcome.results}
+
+
+def bytes_of(head):
+    return {name: (tensor.dtype.str, tensor.shape, tensor.tobytes()) for name, tensor in head.state()[1].items()}
+
+
+def without_chance(key):
+    """Options with which the method draws no random numbers, where it has such."""
+    solver = methods.get(key).options.get("solver")
+    return {"solver": "convex"} if solver is not None and "convex" in solver.choices else {}
+
+
+# -- the declaration ---------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_is_described(key):
+    method = methods.get(key)
+    assert method.key == key
+    for words in (method.title, method.equation, method.source):
+        assert words.strip() == words != ""
+    assert re.fullmatch(r"[A-Z][^\n]+[^.\s]", method.does), "the first sentence of the docstring, for the README"
+    assert method.variant in ("exact", "head only")
+    assert set(method.needs) <= set(NEEDS)
+    words = method.example.split()
+    assert words[:2] == ["ltpost", key]
+    cli.get_command(click.Context(cli), key).make_context(key, words[2:])
+
+
+def squeezed(text):
+    """Without the white space at which a terminal may break lines."""
+    return "".join(text.split())
+
+
+@every_method
+def test_help_has_every_option_with_its_default_and_choices(key):
+    result = CliRunner().invoke(cli, [key, "--help"])
+    assert result.exit_code == 0, result.output
+    shown, method = squeezed(result.stdout), methods.get(key)
+    assert squeezed(method.equation) in shown
+    context = cli.get_command(click.Context(cli), key).make_context(key, [])
+    for parameter in context.command.params:
+        flags, about = parameter.get_help_record(context)
+        assert squeezed(flags + about) in shown
+        assert len(about) > 10, f"{flags} has no help"
+        says_default = re.search(r"\[default: .+\]|\bDefault ", about)
+        assert says_default or parameter.is_flag or parameter.name == "csv_file", f"{flags} says no default"
+        if isinstance(parameter.type, click.Choice):
+            assert "|".join(map(str, parameter.type.choices)) in flags
+    for name, option in method.options.items():
+        flags = [max(parameter.opts, key=len) for parameter in context.command.params if parameter.name == name]
+        assert flags == [f"--{name.replace('_', '-')}"]
+        assert squeezed(option.help)[1:] in shown
+        if option.default is not None:
+            default = option.default
+            text = ",".join(f"{value:g}" for value in default) if isinstance(default, tuple) else str(default)
+            assert squeezed(f"[default: {text}]") in shown, name
+
+
+def another_value(option):
+    """Values that differ from the default, to be tried in turn."""
+    if option.choices:
+        return [choice for choice in option.choices if choice != option.default]
+    default = option.default
+    if option.type is bool:
+        return [not default]
+    if option.type is tuple:
+        return [(0.5, 0.2), (0.2, 0.7, 0.1)]
+    if option.type is str:
+        return ["val", "test", "train"]
+    if default is None:
+        return [1, 2, 0] if option.type is int else [0.5, 0.01, 2.0]
+    return [default + 1, 2 * default, 0] if option.type is int else [default / 2, 2 * default, default + 0.1, 0.5]
+
+
+@every_method
+def test_every_option_changes_the_signature(key, made):
+    """So that two different heads never have the same."""
+    method, experiment = methods.get(key), Experiment(made())
+    from ltpost.fit.options import CONVEX_ONLY, SGD_ONLY
+
+    for name, option in method.options.items():
+        base = {}
+        if "solver" in method.options and name != "solver":
+            base = {"solver": "sgd" if name in SGD_ONLY else "convex" if name in CONVEX_ONLY else "sgd"}
+        plain, changed = experiment.run(key, **base), []
+        for value in another_value(option):
+            try:
+                outcome = experiment.run(key, **base, **{name: value})
+            except (UsageError, DataError):  # not every number is possible
+                continue
+            assert outcome.head.info["signature"] == outcome.signature
+            if outcome.signature != plain.signature:
+                changed.append(value)
+                break
+            assert bytes_of(outcome.head) == bytes_of(plain.head), f"{name}= {value} is not in the signature"
+        assert changed, f"no value of {another_value(option)} for {name}= is in the signature"
+
+
+@every_method
+def test_an_option_that_it_does_not_have_is_a_usage_error(key, made):
+    with pytest.raises(UsageError, match=rf"foo= is no option of {key}; it has"):
+        Experiment(made()).run(key, foo=1)
+    if not methods.get(key).grid:
+        with pytest.raises(UsageError, match=rf"grid= is no option of {key}; it has"):
+            Experiment(made()).run(key, grid=(0.0, 1.0))
+
+
+# -- running it --------------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_runs_alike_twice_and_leaves_the_files_alone(key, made):
+    folder = made()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    outcome, again = Experiment(folder).run(key), Experiment(folder).run(key)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert bytes_of(outcome.head) == bytes_of(again.head)
+    assert figures_of(outcome) == figures_of(again)
+    assert outcome.signature == again.signature
+    assert f"method:{key}|" in outcome.signature
+    assert json.dumps(outcome.as_dict(), allow_nan=False, default=lambda value: value.item())
+
+
+@every_method
+def test_arrays_in_memory_are_not_changed(key, made):
+    folder = FeatureFolder(made())
+    for split in SPLITS:
+        stored = folder[split]
+        stored._features.source, stored._logits.source = np.array(stored.features), np.array(stored.logits)
+    everything = {
+        (split, name): value
+        for split in SPLITS
+        for name, value in {
+            "features": folder[split].features,
+            "logits": folder[split].logits,
+            "labels": folder[split].labels,
+            "counts": folder[split].class_counts,
+            "weight": folder[split].head.weight,
+            "bias": folder[split].head.bias,
+        }.items()
+    }
+    before = {name: array.copy() for name, array in everything.items()}
+    Experiment(folder).run(key)
+    for name, array in everything.items():
+        assert array.flags.writeable, name
+        np.testing.assert_array_equal(array, before[name], err_msg=str(name))
+
+
+@every_method
+def test_permuted_classes_permute_the_result(key, made):
+    order = np.array([3, 0, 4, 1, 2])
+    options = without_chance(key)
+    plain, permuted = (Experiment(made(order=how)).run(key, **options) for how in (None, order))
+    draws = "seed" in methods.get(key).settings and not options
+    for mine, other in zip(plain.results, permuted.results, strict=True):
+        if draws or "cross-fitted" in mine.detail:  # folds and batches are of other rows
+            assert mine.figures.all == pytest.approx(other.figures.all, abs=0.1)
+        else:
+            np.testing.assert_allclose(mine.hits[order], other.hits, atol=1)  # a row may lie on the boundary
+
+
+@every_method
+@pytest.mark.parametrize("logits", [True, False], ids=["stored logits", "features alone"])
+def test_a_saved_head_has_the_same_figures(key, logits, made, tmp_path):
+    folder = made(without=() if logits else ("logits",))
+    outcome = Experiment(folder).run(key)
+    saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
+    assert saved.info == json.loads(json.dumps(outcome.head.info))
+    assert saved.info["signature"] == outcome.signature
+    assert saved.info["method"] == key
+    test = FeatureFolder(folder)["test"]
+    row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
+    assert evaluate(saved, test).hits.tolist() == row.hits.tolist()
+    words = ["evaluate", "--head", str(tmp_path / "head.safetensors"), "--features", str(folder), "--json"]
+    printed = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    assert printed["test"][str(tmp_path / "head.safetensors")] == row.as_dict()
+
+
+@every_method
+def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
+    """Where the method needs nothing else; and the saved head is evaluated as itself, not as the joint classifier."""
+    folder = made(without=("features",))
+    experiment = Experiment(folder)
+    if missing(experiment, key):
+        pytest.skip(f"{key} needs more than logits")
+    whole, outcome = Experiment(made()).run(key), experiment.run(key)
+    assert figures_of(outcome) == figures_of(whole)
+    saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
+    row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
+    assert evaluate(saved, FeatureFolder(folder)["test"]).hits.tolist() == row.hits.tolist()
+    assert all(tensor.ndim == 1 for tensor in saved.state()[1].values()), "no C x C matrix"
+
+
+@every_method
+def test_the_curve_is_that_of_the_evaluated_heads(key, made):
+    outcome = Experiment(made()).run(key)
+    if outcome.curve is None:
+        assert outcome.best is None
+        assert outcome.parameter is None
+        return
+    split, family = FeatureFolder(made())["val"], outcome.choice.family
+    curve = family.curve(split, grid=outcome.grid)
+    values = curve.grid() if curve.is_tabulated else np.linspace(min(outcome.grid), max(outcome.grid), 21)
+    seen = set()
+    for value in values:
+        right = predict(family.head(value), split) == split.labels
+        clear = np.ones(len(split), bool)
+        if not curve.is_tabulated:  # float32 may decide a tie at the end of an interval otherwise
+            clear = np.minimum(np.abs(curve.low - value), np.abs(curve.high - value)) > 1e-5
+        np.testing.assert_array_equal(curve.correct(value)[clear], right[clear])
+        seen.add(right.tobytes())
+    assert len(seen) > 1, "the heads differ"
+    assert outcome.best.low <= outcome.best.value <= outcome.best.high
+    assert outcome.best.score >= max(row.all for row in outcome.curve.at(values)) - 1e-9
+
+
+#: a need to what a folder lacks then; what is not here is lacking where there is one expert and one view
+LACKING = {"train": ("train",), "head": ("head",), "joint": ("head", "logits"), "class_counts": ("class_counts",)}
+
+
+@every_method
+def test_each_need_that_is_missing_has_its_message(key, made, tmp_path):
+    method = methods.get(key)
+    for need in method.needs:
+        if need in ("val", "target"):
+            continue  # a split to choose on and rows to classify are always there
+        if need == "class_counts" and "train" in method.needs:
+            assert not missing(Experiment(made(without=LACKING[need])), key)  # they are counted in train.h5
+            continue
+        if need in LACKING:
+            without = LACKING[need] if "train" in method.needs or need == "train" else (*LACKING[need], "train")
+            folder = made(without=without)
+        else:
+            folder = write(tmp_path / "plain")
+        experiment = Experiment(folder)
+        assert need in missing(experiment, key)
+        with pytest.raises(DataError, match=re.escape(method.title)) as caught:
+            experiment.run(key)
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@every_method
+def test_what_it_does_not_need_may_be_missing(key, made):
+    needs = set(methods.get(key).needs)
+    unneeded = {
+        "train": "train" not in needs,
+        "head": not {"head", "experts"} & needs,
+        "logits": True,
+        "class_counts": "class_counts" not in needs,
+    }
+    for name in (name for name, free in unneeded.items() if free):
+        experiment = Experiment(made(without=(name,)))
+        assert missing(experiment, key) == []
+        outcome = experiment.run(key)
+        assert outcome.results[-1].name in (key, "joint")
+    everything = tuple(name for name, free in unneeded.items() if free)
+    if not {"joint", "head"} & needs:  # the logits are computed where the classifier is known
+        outcome = Experiment(made(without=everything)).run(key)
+        assert [row.name for row in outcome.results] == [key, key]
+
+
+@every_method
+def test_two_classes(key, made):
+    outcome = Experiment(made(classes=2)).run(key)
+    row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
+    assert row.hits.shape == (2,)
+    assert row.figures.all > 0.5
+
+
+@every_method
+def test_a_class_that_val_does_not_have(key, made):
+    outcome = Experiment(made(absent=4)).run(key)
+    assert outcome.head.num_classes == 5
+    rows = {(row.split, row.name): row for row in outcome.results}
+    assert rows["val", key].as_dict()["classes_without_rows"] == [4]
+    assert rows["test", key].totals.tolist() == [ROWS_PER_CLASS] * 5
+
+
+@every_method
+def test_float16_features_give_what_their_values_give(key, made, tmp_path):
+    half = made(dtype=np.float16)
+    whole = tmp_path / "whole"
+    for split in SPLITS:
+        one = FeatureFolder(half)[split]
+        FeatureSet(
+            np.asarray(one.features, np.float32),
+            one.labels,
+            logits=np.asarray(one.logits),
+            head=one.head,
+            class_counts=one.class_counts,
+            expert_bias=one.expert_bias,
+            attrs={"experts": one.num_experts} if one.num_experts > 1 else {},
+            split=split,
+        ).save(whole / f"{split}.h5")
+    found, expected = Experiment(half).run(key), Experiment(whole).run(key)
+    for mine, other in zip(found.results, expected.results, strict=True):
+        np.testing.assert_allclose(mine.hits, other.hits, atol=1)
+
+
+@every_method
+def test_on_a_device(key, made, fake_device):
+    """Everything that knows devices gets the one that was asked for, and the figures stay."""
+    folder = made()
+    expected = Experiment(folder).run(key)
+    fake_device.clear()
+    outcome = Experiment(folder, device="fake").run(key)
+    assert set(fake_device) == {"fake"}
+    reported = [row for row in outcome.results if "cross-fitted" not in row.detail]
+    assert len(fake_device) >= len(reported)
+    for mine, other in zip(outcome.results, expected.results, strict=True):
+        np.testing.assert_allclose(mine.hits, other.hits, atol=1)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What ``ltpost compare`` prints, from one process and from two, with every method that the files suffice for."""
+    home = tmp_path_factory.mktemp("together")
+    write(home / "features")
+    words = ["compare", "--features", str(home / "features"), "--heads", str(home / "heads"), "--json"]
+    alone = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+    outputs, codes = in_processes(home, 2, *words)
+    assert codes == [0, 0], outputs
+    assert outputs[1][0] == "", "only the first one prints"
+    return alone, json.loads(outputs[0][0])
+
+
+@every_method
+def test_two_processes_print_what_one_prints(key, together):
+    alone, both = (printed["results"] for printed in together)
+    if key not in alone["test"]:
+        pytest.skip("it needs other files")
+    for split in ("test", "val"):
+        assert both[split][key]["rows"] == alone[split][key]["rows"]
+        assert both[split][key]["all"] == pytest.approx(alone[split][key]["all"], abs=0.015)  # one row of 75
