@@ -130,6 +130,8 @@ def feature_reader(head: Any, rows: HeadRows) -> Reader:
         scores: Array = head.logits(block)
         if not sum_is_finite(scores):  # NaN or infinity in the features reaches the scores
             rows.check_finite("features", block, key)
+            if not np.isfinite(scores).all():
+                raise DataError(f"{rows.name}: features times the weights of this head leave the range of float32")
         return scores
 
     return multiply
