@@ -64,7 +64,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
     for name in ("format_version", "experts"):
         value = attrs.get(name, 1)
         require(
-            not isinstance(value, str) and value == int(value) >= 1,
+            not isinstance(value, str) and float(value).is_integer() and value >= 1,
             f"attribute '{name}' must be a whole number from 1 on, but is {value!r}",
         )
         attrs.update({name: int(value)} if name in attrs else {})

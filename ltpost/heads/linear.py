@@ -69,9 +69,10 @@ class LinearHead(Saved):
             raise DataError(
                 f"features must have shape (N, {self.num_features}) for this head, but have {features.shape}"
             )
-        scores: Array = np.asarray(features, dtype=np.float32) @ self.weight.T
-        if self.bias is not None:
-            scores += self.bias
+        with np.errstate(over="ignore", invalid="ignore"):  # who reads the rows says so, see feature_reader
+            scores: Array = np.asarray(features, dtype=np.float32) @ self.weight.T
+            if self.bias is not None:
+                scores += self.bias
         return scores
 
     def same_as(self, other: LinearHead) -> bool:
