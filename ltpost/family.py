@@ -23,6 +23,8 @@ from ltpost.heads import Array, Head, RescaledHead
 from ltpost.scores.curve import Curve, GridCurve
 from ltpost.scores.sweep import affine_curve, scaled_curve
 
+_LARGEST_EXPONENT = 300.0
+
 #: a split, its groups, the values of the grid and the device, to the curve on that split
 CurveOn = Callable[[FeatureSet, "ShotGroups | None", Sequence[float], str], Curve]
 
@@ -113,7 +115,7 @@ class Family:
         def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
             return scaled_curve(split, slope, groups, head=head, parameter=parameter, device=device)
 
-        return cls(lambda t: RescaledHead(head, scale=np.exp(-t * slope)), curve, parameter, **more)
+        return cls(lambda t: RescaledHead(head, scale=_powers(-t * slope)), curve, parameter, **more)
 
     @classmethod
     def tabulated(
@@ -140,6 +142,13 @@ class Family:
     def single(cls, head: Head, **more: Any) -> Family:
         """One head, nothing to choose; ``more`` are ``params`` and ``notes``."""
         return cls(lambda _: head, **more)
+
+
+def _powers(exponents: Array) -> Array:
+    """Exponentials of (C,), times one factor where float64 would not hold them, which changes no decision."""
+    peak = float(exponents.max())
+    powers: Array = np.exp(exponents - (peak if abs(peak) > _LARGEST_EXPONENT else 0.0))
+    return powers
 
 
 def _check_slope(head: Head, slope: Array) -> None:

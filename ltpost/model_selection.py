@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import ShotGroups
-from ltpost.errors import UsageError
+from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
 from ltpost.heads import Head
 from ltpost.scores.curve import Best, Curve, ExactCurve, GridCurve
@@ -23,6 +23,9 @@ from ltpost.scores.metrics import SELECT
 from ltpost.scores.predict import predict
 
 FOLDS = 5
+_MAY_DIFFER = 1e-3  # of the rows
+_ROUNDING = 1e-5  # of the largest score
+_SMALLEST = 1e-35  # less is where float32 loses digits
 #: labelled rows to the family of heads that is fitted to them
 FamilyOf = Callable[[FeatureSet], Family]
 
@@ -72,7 +75,9 @@ class Selection:
         """The best head of a family on a split; the family was made without the labels of the split."""
         if family.parameter is None:
             return Choice(family.head(), family)
-        return self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family)
+        choice = self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family)
+        check_against_curve(choice, split, self.device)
+        return choice
 
     def choose_fitted(self, split: FeatureSet, family_of: FamilyOf) -> Choice:
         """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all."""
@@ -134,6 +139,43 @@ class Selection:
         for inside, curve in parts:
             correct[:, inside] = [curve.correct(value) for value in values]
         return GridCurve(parameter, values, correct, split.labels, self.groups, classes)
+
+
+def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") -> None:
+    """Make sure that the chosen head does on the rows of the choice what its curve says, beyond rounding.
+
+    A row may differ where the score of its own class and the best score are equal up to rounding.
+
+    Args:
+        choice: with an exact curve; figures of a tabulated one are those of its heads.
+        split: the rows of the curve.
+        device: where to compute.
+
+    Raises:
+        DataError: more than one row in a thousand differs; the values leave the range of float32.
+    """
+    if choice.best is None or not isinstance(choice.curve, ExactCurve):
+        return
+    head, labels = choice.head, split.labels
+    differs = (predict(head, split, device) == labels) != choice.curve.correct(choice.best.value)
+    rows = np.flatnonzero(differs)
+    if len(rows) <= _MAY_DIFFER * len(split):
+        return
+    read, beyond = head.reader(split), 0
+    offset = getattr(head, "offset", None)
+    largest_offset = 0.0 if offset is None else float(np.abs(offset).max(initial=0.0))
+    for part in np.array_split(rows, -(-len(rows) // split.block_rows())):
+        scores = read(part).astype(np.float64)
+        own, best = scores[np.arange(len(part)), labels[part]], scores.max(axis=1)
+        with np.errstate(invalid="ignore"):
+            rounding = _ROUNDING * (np.abs(scores).max(axis=1) + largest_offset)
+            beyond += int((~(best - own <= rounding) | (rounding < _SMALLEST)).sum())
+    if beyond > _MAY_DIFFER * len(split):
+        raise DataError(
+            f"{split.name}: the head at {choice.curve.parameter} {choice.best.value:.6g} gives {beyond:,} of "
+            f"{len(split):,} rows another answer than its curve, as float32 does not hold its values; choose from "
+            "smaller values of the hyperparameter, or bring features and weights to an ordinary size"
+        )
 
 
 def _each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -56,9 +56,10 @@ def replacing(path: str | os.PathLike[str], instead: str = "place", *, keep_endi
         target = final_place(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
-        with _temporary(target, keep_ending) as (partial, mode):
+        with _temporary(target, keep_ending) as (partial, descriptor):
             yield partial
-            partial.chmod(mode)
+            partial.chmod(_usual_mode(descriptor, target))
+            _unlock(descriptor)  # HDF5 takes the lock for that of a writer
             settle(partial, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another {instead}") from None
@@ -102,7 +103,7 @@ def _mode_of(path: Path) -> int | None:
 
 @contextmanager
 def _temporary(target: Path, keep_ending: bool) -> Iterator[tuple[Path, int]]:
-    """A new, empty, locked file beside ``target``, removed at the end if it is still there; and the mode for it."""
+    """A new, empty, locked file beside ``target``, open, and removed at the end if it is still there."""
     while True:
         unique = f"{os.getpid()}-{secrets.token_hex(4)}"
         name = f"partial-{unique}-{target.name[-_NAME:]}" if keep_ending else f"{target.name[:_NAME]}.{unique}.partial"
@@ -112,14 +113,18 @@ def _temporary(target: Path, keep_ending: bool) -> Iterator[tuple[Path, int]]:
             break
         os.close(descriptor)  # another process took it for one that was left behind
     try:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        with suppress(OSError):  # a file that is there keeps its permissions
-            mode = stat.S_IMODE(target.stat().st_mode)
-        yield partial, mode
+        yield partial, descriptor
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _usual_mode(descriptor: int, target: Path) -> int:
+    """The permissions of the file that is there, else those of a new file."""
+    with suppress(OSError):
+        return stat.S_IMODE(target.stat().st_mode)
+    return stat.S_IMODE(os.fstat(descriptor).st_mode)
 
 
 def _lock(descriptor: int) -> bool:
@@ -131,6 +136,12 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)  # else: no locks on this file system
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _remove_stale(target: Path) -> None:

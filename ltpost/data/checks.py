@@ -15,6 +15,7 @@ from ltpost.data.rows import Rows, StoredDataset
 from ltpost.errors import DataError
 from ltpost.heads import Array, Key, LinearHead
 from ltpost.heads.linear import sum_is_finite
+from ltpost.heads.saving import is_finite
 
 _SPOT_CHECK_ROWS = 64
 FINITE = "'{}' must be finite as float32, but holds NaN, infinity or a larger number"
@@ -180,10 +181,3 @@ def finite(name: str, key: str, block: Array, rows: Key) -> None:
         False,
         f"'{key}' must be finite, but row {number} holds {what}; mark such rows in 'valid' or extract them again",
     )
-
-
-def is_finite(block: Array) -> bool:
-    """Whether all values are numbers within the range of float32, in which heads compute."""
-    if block.dtype.itemsize <= 4:
-        return bool(np.isfinite(block).all())
-    return bool((np.abs(block) <= np.finfo(np.float32).max).all())

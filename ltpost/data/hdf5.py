@@ -91,6 +91,7 @@ class File:
         with self._said(f"'{key}'"):
             shape, dtype, external, virtual = found.shape, found.dtype, found.external, found.is_virtual
         self._require(shape is not None, f"'{key}' must hold values, but is empty")
+        self._require(shape != (), f"'{key}' must have rows, but is one value")
         self._require(
             not external, f"'{key}' keeps its values in another file (external storage); copy them into this one"
         )

@@ -15,6 +15,7 @@ from ltpost.data.rows import decoded
 from ltpost.data.write import FORMAT, FORMAT_VERSION, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
+from ltpost.heads.saving import is_finite
 
 #: root attributes that are read; others are left alone
 ATTRIBUTES = (
@@ -63,7 +64,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
     for name in ("format_version", "experts"):
         value = attrs.get(name, 1)
         require(
-            not isinstance(value, str) and value == int(value) >= 1,
+            not isinstance(value, str) and float(value).is_integer() and value >= 1,
             f"attribute '{name}' must be a whole number from 1 on, but is {value!r}",
         )
         attrs.update({name: int(value)} if name in attrs else {})
@@ -118,5 +119,5 @@ def _floats(source: Path, file: File, key: str) -> Array | None:
         return None
     name = str(source)
     checks.require(name, value.dtype.kind == "f", f"'{key}' must be floating point, but is {value.dtype}")
-    checks.require(name, checks.is_finite(value), checks.FINITE.format(key))
+    checks.require(name, is_finite(value), checks.FINITE.format(key))
     return value.astype(np.float32)

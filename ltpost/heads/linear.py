@@ -69,9 +69,10 @@ class LinearHead(Saved):
             raise DataError(
                 f"features must have shape (N, {self.num_features}) for this head, but have {features.shape}"
             )
-        scores: Array = np.asarray(features, dtype=np.float32) @ self.weight.T
-        if self.bias is not None:
-            scores += self.bias
+        with np.errstate(over="ignore", invalid="ignore"):  # who reads the rows says so, see feature_reader
+            scores: Array = np.asarray(features, dtype=np.float32) @ self.weight.T
+            if self.bias is not None:
+                scores += self.bias
         return scores
 
     def same_as(self, other: Layer) -> bool:
@@ -130,6 +131,8 @@ def feature_reader(head: Any, rows: HeadRows) -> Reader:
         scores: Array = head.logits(block)
         if not sum_is_finite(scores):  # NaN or infinity in the features reaches the scores
             rows.check_finite("features", block, key)
+            if not np.isfinite(scores).all():
+                raise DataError(f"{rows.name}: features times the weights of this head leave the range of float32")
         return scores
 
     return multiply

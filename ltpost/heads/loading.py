@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ltpost.errors import DataError
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, experts_from_state
 from ltpost.heads.joint import JointHead
@@ -18,13 +16,17 @@ from ltpost.heads.normalized import NormalizedMeanHead
 from ltpost.heads.protocol import Array, Head, Spec
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.routed import RoutedHead, gates_from_tensors
-from ltpost.heads.saving import ENTRY
+from ltpost.heads.saving import ENTRY, is_finite
+
+_FLOATS = ("F16", "F32", "F64")
 
 
 def _rescaled(spec: Spec, tensors: Mapping[str, Array]) -> RescaledHead:
     head = RescaledHead(head_from_state(spec["base"], tensors), tensors.get("scale"), tensors.get("offset"))
     if "weight" in tensors and spec["base"]["kind"] == "joint":
-        head._linear = LinearHead(tensors["weight"], tensors.get("bias"))
+        layer = head._linear = LinearHead(tensors["weight"], tensors.get("bias"))
+        if layer.num_classes != head.num_classes:
+            raise DataError(f"'weight' must have C = {head.num_classes} rows, but has {layer.num_classes}")
     return head
 
 
@@ -83,13 +85,12 @@ def load_head(path: str | os.PathLike[str]) -> Head:
         )
     try:
         with safe_open(source, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             entry = (file.metadata() or {}).get(ENTRY)
-    except (SafetensorError, OSError) as error:
+            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    except (SafetensorError, OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError) as error:
         raise DataError(f"{source}: is not a readable safetensors file ({error})") from None
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise DataError(f"{source}: tensor '{name}' must be finite, but holds NaN or infinity")
     spec, info = _described(source, entry)
     if spec["kind"] == "linear" and "weight" not in tensors:
         raise DataError(f"{source}: must hold a tensor 'weight' (C, D), but holds {sorted(tensors) or 'nothing'}")
@@ -97,10 +98,23 @@ def load_head(path: str | os.PathLike[str]) -> Head:
         head = head_from_state(spec, tensors)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise DataError(f"{source}: is not a head that this ltpost can read ({error!r}); fit it again") from None
+    if head.num_classes < 1:
+        raise DataError(f"{source}: must have classes, but has {head.num_classes}")
     head.info.update(info)
     return head
+
+
+def _tensor(file: Any, name: str) -> Array:
+    """One tensor of a head file, finite as float32."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in _FLOATS:
+        raise DataError(f"tensor '{name}' must be {', '.join(_FLOATS)}, but is {kind}; save it as F32")
+    tensor: Array = file.get_tensor(name)
+    if not is_finite(tensor):
+        raise DataError(f"tensor '{name}' must be finite as float32, but holds NaN, infinity or a larger number")
+    return tensor
 
 
 def _described(source: Path, entry: str | None) -> tuple[Spec, dict[str, Any]]:
@@ -112,6 +126,6 @@ def _described(source: Path, entry: str | None) -> tuple[Spec, dict[str, Any]]:
         spec, info = described["spec"], described["info"]
         if isinstance(spec["kind"], str) and isinstance(info, dict):
             return spec, info
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise DataError(f"{source}: its metadata entry '{ENTRY}' is damaged; fit the head again")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpost.errors import DataError
 from ltpost.heads.linear import feature_reader
 from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
 from ltpost.heads.saving import Saved
@@ -24,6 +25,10 @@ class NormalizedMeanHead(Saved):
     """
 
     def __init__(self, means: Array, centre: Array, info: Mapping[str, Any] | None = None):
+        if means.ndim != 2 or centre.shape != means.shape[1:]:
+            raise DataError(
+                f"means and centre must have shapes (C, D) and (D,), but have {means.shape} and {centre.shape}"
+            )
         self.means, self.centre, self.info = means, centre, dict(info or {})
 
     @property

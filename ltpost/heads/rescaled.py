@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_COMFORTABLE = 1e20  # float32 holds this and its reciprocal, and both times 1e17
+
+
 class RescaledHead(Saved):
     """z' = scale * z + offset, for the logits z of another head.
+
+    Where float32 would not hold the scaled weights, all of z' are multiplied by one power of two: no decision changes.
 
     Args:
         base: the other head. If it is rescaled itself, both steps become one.
@@ -62,6 +67,10 @@ class RescaledHead(Saved):
         self.base: Head = base
         self.scale: Array | None = None if scale is None else np.asarray(scale, dtype=np.float64)
         self.offset: Array | None = None if offset is None else np.asarray(offset, dtype=np.float64)
+        if self.scale is not None:
+            factor = _common_factor(base, self.scale, self.offset)
+            self.scale = self.scale * factor
+            self.offset = None if self.offset is None else self.offset * factor
         self.info: dict[str, Any] = dict(info or {})
         self._linear: LinearHead | None = None
 
@@ -80,10 +89,12 @@ class RescaledHead(Saved):
         if layer is not None:
             return layer.reader(rows)
         read = self.base.reader(rows)
-        scale, offset = (None if x is None else x.astype(np.float32) for x in (self.scale, self.offset))
+        scale, before, offset = self._steps()
 
         def rescale(key: Key, out: Array | None = None) -> Array:
             scores = read(key, out).astype(np.float32, copy=False)
+            if before is not None:
+                scores = out = np.add(scores, before, out=out)
             if scale is not None:
                 scores = out = np.multiply(scores, scale, out=out)
             if offset is not None:
@@ -91,6 +102,20 @@ class RescaledHead(Saved):
             return scores
 
         return rescale
+
+    def _steps(self) -> tuple[Array | None, Array | None, Array | None]:
+        """Scale, what to add before it, and what to add after it, float32.
+
+        The offset comes first where it can: the logits of a row without features, minus a dropped bias, are then 0.
+        """
+        scale, before, offset = self.scale, None, self.offset
+        if scale is not None and offset is not None and scale.all():
+            with np.errstate(over="ignore"):
+                shift = offset / scale
+            if np.abs(shift).max() < _COMFORTABLE:
+                before, offset = shift, None
+        one, two, three = (None if x is None else x.astype(np.float32) for x in (scale, before, offset))
+        return one, two, three
 
     def linear(self) -> LinearHead | None:
         """The same as one linear layer, where the base is one."""
@@ -153,3 +178,18 @@ class RescaledHead(Saved):
     def __repr__(self) -> str:
         signature = self.info.get("signature")
         return f"RescaledHead({self.base!r}{f', {signature}' if signature else ''})"
+
+
+def _common_factor(base: Head, scale: Array, offset: Array | None) -> float:
+    """A power of two that brings scale, and the weights that it scales, into the comfortable range of float32."""
+    layer = base.linear()
+    sizes = 1.0 if layer is None else np.abs(layer.weight).max(axis=1, initial=0.0).astype(np.float64)
+    largest, weight = float(np.abs(scale).max(initial=0.0)), float((np.abs(scale) * sizes).max(initial=0.0))
+    if not all(0 < x < np.inf for x in (largest, weight)):
+        return 1.0
+    if all(1 / _COMFORTABLE < x < _COMFORTABLE for x in (largest, weight)):
+        return 1.0
+    power = (np.log2(largest) + np.log2(weight)) / 2
+    if offset is not None and offset.any():  # not out of the range on the way
+        power = max(power, np.log2(np.abs(offset).max()) - np.log2(_COMFORTABLE))
+    return float(2.0 ** -round(power))

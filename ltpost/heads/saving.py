@@ -17,6 +17,14 @@ from ltpost.errors import DataError
 from ltpost.heads.protocol import Array, Spec
 from ltpost.output import replacing
 
+
+def is_finite(values: Array) -> bool:
+    """Whether all values are numbers within the range of float32, in which heads compute."""
+    if values.dtype.itemsize <= 4:
+        return bool(np.isfinite(values).all())
+    return bool((np.abs(values) <= np.finfo(np.float32).max).all())
+
+
 #: the name of the metadata entry
 ENTRY = "ltpost-head"
 
@@ -36,17 +44,17 @@ class Saved:
         Raises:
             DataError: a value is NaN or infinite, or the file cannot be written.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         spec, tensors = self.state()
         for name, tensor in tensors.items():
-            if not np.isfinite(tensor).all():
+            if not is_finite(tensor):
                 raise DataError(
                     f"{path}: cannot be written, as '{name}' of the head holds NaN or infinity; "
                     "choose a smaller value of the hyperparameter"
                 )
         contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        metadata = {ENTRY: json.dumps({"spec": spec, "info": self.info})}
+        content = save(contiguous, metadata={ENTRY: json.dumps({"spec": spec, "info": self.info})})
         with replacing(path) as partial:
-            save_file(contiguous, partial, metadata=metadata)
+            partial.write_bytes(content)
         return Path(path)

@@ -1,0 +1,144 @@
+"""Run the fuzzer and print what happened, by kind of damage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ltpost.tables import text_table
+from tests.fuzz import KINDS
+
+LIMIT = 20.0  # seconds for one file
+OUTCOMES = ("ok", "refused", "traceback", "crash", "hang", "wrong")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What happened to one case."""
+
+    seed: int
+    how: str
+    outcome: str
+    text: str = ""
+
+
+class _Child:
+    """One worker process, started again after it has crashed or was stopped."""
+
+    def __init__(self, kind: str):
+        self.kind, self.read = kind, b""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self, seed: int) -> Result:
+        if self.process is None:
+            self.read = b""
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""}
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.fuzz.worker", self.kind],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0,
+            )  # fmt: skip
+        process = self.process
+        assert process.stdin is not None
+        process.stdin.write(f"{seed}\n".encode())
+        how = self._line(process, 60.0).get("made", "making it")
+        said = self._line(process, LIMIT)
+        if "answer" in said:
+            outcome, _, text = said["answer"].partition(": ")
+            return Result(seed, how, outcome, text)
+        code = self.close()
+        outcome = "hang" if said.get("late") else "crash"
+        return Result(seed, how, outcome, f"exit {code}")
+
+    def _line(self, process: subprocess.Popen[bytes], limit: float) -> dict[str, str]:
+        assert process.stdout is not None
+        end = time.monotonic() + limit
+        while b"\n" not in self.read:
+            if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+                return {"late": "yes"}
+            piece = os.read(process.stdout.fileno(), 65536)
+            if not piece:
+                process.wait()
+                return {}
+            self.read += piece
+        line, _, self.read = self.read.partition(b"\n")
+        said: dict[str, str] = json.loads(line)
+        return said
+
+    def close(self) -> int:
+        """End the process; its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.process = None
+        return code
+
+
+def run(kind: str, seeds: Iterable[int], workers: int = 2) -> Iterator[Result]:
+    """The result of every seed, in no order."""
+    children = [_Child(kind) for _ in range(workers)]
+    numbers = iter(list(seeds))
+
+    def work(child: _Child) -> list[Result]:
+        results = []
+        for seed in numbers:
+            results.append(child.run(seed))
+        child.close()
+        return results
+
+    with ThreadPoolExecutor(workers) as pool:
+        for results in pool.map(work, children):
+            yield from results
+
+
+def table(results: Iterable[Result]) -> str:
+    """How often each outcome came, by kind of damage."""
+    found = list(results)
+    counts = Counter((result.how.split(" x")[0], result.outcome) for result in found)
+    kinds = sorted({how for how, _ in counts})
+    rows = [[how, *(str(counts[how, outcome]) for outcome in OUTCOMES)] for how in kinds]
+    total = Counter(result.outcome for result in found)
+    rows.append(["all", *(str(total[outcome]) for outcome in OUTCOMES)])
+    return text_table(["damage", *OUTCOMES], rows, left=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--kind", choices=[*KINDS], required=True)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first case; the next ones count on")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    started = time.monotonic()
+    results = list(run(options.kind, range(options.seed, options.seed + options.runs), options.workers))
+    sys.stdout.write(table(results) + "\n")
+    bad = [result for result in results if result.outcome not in ("ok", "refused")]
+    seen: Counter[str] = Counter()
+    for result in sorted(bad, key=lambda result: result.seed):
+        last = result.text.strip().splitlines()[-1:] or [""]
+        kind = f"{result.outcome} {last[0][:60]}"
+        seen[kind] += 1
+        if seen[kind] <= 2:
+            sys.stdout.write(f"\nseed {result.seed}, {result.how}: {result.outcome}\n{result.text}\n")
+    took = time.monotonic() - started
+    sys.stdout.write(
+        f"\n{options.kind}: {len(results):,} cases from seed {options.seed}, {len(bad)} bad, {took:.0f} s\n"
+    )
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
