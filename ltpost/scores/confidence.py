@@ -69,9 +69,7 @@ class ClassMoments:
         return cls(mean, scatter, np.bincount(of_class, minlength=num_classes), totals)
 
 
-def units(
-    labels: NDArray[np.int64], sample: NDArray[np.int64] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def units(labels: NDArray[np.int64], sample: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which independent unit each row belongs to, (N,), and the class of each unit, (U,).
 
     >>> units(np.array([3, 5, 3]), np.array([70, 80, 70]))
