@@ -18,6 +18,7 @@ from ltpost.data.priors import ShotGroups
 from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
 from ltpost.heads import Head
+from ltpost.scores.confidence import units
 from ltpost.scores.curve import Best, Curve, ExactCurve, GridCurve
 from ltpost.scores.metrics import SELECT
 from ltpost.scores.predict import predict
@@ -106,7 +107,7 @@ class Selection:
 
     def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> NDArray[np.bool_]:
         """Which rows are right, (N,), each by a head that was fitted and chosen on the other folds alone."""
-        folds = stratified_folds(split.labels, seed=self.seed)
+        folds = stratified_folds(split.labels, seed=self.seed, sample=split.sample)
         correct = np.zeros(len(split), dtype=bool)
         for inside, rest in _each_fold(folds):
             head = self.choose_fitted(split.subset(rest), family_of).head
@@ -116,7 +117,7 @@ class Selection:
 
     def _cross_fitted_curve(self, split: FeatureSet, family_of: FamilyOf) -> Curve:
         """The curve of which every row comes from a family that was fitted to the other folds."""
-        folds = stratified_folds(split.labels, seed=self.seed)
+        folds = stratified_folds(split.labels, seed=self.seed, sample=split.sample)
         parts = [
             (
                 inside,
@@ -133,12 +134,12 @@ class Selection:
             for inside, curve in parts:
                 assert isinstance(curve, ExactCurve)
                 low[inside], high[inside] = curve.low, curve.high
-            return ExactCurve(parameter, low, high, split.labels, self.groups, classes)
+            return ExactCurve(parameter, low, high, split.labels, self.groups, classes, split.sample)
         values = curves[0].grid()
         correct = np.empty((len(values), len(split)), dtype=bool)
         for inside, curve in parts:
             correct[:, inside] = [curve.correct(value) for value in values]
-        return GridCurve(parameter, values, correct, split.labels, self.groups, classes)
+        return GridCurve(parameter, values, correct, split.labels, self.groups, classes, split.sample)
 
 
 def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") -> None:
@@ -184,18 +185,27 @@ def _each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArra
     return [(inside, rest) for inside, rest in pairs if len(inside) and len(rest)]
 
 
-def stratified_folds(labels: NDArray[np.int64], num_folds: int = FOLDS, seed: int = 0) -> NDArray[np.int64]:
-    """A fold number for every row, (N,); the rows of each class are dealt out evenly.
+def stratified_folds(
+    labels: NDArray[np.int64], num_folds: int = FOLDS, seed: int = 0, sample: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """A fold number for every row, (N,); the samples of each class are dealt out evenly.
+
+    Args:
+        labels: (N,).
+        num_folds: how many.
+        seed: of the order in which samples are dealt out.
+        sample: (N,), which sample a row shows: its views lie in one fold. Default: every row is a sample.
 
     >>> stratified_folds(np.array([0, 0, 1, 1]), num_folds=2).reshape(2, 2).sum(axis=1)
     array([1, 1])
     """
+    unit, labels = units(labels, sample)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     folds = np.empty(len(labels), dtype=np.int64)
     folds[order] = np.arange(len(labels)) % num_folds  # a class starts where the one before it stopped
-    return folds
+    return folds[unit]
 
 
 def cross_fit(
@@ -208,7 +218,7 @@ def cross_fit(
     seed: int = 0,
 ) -> NDArray[np.bool_]:
     """Which rows are right, (N,), each at the value that is best on the other folds."""
-    folds = stratified_folds(curve.labels, num_folds, seed)
+    folds = stratified_folds(curve.labels, num_folds, seed, curve.sample)
     correct = np.zeros(len(folds), dtype=bool)
     for fold in range(num_folds):
         inside = folds == fold

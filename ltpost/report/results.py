@@ -63,10 +63,11 @@ class Result:
         if not self.single_classes:
             return []
         classes = "1 class has" if self.single_classes == 1 else f"{self.single_classes:,} classes have"
-        return [
+        note = (
             f"{classes} one sample in {self.split}, which does not say how sure its accuracy is; ± takes such classes "
             "together, and is too wide where they differ"
-        ]
+        )
+        return [note]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: fractions, null for an empty group."""

@@ -28,6 +28,7 @@ from ltpost.heads import Array
 from ltpost.scores.metrics import FIGURES, class_weights
 
 PRIOR_ROWS = 2.0
+_NO_VARIANCE = 1e-12  # a sum of weights is 1 but for rounding; one row of a million has a larger variance
 Interval = tuple[float, float]
 
 
@@ -125,7 +126,7 @@ def _effective_size(moments: ClassMoments, weights: Array, pooled: float) -> flo
     scatter, count = moments.scatter[counted], moments.units[counted].astype(np.float64)
     share = weights**2 / count
     nominal = 1 / share.sum()  # Kish's size
-    if pooled <= 0:
+    if pooled < _NO_VARIANCE:
         return float(nominal)
     rows, alone, several = count.sum(), count == 1, count > 1
     unstratified = pooled / nominal * rows / max(rows - 1, 1)

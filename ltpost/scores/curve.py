@@ -19,6 +19,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head
+from ltpost.scores.bootstrap import resamples
 from ltpost.scores.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.scores.predict import predict
 
@@ -55,10 +56,19 @@ class Curve:
         labels: (N,).
         groups: many/medium/few-shot classes, or None.
         num_classes: C.
+        sample: (N,), which sample a row shows where several rows are views of one; they are resampled together.
     """
 
-    def __init__(self, parameter: str, labels: NDArray[np.int64], groups: ShotGroups | None, num_classes: int):
+    def __init__(
+        self,
+        parameter: str,
+        labels: NDArray[np.int64],
+        groups: ShotGroups | None,
+        num_classes: int,
+        sample: NDArray[np.int64] | None = None,
+    ):
         self.parameter, self.labels, self.groups, self.num_classes = parameter, labels, groups, num_classes
+        self.sample = sample
 
     #: whether figures are known at some values only
     is_tabulated = False
@@ -88,20 +98,21 @@ class Curve:
     def bootstrap_best(
         self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
     ) -> tuple[float, float]:
-        """95 % percentile interval of the best value, rows resampled within each class."""
-        values = [self.best(select, low, high, times).value for times in self._resamples(num, seed)]
-        interval = np.quantile(values, [0.025, 0.975])
-        return float(interval[0]), float(interval[1])
+        """95 % percentile interval of the best value, samples resampled within each class (``scores.bootstrap``).
 
-    def _resamples(self, num: int, seed: int) -> Iterator[Array]:
-        """(N,), how often each row was drawn when every class drew as many of its rows as it has."""
-        rng = np.random.default_rng(seed)
-        order = np.argsort(self.labels, kind="stable")
-        totals = np.bincount(self.labels, minlength=self.num_classes)
-        first, size = np.repeat(np.cumsum(totals) - totals, totals), np.repeat(totals, totals).astype(np.float32)
-        for _ in range(num):  # u < 1 is at most 1 - 2⁻²⁴, and u · size never rounds to size
-            drawn = order[first + (rng.random(len(order), dtype=np.float32) * size).astype(np.int64)]
-            yield np.bincount(drawn, minlength=len(order)).astype(np.float64)
+        Resamples choose from a range that is wider by half on both sides, and the interval is then cut to the range:
+        where the best value lies at an end of the range or beyond, the interval reaches that end. It always holds the
+        value that is best without resampling.
+        """
+        margin = (high - low) / 2
+        values = [best.value for best in self._best_of_resamples(select, low - margin, high + margin, num, seed)]
+        interval = np.clip(np.quantile(values, [0.025, 0.975]), low, high)
+        chosen = self.best(select, low, high).value
+        return float(min(interval[0], chosen)), float(max(interval[1], chosen))
+
+    def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
+        """The best value of each resample."""
+        raise NotImplementedError
 
     def grid(self) -> Array:
         """Values at which a table or a plot of the curve makes sense."""
@@ -146,6 +157,7 @@ class ExactCurve(Curve):
         labels: (N,).
         groups: see :class:`Curve`.
         num_classes: C.
+        sample: see :class:`Curve`.
     """
 
     def __init__(
@@ -156,8 +168,9 @@ class ExactCurve(Curve):
         labels: NDArray[np.int64],
         groups: ShotGroups | None,
         num_classes: int,
+        sample: NDArray[np.int64] | None = None,
     ):
-        super().__init__(parameter, labels, groups, num_classes)
+        super().__init__(parameter, labels, groups, num_classes, sample)
         self.low, self.high = low, high
         ever = np.flatnonzero(low <= high)
         # a row enters at its low end and leaves just after its high end
@@ -189,15 +202,11 @@ class ExactCurve(Curve):
             weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
         return self._best(self._range(low, high), weights, select)
 
-    def bootstrap_best(
-        self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0
-    ) -> tuple[float, float]:
-        """See :meth:`Curve.bootstrap_best`; what a row counts for stays the same, as its class has as many rows."""
+    def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
         within = self._range(low, high)
-        weights = row_weights(self.labels, self.groups, self.num_classes, np.ones(len(self.labels)), only=select)
-        values = [self._best(within, weights, select, times).value for times in self._resamples(num, seed)]
-        interval = np.quantile(values, [0.025, 0.975])
-        return float(interval[0]), float(interval[1])
+        weights = row_weights(self.labels, self.groups, self.num_classes, only=select)
+        for times in resamples(self.labels, self.num_classes, self.sample, num=num, seed=seed):
+            yield self._best(within, weights, select, times)
 
     @staticmethod
     def _best(within: _Range, weights: Array, select: str, times: Array | None = None) -> Best:
@@ -296,8 +305,9 @@ class GridCurve(Curve):
         labels: NDArray[np.int64],
         groups: ShotGroups | None,
         num_classes: int,
+        sample: NDArray[np.int64] | None = None,
     ):
-        super().__init__(parameter, labels, groups, num_classes)
+        super().__init__(parameter, labels, groups, num_classes, sample)
         self.values, self._correct = np.asarray(list(values), dtype=np.float64), correct
 
     @classmethod
@@ -313,7 +323,7 @@ class GridCurve(Curve):
         """The curve of one head per value, on the rows of a split; ``device`` is where to compute."""
         labels = feature_set.labels
         correct = np.stack([predict(head, feature_set, device) == labels for head in heads])
-        return cls(parameter, values, correct, labels, groups, feature_set.num_classes)
+        return cls(parameter, values, correct, labels, groups, feature_set.num_classes, feature_set.sample)
 
     def correct(self, value: float) -> NDArray[np.bool_]:
         """(N,), which rows are right at ``value``."""
@@ -321,7 +331,7 @@ class GridCurve(Curve):
 
     def at(self, values: Iterable[float]) -> list[Figures]:
         """The figures at each of ``values``, which must be in the grid."""
-        table = self._table(None)
+        table = self._table(row_weights(self.labels, self.groups, self.num_classes))
         return [Figures(*map(float, table[:, self._index(value)])) for value in values]
 
     def best(
@@ -331,7 +341,19 @@ class GridCurve(Curve):
         inside = (low <= self.values) & (self.values <= high)
         if not inside.any():
             raise UsageError(f"no value of {self.parameter} lies from {low:g} to {high:g}")
-        table = self._table(multiplicity, select)
+        only = None if multiplicity is None else select
+        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only)
+        return self._best(weights, select, inside)
+
+    def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
+        inside = (low <= self.values) & (self.values <= high)
+        weights = row_weights(self.labels, self.groups, self.num_classes, only=select)
+        for times in resamples(self.labels, self.num_classes, self.sample, num=num, seed=seed):
+            yield self._best(weights * times, select, inside)
+
+    def _best(self, weights: Array, select: str, inside: NDArray[np.bool_]) -> Best:
+        """The best of the values ``inside``, where a right row adds ``weights`` (5, N) to the figures."""
+        table = self._table(weights)
         score = np.where(inside, selection_score(table, select), -np.inf)
         index = int(np.argmax(score >= score.max() - _SAME))
         value = float(self.values[index])
@@ -349,7 +371,6 @@ class GridCurve(Curve):
             )
         return index
 
-    def _table(self, multiplicity: Array | None, select: str | None = None) -> Array:
-        only = None if multiplicity is None else select
-        weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only)
+    def _table(self, weights: Array) -> Array:
+        """(5, K) figures at every value."""
         return np.asarray(weights @ self._correct.T.astype(np.float64))

@@ -61,7 +61,7 @@ def affine_curve(
     -log π; slope: -log π'), or the mixing of two heads (:func:`mixing_curve`).
     """
     low, high = intervals(feature_set, slope, feature_set.joint if head is None else head, scaled=False, device=device)
-    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes, feature_set.sample)
 
 
 def scaled_curve(
@@ -75,7 +75,7 @@ def scaled_curve(
 ) -> ExactCurve:
     """The exact curve of s_c(t) = z_c · exp(-t · slope_c); arguments as for :func:`affine_curve`."""
     low, high = intervals(feature_set, slope, feature_set.joint if head is None else head, scaled=True, device=device)
-    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes)
+    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes, feature_set.sample)
 
 
 def mixing_curve(
@@ -107,4 +107,4 @@ def mixing_curve(
         a = z.astype(np.float64)[:, None]
         ends = affine_interval(a, one.labels[rows], a - z_other[:, None])
         low[rows], high[rows] = ends[0][:, 0], ends[1][:, 0]
-    return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes)
+    return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes, one.sample)
