@@ -26,13 +26,16 @@ from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import Head
+from ltpost.heads import CausalNormHead, Head, load_head
 from ltpost.method import NEEDS, Method
 from ltpost.model_selection import FOLDS, Choice, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
 from ltpost.scores.curve import Curve
 from ltpost.tables import percent
+
+#: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
+CAUSAL_NORM = "causal_norm.safetensors"
 
 
 class Experiment:
@@ -102,6 +105,15 @@ class Experiment:
         return self.report_set.joint
 
     @cached_property
+    def causal_head(self) -> CausalNormHead:
+        """The CausalNorm classifier beside the feature files."""
+        path = self.folder.path / CAUSAL_NORM
+        head = load_head(path)
+        if not isinstance(head, CausalNormHead):
+            raise DataError(f"{path}: must hold a CausalNorm head, but holds {head!r}")
+        return head
+
+    @cached_property
     def train(self) -> FeatureSet:
         """The training split; of several processes (``distributed``), the rows of this one."""
         train = self.folder["train"]
@@ -129,6 +141,7 @@ class Experiment:
             "class_counts": lambda: what.class_counts,
             "val": lambda: fit_to,
             "target": lambda: UnlabelledRows(target),
+            "causal_head": lambda: self.causal_head,
         }
         for need in missing(self, method):
             raise DataError(_MISSING[need].format(name=what.name, folder=self.folder.path, title=method.title))
@@ -174,9 +187,7 @@ class Experiment:
         for part in self.reported:
             name, head = method.key, choice.head
             if "target" in method.needs and part is not split:
-                head = self._family(method, options, split, part).head(
-                    None if choice.best is None else choice.best.value
-                )
+                head = self._family(method, options, split, part).head_of(choice.best)
                 final = replace(choice, head=head)
             chosen_here = part is split and (choice.best is not None or fits)
             if not chosen_here:
@@ -206,7 +217,7 @@ class Experiment:
     def _params(self, method: Method, options: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
         params = method.params(options, choice.family)
         if choice.best is not None:
-            params[str(choice.family.parameter)] = choice.best.value
+            params.update({str(choice.family.parameter): choice.best.value, **choice.best.others})
         return params
 
     def _detail(self, method: Method, options: Mapping[str, Any], choice: Choice, params: Mapping[str, Any]) -> str:
@@ -218,15 +229,17 @@ class Experiment:
         ]
         parts = [f"{name} {params[name]}" for name in shown]
         if choice.best is not None:
-            parts.insert(0, f"{choice.family.parameter} {choice.best.value:.4g}")
+            values = {str(choice.family.parameter): choice.best.value, **choice.best.others}
+            parts = [*(f"{name} {value:.4g}" for name, value in values.items()), *parts]
         parts += [word for need, word in (("val", "fits on val"), ("target", "transductive")) if need in method.needs]
         return ", ".join(parts)
 
     def _range_notes(self, choice: Choice) -> tuple[str, ...]:
         """Whether a better value lies outside of the grid."""
-        best, curve, parameter = choice.best, choice.curve, choice.family.parameter
-        if best is None or curve is None:
+        best, parameter = choice.best, choice.family.parameter
+        if best is None or choice.curve is None:
             return ()
+        curve = choice.curve.along(best)
         low, high = min(choice.grid), max(choice.grid)
         if curve.is_tabulated:
             tried = [value for value in curve.grid() if low <= value <= high]
@@ -258,6 +271,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
     "val": lambda experiment: True,
     "target": lambda experiment: True,
+    "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
@@ -266,6 +280,10 @@ _MISSING = {
     "class_counts": (
         "{name}: has no 'class_counts' (C,), which {title} needs; ltpost extract counts them in the training split, or "
         "reads them from --class-counts FILE"
+    ),
+    "causal_head": (
+        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained as "
+        "CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
     ),
 }
 

@@ -1,24 +1,31 @@
 """Heads: classifiers over cached rows. Every method returns one; evaluation, reports and export know nothing else.
 
 ``protocol`` says what a head can do. ``linear`` is the usual head, ``rescaled`` what most methods make of it, ``joint``
-the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear.
+the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear. ``mixed`` is
+between two heads, ``pairwise`` and ``causal_norm`` belong to one method each.
 """
 
+from ltpost.heads.causal_norm import CausalNormHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.loading import load_head
+from ltpost.heads.mixed import MixedHead
 from ltpost.heads.normalized import NormalizedMeanHead
+from ltpost.heads.pairwise import PairwiseHead
 from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader
 from ltpost.heads.rescaled import RescaledHead
 
 __all__ = [
     "Array",
+    "CausalNormHead",
     "Head",
     "HeadRows",
     "JointHead",
     "Key",
     "LinearHead",
+    "MixedHead",
     "NormalizedMeanHead",
+    "PairwiseHead",
     "Reader",
     "RescaledHead",
     "load_head",

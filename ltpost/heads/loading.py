@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
+from ltpost.heads.causal_norm import CausalNormHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
+from ltpost.heads.mixed import MixedHead
 from ltpost.heads.normalized import NormalizedMeanHead
+from ltpost.heads.pairwise import PairwiseHead
 from ltpost.heads.protocol import Array, Head, Spec
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.saving import ENTRY
@@ -32,6 +35,9 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "joint": JointHead.from_state,
     "rescaled": _rescaled,
     "normalized-mean": NormalizedMeanHead.from_state,
+    "causal-norm": CausalNormHead.from_state,
+    "mixed": lambda spec, tensors: MixedHead.from_state(spec, tensors, head_from_state),
+    "pairwise": lambda spec, tensors: PairwiseHead(head_from_state(spec["base"], tensors), tensors["spread"]),
 }
 
 

@@ -25,6 +25,19 @@ TABLE = {
     "ncm": "nearest_class_mean",
     "lws": "lws",
     "crt": "crt",
+    "pc-softmax": "pc_softmax",
+    "ic": "prior_rebalancing",
+    "rs": "weight_rescaling",
+    "cdt": "class_dependent_temperature",
+    "pairwise": "pairwise_adjustment",
+    "p2p": "prior_to_posterior",
+    "p2p-val": "prior_to_posterior_val",
+    "eigenprior": "eigenvector_prior",
+    "eigenprior-free": "eigenvector_prior_unlabelled",
+    "tde": "causal_effect",
+    "mix": "mixed_heads",
+    "tnorm-la": "tau_norm_adjusted",
+    "crt-la": "crt_adjusted",
 }
 
 

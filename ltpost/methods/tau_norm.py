@@ -15,7 +15,7 @@ import numpy as np
 from ltpost.data.priors import class_list
 from ltpost.errors import DataError
 from ltpost.family import Family
-from ltpost.heads import LinearHead, RescaledHead
+from ltpost.heads import Array, LinearHead, RescaledHead
 from ltpost.method import Method
 
 GRID = tuple(round(0.1 * k, 10) for k in range(21))
@@ -42,6 +42,15 @@ def tau_norm(head: LinearHead, *, bias: Literal["drop", "scale", "keep"] = "drop
     array([[0.6, 0.8],
            [0. , 1. ]], dtype=float32)
     """
+    return along_weights(head, log_norms_of(head), bias)
+
+
+def log_norms_of(head: LinearHead) -> Array:
+    """Log ‖w_c‖, (C,).
+
+    Raises:
+        DataError: a row of the weight is zero.
+    """
     norms = head.norms()
     zero = np.flatnonzero(norms == 0)
     if len(zero):
@@ -49,15 +58,21 @@ def tau_norm(head: LinearHead, *, bias: Literal["drop", "scale", "keep"] = "drop
             f"no row of 'head/weight' may be zero for tau-normalization, but that of {class_list(zero)} is; "
             "remove the class, or use logit adjustment"
         )
-    log_norms = np.log(norms)
+    logs: Array = np.log(norms)
+    return logs
+
+
+def along_weights(head: LinearHead, slope: Array, bias: str, *, parameter: str = "tau") -> Family:
+    """Heads with weights w_c · exp(-t · slope_c), slope (C,); for ``bias`` see :func:`tau_norm`."""
     if head.bias is None or bias == "scale":
-        return Family.scaled(head, log_norms)
+        return Family.scaled(head, slope, parameter=parameter)
     without_bias = RescaledHead(head, offset=-head.bias)
     if bias == "drop":
-        return Family.scaled(without_bias, log_norms)
+        return Family.scaled(without_bias, slope, parameter=parameter)
     return Family.tabulated(
-        lambda tau: RescaledHead(without_bias, np.exp(-tau * log_norms), head.bias),
-        notes=("with a kept bias the curve is not exact: tau is one of the values of the grid",),
+        lambda t: RescaledHead(without_bias, np.exp(-t * slope), head.bias),
+        parameter=parameter,
+        notes=(f"with a kept bias the curve is not exact: {parameter} is one of the values of the grid",),
     )
 
 
