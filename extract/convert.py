@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.data.source import read_class_counts
-from ltpost.data.features import FeatureSet
-from ltpost.data.load import load
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 

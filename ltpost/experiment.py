@@ -29,13 +29,16 @@ from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import Head, RowFigures
+from ltpost.heads import CausalNormHead, Head, RowFigures, load_head
 from ltpost.method import NEEDS, TRANSDUCTIVE, Method
 from ltpost.model_selection import FOLDS, Choice, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
 from ltpost.scores.curve import Curve
 from ltpost.tables import percent
+
+#: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
+CAUSAL_NORM = "causal_norm.safetensors"
 
 
 class Experiment:
@@ -116,6 +119,15 @@ class Experiment:
         return self.report_set.joint
 
     @cached_property
+    def causal_head(self) -> CausalNormHead:
+        """The CausalNorm classifier beside the feature files."""
+        path = self.folder.path / CAUSAL_NORM
+        head = load_head(path)
+        if not isinstance(head, CausalNormHead):
+            raise DataError(f"{path}: must hold a CausalNorm head, but holds {head!r}")
+        return head
+
+    @cached_property
     def train(self) -> FeatureSet:
         """The training split; of several processes (``distributed``), the rows of this one."""
         train = self.folder["train"]
@@ -145,6 +157,7 @@ class Experiment:
             "target": lambda: UnlabelledRows(target),
             "experts": lambda: what.experts,
             "views": lambda: UnlabelledRows(target),
+            "causal_head": lambda: self.causal_head,
         }
         for need in missing(self, method):
             bare = next((part for part in self.reported if not part.has_views), what)
@@ -189,7 +202,7 @@ class Experiment:
         final = choice  # of the split that is reported first
         if split is not self.report_set and set(TRANSDUCTIVE) & set(method.needs):
             family = self._family(method, options, split, self.report_set)
-            head = family.head(None if choice.best is None else choice.best.value)
+            head = family.head_of(choice.best)
             final = replace(choice, head=head, family=family)
         params = self._params(method, options, final)
         detail = self._detail(method, options, final, params)
@@ -237,25 +250,27 @@ class Experiment:
     def _params(self, method: Method, options: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
         params = method.params(options, choice.family)
         if choice.best is not None:
-            params[str(choice.family.parameter)] = choice.best.value
+            params.update({str(choice.family.parameter): choice.best.value, **choice.best.others})
         return params
 
     def _detail(self, method: Method, options: Mapping[str, Any], choice: Choice, params: Mapping[str, Any]) -> str:
-        """What stands beside the name of the method: the chosen value, its first choice, and options that were given."""
+        """What stands beside the name of a method: the chosen value, its first choice, and options that were given."""
         first = next((name for name, option in method.options.items() if option.choices), "")
         shown = [name for name in method.options if name in params and (name in options or name == first)]
         parts = [f"{name} {params[name]}" for name in shown]
         if choice.best is not None:
-            parts.insert(0, f"{choice.family.parameter} {choice.best.value:.4g}")
+            values = {str(choice.family.parameter): choice.best.value, **choice.best.others}
+            parts = [*(f"{name} {value:.4g}" for name, value in values.items()), *parts]
         parts += ["fits on val"] if "val" in method.needs else []
         parts += ["transductive"] if set(TRANSDUCTIVE) & set(method.needs) else []
         return ", ".join(parts)
 
     def _range_notes(self, choice: Choice) -> tuple[str, ...]:
         """Whether a better value lies outside of the grid."""
-        best, curve, parameter = choice.best, choice.curve, choice.family.parameter
-        if best is None or curve is None:
+        best, parameter = choice.best, choice.family.parameter
+        if best is None or choice.curve is None:
             return ()
+        curve = choice.curve.along(best)
         low, high = min(choice.grid), max(choice.grid)
         if curve.is_tabulated:
             tried = [value for value in curve.grid() if low <= value <= high]
@@ -296,6 +311,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "target": lambda experiment: True,
     "experts": lambda experiment: experiment.report_set.num_experts > 1,
     "views": lambda experiment: all(part.has_views for part in experiment.reported),
+    "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
@@ -312,6 +328,10 @@ _MISSING = {
     "views": (
         "{without_views}: has no augmented views of its rows, which {title} needs; write them with ltpost extract "
         "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5"
+    ),
+    "causal_head": (
+        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained as "
+        "CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
     ),
 }
 

@@ -4,6 +4,8 @@
     scaled      z_c · exp(-t · slope_c)        tau-normalization, multiplicative adjustment, …
     tabulated   a head for each of some values
     single      one head, nothing to choose
+    mixed       (1 - t) z_c + t z'_c           of two heads
+    crossed     one of these for each value of a second parameter
 
 Curve and head come from the same slope, so they cannot disagree.
 """
@@ -11,7 +13,8 @@ Curve and head come from the same slope, so they cannot disagree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,10 @@ import numpy as np
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
-from ltpost.heads import Array, Head, RescaledHead
-from ltpost.scores.curve import Curve, GridCurve
-from ltpost.scores.sweep import affine_curve, scaled_curve
+from ltpost.heads import Array, Head, MixedHead, RescaledHead
+from ltpost.scores.crossed import CrossedCurve
+from ltpost.scores.curve import Best, Curve, GridCurve
+from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
 
 _LARGEST_EXPONENT = 300.0
 
@@ -39,6 +43,8 @@ class Family:
         parameter: name of the hyperparameter, or None.
         params: how the heads were made, beyond the options of the method: what was found out or filled in.
         notes: sentences that belong beside the numbers.
+        family_at: of a crossed family, the family at a value of the outer parameter.
+        outer: name of the outer parameter, or None.
     """
 
     head_at: Callable[[float], Head]
@@ -46,6 +52,8 @@ class Family:
     parameter: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    family_at: Callable[[float], Family] | None = None
+    outer: str | None = None
 
     def head(self, value: float | None = None) -> Head:
         """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.
@@ -65,6 +73,17 @@ class Family:
             return self.head_at(float(value))
         except KeyError:
             raise UsageError(f"there is no head at {self.parameter} {value:g}; see .curve(val).grid()") from None
+
+    def head_of(self, best: Best | None) -> Head:
+        """The head at what a curve found to be best; None where there is nothing to choose."""
+        return self.head() if best is None else self.at(best.others).head(best.value)
+
+    def at(self, others: Mapping[str, float]) -> Family:
+        """The family along the inner parameter, at values of the outer ones (``Best.others``)."""
+        if self.family_at is None or self.outer is None:
+            return self
+        inner = self.family_at(others[self.outer]).at(others)
+        return replace(inner, params={**self.params, **inner.params}, notes=(*self.notes, *inner.notes))
 
     def curve(
         self,
@@ -137,6 +156,61 @@ class Family:
             return GridCurve.of_heads(parameter, points, map(head_at, points), split, groups, device)
 
         return cls(head_at, curve, parameter, **more)
+
+    @classmethod
+    def mixed(cls, head: Head, other_head: Head, *, parameter: str = "weight", **more: Any) -> Family:
+        """Heads with logits (1 - t) z_c + t z'_c, with an exact curve.
+
+        Args:
+            head: its logits are z.
+            other_head: its logits are z'; of the same rows.
+            parameter: the name of t.
+            **more: ``params`` and ``notes``.
+
+        Where both are linear, so is every mixture. On ``device`` only the heads are computed, not the curve.
+        """
+
+        def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
+            return mixing_curve(split, head, other_head, groups, parameter=parameter)
+
+        return cls(lambda t: MixedHead(head, other_head, t), curve, parameter, **more)
+
+    @classmethod
+    def crossed(
+        cls, parameter: str, values: Sequence[float], family_at: Callable[[float], Family], **more: Any
+    ) -> Family:
+        """Heads along two parameters: for each value of an outer one, a family along the inner one.
+
+        Both are chosen together. With an exact inner curve the choice is exact in the inner parameter, at the given
+        values of the outer one. ``family_at`` may return a crossed family, too.
+
+        Args:
+            parameter: the name of the outer parameter.
+            values: of the outer parameter, in the order of preference where figures are equal.
+            family_at: the family at a value of it; called once for each. All must have the same inner parameter.
+            **more: ``params`` and ``notes``, beside those of the inner families.
+
+        Raises:
+            UsageError: no values, or families without an inner parameter.
+        """
+        if not values:
+            raise UsageError(f"name at least one value of {parameter}")
+        family_at = cache(family_at)
+        first = family_at(float(values[0]))
+        if first.parameter is None:
+            raise UsageError(f"there is no second parameter beside {parameter}; use tabulated")
+
+        def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
+            inner = {float(value): family_at(float(value)) for value in values}
+            return CrossedCurve(
+                parameter,
+                {value: family.curve(split, groups, grid=grid, device=device) for value, family in inner.items()},
+            )
+
+        def head_at(value: float) -> Head:
+            raise UsageError(f"a head has a {parameter} too: take family.head_of(curve.best()), or family.at(...)")
+
+        return cls(head_at, curve, first.parameter, family_at=family_at, outer=parameter, **more)
 
     @classmethod
     def single(cls, head: Head, **more: Any) -> Family:

@@ -7,7 +7,7 @@ is best on them and, of a method that fits to val, the head that is fitted to th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
 from ltpost.heads import Head
 from ltpost.scores.confidence import units
+from ltpost.scores.crossed import CrossedCurve
 from ltpost.scores.curve import Best, Curve, ExactCurve, GridCurve
 from ltpost.scores.metrics import SELECT
 from ltpost.scores.predict import predict
@@ -90,7 +91,7 @@ class Selection:
     def _on(self, curve: Curve, family: Family) -> Choice:
         grid = self.grid or tuple(float(value) for value in curve.grid())
         best = curve.best(self.select, min(grid), max(grid))
-        return Choice(family.head(best.value), family, curve, grid, best)
+        return Choice(family.head_of(best), family.at(best.others), curve, grid, best)
 
     def with_interval(self, choice: Choice) -> Choice:
         """The choice with the bootstrap interval of its value."""
@@ -127,19 +128,33 @@ class Selection:
             )
             for inside, rest in _each_fold(folds)
         ]
-        curves = [curve for _, curve in parts]
-        parameter, classes = curves[0].parameter, split.num_classes
-        if all(isinstance(curve, ExactCurve) for curve in curves):
-            low, high = np.empty(len(split)), np.empty(len(split))
-            for inside, curve in parts:
-                assert isinstance(curve, ExactCurve)
-                low[inside], high[inside] = curve.low, curve.high
-            return ExactCurve(parameter, low, high, split.labels, self.groups, classes, split.sample)
-        values = curves[0].grid()
-        correct = np.empty((len(values), len(split)), dtype=bool)
+        return _merged(parts, split.labels, split.sample)
+
+
+def _merged(
+    parts: Sequence[tuple[NDArray[np.int64], Curve]], labels: NDArray[np.int64], sample: NDArray[np.int64] | None
+) -> Curve:
+    """One curve over all rows, from curves over the rows of each fold."""
+    curves = [curve for _, curve in parts]
+    first, total = curves[0], len(labels)
+    shared = (labels, first.groups, first.num_classes)
+    if isinstance(first, CrossedCurve):
+        members = [(inside, curve.curves) for inside, curve in parts if isinstance(curve, CrossedCurve)]
+        return CrossedCurve(
+            first.outer,
+            {value: _merged([(inside, of[value]) for inside, of in members], labels, sample) for value in first.curves},
+        )
+    if all(isinstance(curve, ExactCurve) for curve in curves):
+        low, high = np.empty(total), np.empty(total)
         for inside, curve in parts:
-            correct[:, inside] = [curve.correct(value) for value in values]
-        return GridCurve(parameter, values, correct, split.labels, self.groups, classes, split.sample)
+            assert isinstance(curve, ExactCurve)
+            low[inside], high[inside] = curve.low, curve.high
+        return ExactCurve(first.parameter, low, high, *shared, sample)
+    values = first.grid()
+    correct = np.empty((len(values), total), dtype=bool)
+    for inside, curve in parts:
+        correct[:, inside] = [curve.correct(value) for value in values]
+    return GridCurve(first.parameter, values, correct, *shared, sample)
 
 
 def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") -> None:
@@ -223,6 +238,6 @@ def cross_fit(
     for fold in range(num_folds):
         inside = folds == fold
         if inside.any() and not inside.all():
-            value = curve.best(select, low, high, multiplicity=np.where(inside, 0.0, 1.0)).value
-            correct[inside] = curve.correct(value)[inside]
+            best = curve.best(select, low, high, multiplicity=np.where(inside, 0.0, 1.0))
+            correct[inside] = curve.correct_at(best)[inside]
     return correct

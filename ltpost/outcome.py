@@ -50,7 +50,9 @@ class Outcome:
     @property
     def curve(self) -> Curve | None:
         """Accuracy against the hyperparameter on the split of the choice, or None."""
-        return self.choice.curve
+        if self.choice.curve is None or self.choice.best is None:
+            return None
+        return self.choice.curve.along(self.choice.best)
 
     @property
     def best(self) -> Best | None:
@@ -82,6 +84,7 @@ class Outcome:
         if self.best is not None:
             best = {
                 str(self.parameter): self.best.value,
+                **self.best.others,
                 "low": _finite(self.best.low),
                 "high": _finite(self.best.high),
                 **self.best.figures.as_dict(),
@@ -128,7 +131,8 @@ class Outcome:
 def _describe(best: Best) -> str:
     plateau = "" if best.low == best.high else f" (best from {best.low:.4g} to {best.high:.4g})"
     interval = "" if best.interval is None else f", 95 % bootstrap {best.interval[0]:.3g} to {best.interval[1]:.3g}"
-    return f"{best.value:.4g}{plateau}{interval}: {percent(best.score)} %"
+    beside = "".join(f", {name} {value:g}" for name, value in best.others.items())
+    return f"{best.value:.4g}{beside}{plateau}{interval}: {percent(best.score)} %"
 
 
 def _finite(value: float) -> float | None:

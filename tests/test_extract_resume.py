@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from torch import nn
 
 import ltpost
+from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.command import merge
 from ltpost.extract.run import shards, writer
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import merge_shards
-from ltpost.data.write import partial_name
 
 N = 203
 

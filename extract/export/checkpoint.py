@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint
 from ltpost.extract.checkpoints.layouts import Location
@@ -23,8 +25,6 @@ from ltpost.extract.export.formats import SUFFIXES, save, write
 from ltpost.extract.export.parts import parts_in
 from ltpost.extract.export.proof import proof_rows, prove, prove_on_images
 from ltpost.extract.messages import tell
-from ltpost.data.features import FeatureSet
-from ltpost.data.load import load
 from ltpost.heads import Head, LinearHead, load_head
 from ltpost.output import replacing
 
@@ -72,7 +72,7 @@ def export_head(
     layer = any_head.linear()
     if layer is None:
         raise DataError(
-            f"{name}: the head is not one linear layer over the features, so it cannot take the place of the classifier; "
+            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
             "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
         )
     head = layer

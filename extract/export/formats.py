@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
 from ltpost.extract.joint import parted
 from ltpost.extract.messages import first_line
 from ltpost.extract.networks.backbone import keys_of
-from ltpost.data.features import FeatureSet
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 

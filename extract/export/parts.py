@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, head_candidates, is_gated, read_checkpoint, read_experts
 from ltpost.extract.joint import parted
 from ltpost.extract.networks.backbone import keys_of
-from ltpost.data.features import FeatureSet
 from ltpost.heads import LinearHead
 
 

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.export.parts import Part
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.builders import known
 from ltpost.extract.pixels.preprocess import Preprocess
-from ltpost.data.features import FeatureSet
 from ltpost.heads import LinearHead
 
 _PROOF_ROWS = 256

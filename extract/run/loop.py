@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ltpost.data.write import partial_name
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.data.source import Source, Unreadable
 from ltpost.extract.messages import tell
@@ -32,7 +33,6 @@ from ltpost.extract.run.partial import DONE, MISSING, UNREADABLE, Spec, differen
 from ltpost.extract.run.sanity import check_accuracy
 from ltpost.extract.run.shards import Shard
 from ltpost.extract.run.writer import FeatureWriter
-from ltpost.data.write import partial_name
 
 _TOLD = 10  # unreadable images, one by one
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ltpost.data.write import partial_name
 from ltpost.errors import DataError
 from ltpost.extract.run.lock import HeldError, held
 from ltpost.extract.run.partial import Spec, copy_rows, differences, done_of, errors_of, start, to_do_again
 from ltpost.extract.run.shards import Shard, folder_of
 from ltpost.extract.run.writer import FeatureWriter
-from ltpost.data.write import partial_name
 from ltpost.heads import LinearHead
 
 

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError
 from ltpost.data.write import partial_name, start_file
+from ltpost.errors import DataError
 from ltpost.heads import LinearHead
 
 MISSING, DONE, UNREADABLE = 0, 1, 2

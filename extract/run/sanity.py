@@ -5,10 +5,10 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
+from ltpost.data.priors import shot_groups
 from ltpost.errors import DataError
 from ltpost.extract.run.partial import DONE, done_of
 from ltpost.scores.metrics import Figures, figures
-from ltpost.data.priors import shot_groups
 from ltpost.tables import percent
 
 _BLOCK_ROWS = 4096

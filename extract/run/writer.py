@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.data.write import finish_file, partial_name
 from ltpost.errors import DataError
 from ltpost.extract.run.partial import DONE, UNREADABLE, done_of
-from ltpost.data.write import finish_file, partial_name
 
 _FLUSH_SECONDS = 1.0
 

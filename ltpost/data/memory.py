@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError
@@ -22,7 +23,7 @@ class FeatureSets:
         DataError: there is none, or two of them disagree.
     """
 
-    path = "the given feature sets"
+    path = Path("the given feature sets")
     expert: int | None = None
     parts: tuple[str, ...] = ()
 

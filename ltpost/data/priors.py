@@ -5,13 +5,15 @@ Counts always come from the training split; those of a balanced val or test spli
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.heads import Array
 
 GROUPS = ("many", "medium", "few")
@@ -65,6 +67,87 @@ def log_prior(class_counts: Array) -> Array:
         )
     counts = np.asarray(class_counts, dtype=np.float64)
     result: Array = np.log(counts) - np.log(counts.sum())
+    return result
+
+
+def log_target_prior(target_prior: str, class_counts: Array) -> Array:
+    """The log prior of the rows that the classifier is for, (C,) float64.
+
+    Args:
+        target_prior: ``uniform``, ``train``, a profile (see :func:`profile`), C numbers parted by commas, or a text
+            file of C numbers parted by commas, blanks or lines. Numbers need not sum to 1.
+        class_counts: (C,) training samples per class.
+
+    Raises:
+        UsageError: none of these.
+        DataError: the file does not hold C positive numbers.
+
+    >>> log_target_prior("0.9, 0.1", np.array([5, 5])).round(3)
+    array([-0.105, -2.303])
+    """
+    classes = len(class_counts)
+    if target_prior == "uniform":
+        return np.full(classes, -np.log(classes))
+    if target_prior == "train":
+        return log_prior(class_counts)
+    if PROFILE.fullmatch(target_prior):
+        return np.log(profile(target_prior, class_counts))
+    if "," in target_prior and not os.path.exists(target_prior):
+        return _log_of_numbers("target_prior=", target_prior.split(","), classes, UsageError)
+    path = Path(target_prior)
+    if not path.is_file():
+        raise UsageError(
+            "target_prior= must be uniform, train, forward-50 or backward-50 (or another factor), numbers such as "
+            f"0.9,0.1 or a file of {classes} numbers, but is {target_prior!r}"
+        )
+    try:
+        words = re.split(r"[\s,]+", path.read_text().strip())
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: must be a text file of {classes} numbers, but is none") from None
+    return _log_of_numbers(str(path), words, classes, DataError)
+
+
+def _log_of_numbers(where: str, words: list[str], classes: int, error: type[LtpostError]) -> Array:
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError:
+        raise error(f"{where} must hold {classes} numbers, but holds {','.join(words)[:40]!r}") from None
+    if len(values) != classes:
+        raise error(f"{where} must hold {classes} numbers, one for each class, but holds {len(values)}")
+    if not (np.isfinite(values) & (values > 0)).all():
+        odd = int(np.argmin(np.isfinite(values) & (values > 0)))
+        raise error(f"{where} must hold positive numbers, but that of class {odd} is {values[odd]:g}")
+    result: Array = np.log(values) - np.log(values.sum())
+    return result
+
+
+#: a long-tailed class prior: the order of the classes, and the imbalance factor
+PROFILE = re.compile(r"(forward|backward)-(\d+(?:\.\d+)?)")
+
+
+def profile(name: str, class_counts: Array) -> Array:
+    """A long-tailed class prior, (C,), of the usual evaluation under other test distributions.
+
+    p_c ∝ F^(-r_c / (C - 1)), with the rank r_c = 0 of the class with most training samples (``forward-F``) or with
+    fewest (``backward-F``). The most and the least likely class differ by the factor F.
+
+    Source: Hong et al., "Disentangling Label Distribution …" (LADE), CVPR 2021, section 4.1; SADE, NeurIPS 2022.
+
+    NOTE[DIFF]: their code goes by class numbers, which are sorted by count in its data; ties keep this order.
+
+    >>> profile("backward-4", np.array([30, 10, 20])).round(3)
+    array([0.143, 0.571, 0.286])
+    """
+    found = PROFILE.fullmatch(name)
+    if found is None or not float(found[2]) >= 1:
+        raise UsageError(f"a profile must be forward-F or backward-F with a factor F of 1 or more, but is {name!r}")
+    classes = len(class_counts)
+    rank = np.empty(classes)
+    rank[np.argsort(-np.asarray(class_counts), kind="stable")] = np.arange(classes)
+    if found[1] == "backward":
+        rank = classes - 1 - rank
+    prior = float(found[2]) ** (-rank / max(1, classes - 1))
+    result: Array = prior / prior.sum()
     return result
 
 

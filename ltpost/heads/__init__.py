@@ -2,14 +2,18 @@
 
 ``protocol`` says what a head can do. ``linear`` is the usual head, ``rescaled`` what most methods make of it, ``joint``
 the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear. ``aggregated``
-and ``routed`` combine several experts.
+and ``routed`` combine several experts, ``mixed`` is between two heads, ``pairwise`` and ``causal_norm`` belong to one
+method each.
 """
 
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, JoinedHead
+from ltpost.heads.causal_norm import CausalNormHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.loading import load_head
+from ltpost.heads.mixed import MixedHead
 from ltpost.heads.normalized import NormalizedMeanHead
+from ltpost.heads.pairwise import PairwiseHead
 from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader, RowFigures
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.routed import RoutedHead
@@ -17,6 +21,7 @@ from ltpost.heads.routed import RoutedHead
 __all__ = [
     "AggregatedHead",
     "Array",
+    "CausalNormHead",
     "ExpertHead",
     "Head",
     "HeadRows",
@@ -25,7 +30,9 @@ __all__ = [
     "JointHead",
     "Key",
     "LinearHead",
+    "MixedHead",
     "NormalizedMeanHead",
+    "PairwiseHead",
     "Reader",
     "RescaledHead",
     "RoutedHead",

@@ -10,9 +10,12 @@ from typing import Any
 
 from ltpost.errors import DataError
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, experts_from_state
+from ltpost.heads.causal_norm import CausalNormHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
+from ltpost.heads.mixed import MixedHead
 from ltpost.heads.normalized import NormalizedMeanHead
+from ltpost.heads.pairwise import PairwiseHead
 from ltpost.heads.protocol import Array, Head, Spec
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.routed import RoutedHead, gates_from_tensors
@@ -55,6 +58,9 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "aggregated": _aggregated,
     "instance-weighted": _instance_weighted,
     "routed": _routed,
+    "causal-norm": CausalNormHead.from_state,
+    "mixed": lambda spec, tensors: MixedHead.from_state(spec, tensors, head_from_state),
+    "pairwise": lambda spec, tensors: PairwiseHead(head_from_state(spec["base"], tensors), tensors["spread"]),
 }
 
 

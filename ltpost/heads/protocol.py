@@ -36,6 +36,10 @@ class Layer(Protocol):
         """b, (C,) float32, or None."""
 
     @property
+    def num_features(self) -> int:
+        """D."""
+
+    @property
     def fingerprint(self) -> str:
         """Equal for the same layer, in any file."""
 

@@ -55,19 +55,15 @@ def tau_norm(
     """
     if norms == "expert" and isinstance(head, JoinedHead):
         return _per_expert(head, bias)
-    log_norms = _log_norms(head)
-    if head.bias is None or bias == "scale":
-        return Family.scaled(head, log_norms)
-    without_bias = RescaledHead(head, offset=-head.bias)
-    if bias == "drop":
-        return Family.scaled(without_bias, log_norms)
-    return Family.tabulated(
-        lambda tau: RescaledHead(without_bias, np.exp(-tau * log_norms), head.bias),
-        notes=("with a kept bias the curve is not exact: tau is one of the values of the grid",),
-    )
+    return along_weights(head, log_norms_of(head), bias)
 
 
-def _log_norms(head: Layer) -> Array:
+def log_norms_of(head: Layer) -> Array:
+    """Log ‖w_c‖, (C,).
+
+    Raises:
+        DataError: a row of the weight is zero.
+    """
     norms = head.norms()
     zero = np.flatnonzero(norms == 0)
     if len(zero):
@@ -79,11 +75,25 @@ def _log_norms(head: Layer) -> Array:
     return logs
 
 
+def along_weights(head: LinearHead, slope: Array, bias: str, *, parameter: str = "tau") -> Family:
+    """Heads with weights w_c · exp(-t · slope_c), slope (C,); for ``bias`` see :func:`tau_norm`."""
+    if head.bias is None or bias == "scale":
+        return Family.scaled(head, slope, parameter=parameter)
+    without_bias = RescaledHead(head, offset=-head.bias)
+    if bias == "drop":
+        return Family.scaled(without_bias, slope, parameter=parameter)
+    return Family.tabulated(
+        lambda t: RescaledHead(without_bias, np.exp(-t * slope), head.bias),
+        parameter=parameter,
+        notes=(f"with a kept bias the curve is not exact: {parameter} is one of the values of the grid",),
+    )
+
+
 def _per_expert(head: JoinedHead, bias: str) -> Family:
     """Each expert by its own norms; the sum has another scale for every expert, so that its curve is not exact."""
     count, experts = len(head.experts), head.experts
     layers = [layer for expert in experts if (layer := expert.head.linear()) is not None]
-    log_norms = np.stack([_log_norms(layer) for layer in layers])
+    log_norms = np.stack([log_norms_of(layer) for layer in layers])
     biases = np.stack([np.zeros(head.num_classes) if layer.bias is None else layer.bias for layer in layers])
 
     def head_at(tau: float) -> AggregatedHead:

@@ -7,8 +7,8 @@ the cost of a cumulative sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ class Best:
     """The best value of a parameter: the middle of the best plateau ``low`` ≤ t ≤ ``high``.
 
     ``figures`` are those of the curve there, ``score`` is the selected one of them. ``interval`` is the 95 % bootstrap
-    interval of the value, where one was asked for.
+    interval of the value, where one was asked for. ``others`` are the values of the other parameters, where several
+    were chosen together.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Best:
     score: float
     figures: Figures
     interval: tuple[float, float] | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tau(self) -> float:
@@ -94,6 +96,14 @@ class Curve:
                 then NaN.
         """
         raise NotImplementedError
+
+    def along(self, best: Best) -> Curve:
+        """The curve of one parameter that ``best`` lies on: this one, unless several were chosen together."""
+        return self
+
+    def correct_at(self, best: Best) -> NDArray[np.bool_]:
+        """(N,), which rows are right at a value that :meth:`best` found."""
+        return self.along(best).correct(best.value)
 
     def bootstrap_best(
         self, select: str = "all", low: float = -np.inf, high: float = np.inf, *, num: int = 200, seed: int = 0

@@ -1,0 +1,56 @@
+"""Accuracy against two or more parameters: one curve for each value of the outer one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.heads import Array
+from ltpost.scores.curve import Best, Curve
+from ltpost.scores.metrics import Figures
+
+_SAME = 1e-9  # accuracies that differ by less are the same number of rows
+
+
+class CrossedCurve(Curve):
+    """The best of several curves of one inner parameter; figures and resamples are those of the curves themselves.
+
+    Args:
+        outer: the name of the outer parameter.
+        curves: value of the outer parameter to the curve of the inner one, on the same rows. The order is the order of
+            preference where figures are equal. A curve may be crossed itself.
+    """
+
+    def __init__(self, outer: str, curves: Mapping[float, Curve]):
+        first = next(iter(curves.values()))
+        super().__init__(first.parameter, first.labels, first.groups, first.num_classes)
+        self.outer, self.curves = outer, dict(curves)
+        self.is_tabulated = first.is_tabulated
+
+    def best(
+        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+    ) -> Best:
+        """See :meth:`Curve.best`; ``low`` and ``high`` bound the inner parameter."""
+        found = {value: curve.best(select, low, high, multiplicity) for value, curve in self.curves.items()}
+        top = max(best.score for best in found.values())
+        value = next(value for value, best in found.items() if best.score >= top - _SAME)
+        return replace(found[value], others={self.outer: value, **found[value].others})
+
+    def along(self, best: Best) -> Curve:
+        """The curve of the inner parameter on which ``best`` lies."""
+        return self.curves[best.others[self.outer]].along(best)
+
+    def at(self, values: Iterable[float]) -> list[Figures]:
+        """The figures at values of the inner parameter, the outer one being where the mean over classes is best."""
+        return self.along(self.best()).at(values)
+
+    def correct(self, value: float) -> NDArray[np.bool_]:
+        """(N,), which rows are right at a value of the inner parameter, the outer one as in :meth:`at`."""
+        return self.along(self.best()).correct(value)
+
+    def grid(self) -> Array:
+        """Values of the inner parameter."""
+        return next(iter(self.curves.values())).grid()
