@@ -387,7 +387,7 @@ def compare_report(outcomes: Iterable[Outcome]) -> Report:
 
 def needs_in_words(needs: Iterable[str]) -> str:
     """Needs as the README and messages name them."""
-    return " and no ".join(NEEDS[need] for need in needs)
+    return " and ".join(NEEDS[need] for need in needs)
 
 
 def _beyond_the_grid(

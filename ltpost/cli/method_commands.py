@@ -141,7 +141,7 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
                 click.echo(f"\n{outcome.method}: {note}")
         for key, needs in lacking.items():
             words = experiments.needs_in_words(needs)
-            click.echo(f"\n{key}: not run, the files of {experiment.folder.path} have no {words}")
+            click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
     if not as_json:

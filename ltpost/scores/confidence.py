@@ -17,11 +17,10 @@ NOTE[DIFF]: V is shrunk towards the variance of a sample without classes, with t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
-from scipy.stats import binom
 
 from ltpost.data.priors import GROUPS, ShotGroups
 from ltpost.heads import Array
@@ -106,7 +105,7 @@ def wilson(accuracy: float, size: float, level: float = 0.95) -> Interval:
     >>> [round(end, 3) for end in wilson(1.0, 10)]
     [0.722, 1.0]
     """
-    z = float(ndtri((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     shift = z * z / size
     middle = (accuracy + shift / 2) / (1 + shift)
     reach = z / (1 + shift) * np.sqrt(accuracy * (1 - accuracy) / size + shift / (4 * size))
@@ -186,7 +185,7 @@ def paired_difference(
     unit, of_class = units(labels, sample)
     gain_of_unit = np.bincount(unit, gain) / np.bincount(unit)
     square = np.bincount(of_class, gain_of_unit**2, num_classes) / np.maximum(moments.units, 1)
-    z = float(ndtri((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     differences = {}
     for name, weights in zip(FIGURES, class_weights(moments.totals, groups), strict=True):
         if np.isnan(weights).any():
@@ -204,4 +203,6 @@ def paired_difference(
 def _mcnemar(gain: Array) -> float:
     """Exact two-sided p of as many units above as below 0."""
     better, worse = int((gain > 0).sum()), int((gain < 0).sum())
+    from scipy.stats import binom  # takes longer to import than most commands run
+
     return float(min(1.0, 2 * binom.cdf(min(better, worse), better + worse, 0.5)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,7 @@ class CrossedCurve(Curve):
 
     def __init__(self, outer: str, curves: Mapping[float, Curve]):
         first = next(iter(curves.values()))
-        super().__init__(first.parameter, first.labels, first.groups, first.num_classes)
+        super().__init__(first.parameter, first.labels, first.groups, first.num_classes, first.sample)
         self.outer, self.curves = outer, dict(curves)
         self.is_tabulated = first.is_tabulated
 
@@ -34,10 +34,18 @@ class CrossedCurve(Curve):
         self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
     ) -> Best:
         """See :meth:`Curve.best`; ``low`` and ``high`` bound the inner parameter."""
-        found = {value: curve.best(select, low, high, multiplicity) for value, curve in self.curves.items()}
-        top = max(best.score for best in found.values())
-        value = next(value for value, best in found.items() if best.score >= top - _SAME)
-        return replace(found[value], others={self.outer: value, **found[value].others})
+        return self._top([curve.best(select, low, high, multiplicity) for curve in self.curves.values()])
+
+    def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
+        curves = self.curves.values()  # all of them draw the same resamples from the seed
+        each = (curve._best_of_resamples(select, low, high, num, seed) for curve in curves)
+        return map(self._top, zip(*each, strict=True))
+
+    def _top(self, bests: Sequence[Best]) -> Best:
+        """The best of the best of each curve, with the value of the outer parameter."""
+        top = max(best.score for best in bests)
+        value, best = next(pair for pair in zip(self.curves, bests, strict=True) if pair[1].score >= top - _SAME)
+        return replace(best, others={self.outer: value, **best.others})
 
     def along(self, best: Best) -> Curve:
         """The curve of the inner parameter on which ``best`` lies."""
