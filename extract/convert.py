@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.pickles import unpickle_arrays
-from ltpost.extract.data.source import read_class_counts
+from ltpost.extract.data.source import check_split, read_class_counts
+from ltpost.extract.messages import reading
+from ltpost.extract.run.lock import held
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
@@ -65,6 +66,10 @@ def convert(
     read, write = _by_suffix(READERS, origin, "SOURCE"), _by_suffix(WRITERS, target, "OUT")
     if not origin.is_file():
         raise DataError(f"{origin}: no such file")
+    if split is not None:
+        check_split(split)
+    if target.exists() and target.samefile(origin):
+        raise UsageError(f"{target}: is the source itself; name another file to write")
     split = split or next((name for name in SPLITS for path in (origin, target) if name in path.stem), target.stem)
     feature_set = read(origin, split)
     if class_counts is not None:
@@ -72,8 +77,8 @@ def convert(
     if ckpt is not None:
         feature_set = _changed(feature_set, head=_head_of(ckpt, head_key, feature_set))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(feature_set, target)
+        with held(target):
+            write(feature_set, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
@@ -86,16 +91,19 @@ def _by_suffix(table: Mapping[str, Any], path: Path, argument: str) -> Any:
 
 
 def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:
-    """The same rows with another head or other counts, checked anew."""
+    """The same rows with another head or other counts, checked anew. The biases of experts belong to their head."""
     columns = {key: getattr(feature_set, key) for key in _COLUMNS}
+    if "head" in changes:
+        columns["expert_bias"] = None
     rows = {
+        "head": feature_set.head,
         "features": None if feature_set.num_features is None else feature_set.features,
         "logits": feature_set.logits if feature_set.has_logits else None,
     }
     return FeatureSet(**{**rows, **columns, "labels": feature_set.labels, **changes}, name=feature_set.name)
 
 
-_COLUMNS = ("head", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
+_COLUMNS = ("expert_bias", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
 
 
 def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: FeatureSet) -> LinearHead:
@@ -107,7 +115,7 @@ def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: Fe
     if key is None or f"{key}.weight" not in checkpoint.state:
         raise UsageError(
             f"{ckpt}: the classifier of {feature_set.num_features} features cannot be told; name one of "
-            f"{', '.join(fitting) or 'none that fit'} with --head-key"
+            f"{', '.join(fitting) or 'none that fit'} with head_key="
         )
     bias = checkpoint.state.get(f"{key}.bias")
     weight = checkpoint.state[f"{key}.weight"].float().numpy()
@@ -124,7 +132,8 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
         names = [*(f"{alias}_{split}" for alias in aliases), *aliases]
         present = next((alias for alias in names if alias in arrays), None)
         if present is not None:
-            found[key] = np.asarray(arrays[present])
+            with reading(Path(name), f"features ('{present}')"):
+                found[key] = np.asarray(arrays[present])
     if "labels" not in found or not {"features", "logits"} & set(found):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
@@ -132,18 +141,20 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
         )
     for key in ("features", "logits"):
         if key in found and found[key].dtype not in (np.float16, np.float32):
-            found[key] = found[key].astype(np.float32)
+            with reading(Path(name), f"features ('{key}')"):
+                found[key] = found[key].astype(np.float32)
     weight, bias = found.pop("weight", None), found.pop("bias", None)
     names, paths = found.pop("class_names", None), found.pop("paths", None)
-    return FeatureSet(
-        **found,
-        head=None if weight is None else LinearHead(weight, bias),
-        class_names=None if names is None else _strings(names),
-        paths=None if paths is None else np.array(_strings(paths), dtype=object),
-        split=split,
-        attrs={"converted_from": Path(name).name},
-        name=name,
-    )
+    with reading(Path(name), "a feature set"):
+        return FeatureSet(
+            **found,
+            head=None if weight is None else LinearHead(weight, bias),
+            class_names=None if names is None else _strings(names),
+            paths=None if paths is None else np.array(_strings(paths), dtype=object),
+            split=split,
+            attrs={"converted_from": Path(name).name},
+            name=name,
+        )
 
 
 def _strings(values: Any) -> list[str]:
@@ -158,18 +169,18 @@ def _read_pickle(path: Path, split: str) -> FeatureSet:
         )
     arrays = {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
     order = arrays.pop("idxs", None)
-    if order is not None and len(np.unique(order)) == len(order):
+    if isinstance(order, list):
+        order = np.asarray(order)
+    if isinstance(order, np.ndarray) and order.ndim == 1 and len(np.unique(order)) == len(order):
         rows = np.argsort(order)  # a shuffled loader wrote them
-        arrays = {key: np.asarray(value)[rows] for key, value in arrays.items()}
+        with reading(path, "a pickle of features"):
+            arrays = {key: np.asarray(value)[rows] for key, value in arrays.items()}
     return _feature_set(str(path), split, arrays)
 
 
 def _read_npz(path: Path, split: str) -> FeatureSet:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return _feature_set(str(path), split, arrays)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as .npz ({error})") from None
+    with reading(path, "an .npz file"), np.load(path, allow_pickle=False) as arrays:
+        return _feature_set(str(path), split, {key: arrays[key] for key in arrays.files})
 
 
 def _pandas() -> Any:
@@ -183,10 +194,9 @@ def _pandas() -> Any:
 
 
 def _read_parquet(path: Path, split: str) -> FeatureSet:
-    try:
-        table = _pandas().read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
+    pandas = _pandas()
+    with reading(path, "Parquet"):
+        table = pandas.read_parquet(path)
     lists = [key for key in table.columns if len(table) and isinstance(table[key].iloc[0], np.ndarray | list)]
     try:
         arrays = {
@@ -211,7 +221,7 @@ READERS: dict[str, Callable[[Path, str], FeatureSet]] = {
 def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
     """What there is, under our names; rows that could not be read are left out."""
     head = feature_set.head
-    there = {
+    arrays = {
         "features": None if feature_set.num_features is None else np.asarray(feature_set.features[:]),
         "labels": feature_set.labels,
         "logits": np.asarray(feature_set.logits[:]) if feature_set.has_logits else None,
@@ -223,7 +233,7 @@ def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
         "sample": feature_set.sample,
         "view": feature_set.view,
     }
-    return {key: value for key, value in there.items() if value is not None}
+    return {key: value for key, value in arrays.items() if value is not None}
 
 
 def _write_npz(feature_set: FeatureSet, path: Path) -> None:

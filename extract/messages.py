@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from ltpost.errors import UsageError
+from ltpost.errors import DataError, LtpostError, UsageError
 
 
 def tell(message: str) -> None:
@@ -25,3 +28,24 @@ def some(keys: list[str]) -> str:
 def need(package: str, what: str) -> UsageError:
     """The error for a missing optional package."""
     return UsageError(f'{what} needs {package}; install it with: pip install "ltpost[vision]"')
+
+
+@contextmanager
+def reading(file: Path, form: str) -> Iterator[None]:
+    """The boundary of a reader: whatever a library raises on a damaged file becomes one sentence with its name.
+
+    Args:
+        file: what is read.
+        form: what it is read as, for example "an .npz file".
+
+    Raises:
+        DataError: the block raised an error that is not ltpost's own.
+    """
+    try:
+        yield
+    except LtpostError:
+        raise
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read as {form} ({error.strerror or first_line(error)})") from None
+    except Exception as error:  # noqa: BLE001,RUF100 - damaged files raise errors of any kind in the libraries
+        raise DataError(f"{file}: cannot be read as {form} ({first_line(error)})") from None

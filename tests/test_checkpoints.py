@@ -258,14 +258,14 @@ def test_one_expert_of_several(data, tmp_path):
             else:
                 state[f"module.backbone.{key}"] = shared
     torch.save({"arch": "ResNet", "epoch": 1, "state_dict": state}, tmp_path / "ride.pth")
-    with pytest.raises(DataError, match=r"several experts \(RIDE, SADE\), which need --expert"):
+    with pytest.raises(DataError, match=r"several experts \(RIDE, SADE\), which need expert="):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path)
-    with pytest.raises(UsageError, match="--expert must be one of 0, 1, 2 or all for this file, but is 3"):
+    with pytest.raises(UsageError, match="expert= must be one of 0, 1, 2 or all for this file, but is 3"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
     torch.save(experts[0].state_dict(), tmp_path / "one.pth")
-    with pytest.raises(UsageError, match="--expert 1: .*one.pth has no experts"):
+    with pytest.raises(UsageError, match="expert= 1: .*one.pth has no experts"):
         extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert=1)
-    with pytest.raises(UsageError, match="--expert must be a number, or all, but is 'best'"):
+    with pytest.raises(UsageError, match="expert= must be a number, or all, but is 'best'"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="best")
     model = torchvision.models.resnet18(weights=None, num_classes=C).eval()
     own = experts[2].state_dict()

@@ -153,7 +153,7 @@ def test_small_stem_is_ambiguous(tree, tmp_path):
     model = tiny_resnet()
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     torch.save(model.state_dict(), tmp_path / "small.pth")
-    with pytest.raises(UsageError, match=r"several architectures \(resnet18_cifar, resnet18_cifar_pool\).*--arch"):
+    with pytest.raises(UsageError, match=r"several architectures \(resnet18_cifar, resnet18_cifar_pool\).*arch="):
         extract_features(tmp_path / "small.pth", tree, "val", tmp_path)
     path = extract_features(
         tmp_path / "small.pth", tree, "val", tmp_path, arch="resnet18_cifar", img_size=16, crop_pct=0.8
@@ -294,7 +294,7 @@ def test_float16_overflow(tmp_path):
         model = Small()
         model.conv.weight.fill_(1e5)
         model.fc.weight.mul_(1e-4)
-    with pytest.raises(DataError, match=r"beyond float16 \(65504\); use --dtype float32"):
+    with pytest.raises(DataError, match=r"beyond float16 \(65504\); use dtype=float32"):
         extract_features(model, tmp_path, "val", tmp_path, dtype="float16")
     model.conv.weight.data.fill_(float("inf"))
     with pytest.raises(DataError, match="must be finite, but some are NaN or infinite"):
@@ -387,7 +387,7 @@ def test_classifier_candidates(tmp_path):
     assert ltpost.load(extract_features(Two(), tmp_path, "val", tmp_path, head_key="fc")).num_features == 6
     with pytest.raises(DataError, match=r"'head' must be called once .* but was called never"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="head")
-    with pytest.raises(UsageError, match=r"--head-key nose: the model has no such nn.Linear"):
+    with pytest.raises(UsageError, match=r"head_key= nose: the model has no such nn.Linear"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="nose")
     before = (tmp_path / "val.h5").read_bytes()
     with pytest.raises(DataError, match=r"must reproduce the model's logits, but differ by .* scales"):
@@ -502,7 +502,7 @@ def test_bad_options(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             extract_features(Small(), tmp_path, "val", tmp_path, **options)
-    with pytest.raises(DataError, match="--mean has 2 values, but the images have 3 channels"):
+    with pytest.raises(DataError, match="mean= has 2 values, but the images have 3 channels"):
         extract_features(Small(), tmp_path, "val", tmp_path, mean=(0.1, 0.2))
     with pytest.raises(DataError, match="cannot take images of shape"):
         extract_features(Small(channels=1), tmp_path, "val", tmp_path)
@@ -639,7 +639,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", failing)
     with pytest.raises(
-        UsageError, match=r"--compile: torch.compile cannot compile this model here \(no compiler here\)"
+        UsageError, match=r"compile=: torch.compile cannot compile this model here \(no compiler here\)"
     ):
         extract_features(Small(), tmp_path, "val", tmp_path / "a.h5", compile=True)
     monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda images: forward(images + 1))

@@ -58,7 +58,7 @@ def test_class_orders(tmp_path):
     natural = open_source(tmp_path, "val", class_order="natural")
     assert natural.class_names == ["2", "10", "b1"]
     assert [path.split("/")[1] for path in natural.paths] == ["2", "10", "b1"]
-    with pytest.raises(UsageError, match="--class-order must be string or natural"):
+    with pytest.raises(UsageError, match="class_order= must be string or natural"):
         open_source(tmp_path, "val", class_order="random")
     found = ltpost.load(extract_features(Reads(3), tmp_path, "val", tmp_path / "f", class_order="natural", workers=0))
     assert found.attrs["class_order"] == "natural"
@@ -224,9 +224,9 @@ def test_nothing_is_run_from_a_pickle(tmp_path, monkeypatch):
 
 def test_presets(tmp_path):
     save_levels(tmp_path / "val.npz", np.arange(100) % 5)
-    with pytest.raises(UsageError, match="--dataset must be one of imagenet-lt, places-lt, inat18, cifar100-lt"):
+    with pytest.raises(UsageError, match="dataset= must be one of imagenet-lt, places-lt, inat18, cifar100-lt"):
         extract_features(Reads(), tmp_path, "val", tmp_path, dataset="mnist")
-    with pytest.raises(DataError, match="--dataset inat18 has 8142 classes, but the classifier has 4"):
+    with pytest.raises(DataError, match="dataset= inat18 has 8142 classes, but the classifier has 4"):
         extract_features(Reads(), tmp_path, "val", tmp_path, dataset="inat18")
     found = ltpost.load(extract_features(Reads(100), tmp_path, "val", tmp_path, dataset="cifar100-lt"))
     assert '"mean": [0.4914, 0.4822, 0.4465]' in found.attrs["transform"]
@@ -253,10 +253,10 @@ def test_permuted_classes_are_noticed(tmp_path, capsys):
     extract_features(Reads(shift=1), tmp_path, "val", tmp_path, logits=False)
     assert "warning: top-1 0.0" in (told := capsys.readouterr().err)
     assert "is near 1/C = 25.0" in told
-    assert "the classes are numbered otherwise (--class-order" in told
+    assert "the classes are numbered otherwise (class_order=" in told
     good = extract_features(Reads(), tmp_path, "val", tmp_path, expect_top1=100.0)
     before = good.read_bytes()
-    with pytest.raises(DataError, match=r"top-1 must be 99.00 .* but is 0.00: .* or discarded by one with --restart"):
+    with pytest.raises(DataError, match=r"top-1 must be 99.00 .* but is 0.00: .* or discarded by one with restart="):
         extract_features(Reads(shift=1), tmp_path, "val", tmp_path, expect_top1=0.99)
     assert good.read_bytes() == before
 
@@ -277,7 +277,7 @@ def test_unreadable_images(tmp_path, capsys):
         assert file["errors/row"][:].tolist() == [*range(15), 20]
         assert b"No such file" in file["errors/reason"][15]
         assert file["labels"].shape == (30,)
-    with pytest.raises(DataError, match=r"more than 3 images cannot be read \(--max-bad\), the last one 3.png"):
+    with pytest.raises(DataError, match=r"more than 3 images cannot be read \(max_bad=\), the last one 3.png"):
         extract_features(Reads(), tmp_path, "val", tmp_path / "g", batch_size=8, workers=0, max_bad=3)
     again = ltpost.load(extract_features(Reads(), tmp_path, "val", tmp_path / "f", batch_size=8, workers=0, max_bad=16))
     assert again.num_invalid == 16

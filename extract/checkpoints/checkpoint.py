@@ -12,15 +12,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import SUFFIXES, read_container, sha256_of_file
-from ltpost.extract.checkpoints.layouts import LAYOUTS, Container, Layout, Location, at, is_state
+from ltpost.extract.checkpoints.layouts import LAYOUTS, Container, Layout, Location, at, experts_at, is_state
 
 #: what wrapping a model puts before the names of its tensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "network.")
 
+
+#: the types of tensors that a model can be filled with
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
+          torch.int32, torch.int64)  # fmt: skip
+
+#: the accuracies that training code stores, those of the saved epoch first; none of them is of the training split
+_ACCURACIES = ("acc1", "top1", "val_acc", "val_acc1", "test_acc", "best_acc1", "best_prec1", "best_acc", "best_top1",
+               "monitor_best", "metric")  # fmt: skip
 
 #: RIDE and SADE: expert e of the shared network, as a network of its own
 _EXPERT = (
@@ -30,18 +40,13 @@ _EXPERT = (
 )
 
 
-def _experts_in(container: Container) -> list[int]:
-    found = {int(match[1]) for name in container["state_dict"] if (match := re.search(r"linears\.(\d+)\.", str(name)))}
-    return sorted(found)
-
-
 def _one_expert(container: Container, expert: int) -> Layout:
-    experts = _experts_in(container)
+    place, experts = experts_at(container) or ((), [])
     if expert not in experts:
         listed = ", ".join(map(str, experts))
-        raise UsageError(f"--expert must be one of {listed} or all for this file, but is {expert}")
+        raise UsageError(f"expert= must be one of {listed} or all for this file, but is {expert}")
     rename = tuple((pattern.replace("{e}", str(expert)), new) for pattern, new in _EXPERT)
-    return Layout(f"expert {expert} of {len(experts)} (RIDE, SADE)", is_state, (("state_dict",),), rename)
+    return Layout(f"expert {expert} of {len(experts)} (RIDE, SADE)", is_state, (place,), rename)
 
 
 def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
@@ -50,11 +55,16 @@ def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
     Raises:
         DataError: it is not one.
     """
-    container = read_container(Path(path)) if Path(path).is_file() else {}
-    experts = _experts_in(container) if is_state(container.get("state_dict")) else []
+    experts = number_of_experts(path)
     if not experts:
-        raise DataError(f"{path}: has no experts (tensors linears.0.weight, …); leave --expert out")
+        raise DataError(f"{path}: has no experts (tensors linears.0.weight, …); leave expert= out")
     return [read_checkpoint(path, expert) for expert in experts]
+
+
+def number_of_experts(path: str | os.PathLike[str]) -> list[int]:
+    """The numbers of the experts in a checkpoint file; empty where it has none."""
+    place = experts_at(read_container(Path(path))) if Path(path).is_file() else None
+    return [] if place is None else place[1]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Checkpoint:
         arch: what the file itself says of the architecture, if anything.
         scales: where factors that multiply the classifier lay.
         normed: name of a classifier whose weight is (D, C) and, like its input, normalised (LDAM's NormedLinear).
+        accuracy: the key of an accuracy that the file itself holds, and its value as a fraction.
     """
 
     path: Path
@@ -82,6 +93,7 @@ class Checkpoint:
     arch: str | None = None
     scales: Location | None = None
     normed: str | None = None
+    accuracy: tuple[str, float] | None = None
 
     def module_name(self, head_key: str) -> str:
         """A module as the model calls it, from its name in the file or in the model."""
@@ -105,7 +117,7 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     """
     source = Path(path)
     if not source.is_file():
-        raise DataError(f"{source}: no such checkpoint file{_near(source)}; name it with --ckpt")
+        raise DataError(f"{source}: no such checkpoint file{_near(source)}")
     container = read_container(source)
     layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
     if layout is None:
@@ -113,11 +125,13 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
         raise DataError(f"{source}: holds no tensors that ltpost knows to find; its keys are {keys or 'none'}")
     if expert is not None:
         if not layout.name.startswith("RIDE"):
-            raise UsageError(f"--expert {expert}: {source} has no experts (tensors linears.0.weight, …); leave it out")
+            raise UsageError(
+                f"expert={expert}: {source} has no experts (tensors linears.0.weight, …); leave expert= out"
+            )
         layout = _one_expert(container, expert)
     if layout.refuse:
         raise DataError(f"{source}: {layout.refuse}")
-    state, locations = _collect(container, layout)
+    state, locations = _collect(container, layout, source)
     scales = locations.pop(layout.scales, None) if layout.scales else None
     if scales is not None:
         _multiply(state, state.pop(str(layout.scales)).flatten(), source)
@@ -125,21 +139,38 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     arch = container.get("arch")
     arch = arch if isinstance(arch, str) else None
     normed = _normed_head(state)
-    return Checkpoint(source, state, locations, container, layout, sha256_of_file(source), arch, scales, normed)
+    return Checkpoint(
+        source, state, locations, container, layout, sha256_of_file(source), arch, scales, normed, _accuracy(container)
+    )
 
 
-def _collect(container: Container, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Location]]:
+def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[str, Tensor], dict[str, Location]]:
     state: dict[str, Tensor] = {}
     locations: dict[str, Location] = {}
     for part in layout.parts:
         tensors = at(container, *part) or {}
-        names = {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+        names = {
+            name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)
+        }
         for short, name in _stripped(list(names)).items():
             new = _renamed(short, layout.rename)
             if new is not None:
                 new = new if part != ("state_dict_block",) else f"block.{new}"
-                state[new], locations[new] = names[name], (*part, name)
+                state[new], locations[new] = _dense(new, names[name], source), (*part, name)
     return state, locations
+
+
+def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
+    """The tensor, where it has a value in memory for each of its entries.
+
+    Raises:
+        DataError: it is sparse, quantized, without content, or of a type that cannot be computed with.
+    """
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not plain or tensor.dtype not in _TYPES:
+        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        raise DataError(f"{source}: tensor '{name}' must be a plain tensor of float32 or the like, but is {kind}")
+    return tensor
 
 
 def _stripped(names: list[str]) -> dict[str, str]:
@@ -215,6 +246,17 @@ def head_candidates(state: Mapping[str, Tensor]) -> list[HeadCandidate]:
         if tensor.ndim == 2 and key.endswith(".weight") and not re.search(r"(block|layer|stage)s?[._]?\d", name):
             found.append(HeadCandidate(name, (len(tensor), tensor.shape[1]), f"{name}.bias" in state))
     return found
+
+
+def _accuracy(container: Container) -> tuple[str, float] | None:
+    """The key and the value, as a fraction, of the first stored accuracy. Values above 1 are percent."""
+    for key in _ACCURACIES:
+        value = container.get(key)
+        if isinstance(value, Tensor | np.ndarray | np.number) and np.size(value) == 1:
+            value = value.item()
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
+            return key, value / 100 if value > 1 else float(value)
+    return None
 
 
 def _near(source: Path) -> str:

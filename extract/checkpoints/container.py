@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ltpost.errors import DataError
 from ltpost.extract.checkpoints.layouts import Container
+from ltpost.extract.messages import first_line
 
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 
@@ -57,8 +58,19 @@ def _read_safetensors(source: Path) -> Mapping[str, Any]:
 
     try:
         return load_file(source)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{source}: not a readable safetensors file ({error})") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DataError(f"{source}: not a readable safetensors file ({first_line(error)})") from None
+
+
+_NOT_A_CHECKPOINT = "is not a checkpoint that torch can read, or it is damaged"
+#: keeps the container, with tensors, plain values and the state of models and optimizers, and leaves objects out
+_REMEDY = (
+    "import torch; c = torch.load('{source}', weights_only=False, map_location='cpu'); "
+    "c = c if isinstance(c, dict) else c.state_dict(); "
+    "c = {{k: v.state_dict() if hasattr(v, 'state_dict') else v for k, v in c.items()}}; "
+    "plain = ('builtins', 'collections', 'numpy', 'torch'); "
+    "torch.save({{k: v for k, v in c.items() if type(v).__module__.split('.')[0] in plain}}, 'clean.pth')"
+)
 
 
 def _inert_types() -> list[Any]:
@@ -79,16 +91,13 @@ def _read_torch(source: Path) -> Any:
     except pickle.UnpicklingError as error:
         names = _refused(source, str(error))
         if not names:
-            raise DataError(f"{source}: is not a checkpoint that torch can read, or it is damaged") from None
+            raise DataError(f"{source}: {_NOT_A_CHECKPOINT}") from None
         raise DataError(
             f"{source}: holds pickled {', '.join(names)}, and ltpost never runs pickled code. If you trust the file, "
-            f"write its tensors anew: python -c \"import torch; c = torch.load('{source.name}', weights_only=False, "
-            "map_location='cpu'); torch.save(c.get('state_dict', c) if isinstance(c, dict) else c.state_dict(), "
-            "'clean.pth')\""
+            f'write a copy without these objects: python -c "{_REMEDY.format(source=source.name)}"'
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{source}: is not a checkpoint that torch can read, or it is damaged ({reason})") from None
+    except Exception as error:  # noqa: BLE001,RUF100 - torch raises errors of any kind on damaged files
+        raise DataError(f"{source}: {_NOT_A_CHECKPOINT} ({first_line(error)})") from None
 
 
 def _refused(source: Path, message: str) -> list[str]:

@@ -58,7 +58,23 @@ def is_state(value: Any) -> bool:
 
 def _names(pattern: str, *under: str) -> Callable[[Container], bool]:
     """Whether a tensor below ``under`` has a name that the pattern finds."""
-    return lambda container: any(re.search(pattern, str(name)) for name in at(container, *under) or ())
+    return lambda container: any(re.search(pattern, str(name)) for name in _mapping(at(container, *under)))
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def experts_at(container: Container) -> tuple[Location, list[int]] | None:
+    """Where the tensors of several experts (RIDE, SADE, BalPoE) lie, and the numbers of the experts; None without."""
+    for place in ((), *((key,) for key in container)):
+        names = _mapping(at(container, *place))
+        numbers = {
+            int(match[1]) for name in names if (match := re.search(r"(?:^|\.)linears\.(\d+)\.weight$", str(name)))
+        }
+        if numbers:
+            return place, sorted(numbers)
+    return None
 
 
 def _headless(*under: str) -> Callable[[Container], bool]:
@@ -66,7 +82,7 @@ def _headless(*under: str) -> Callable[[Container], bool]:
 
     def matches(container: Container) -> bool:
         classifier = at(container, *under, "classifier")
-        return is_state(classifier) and {name.removeprefix("module.") for name in classifier} == {"weight"}
+        return is_state(classifier) and {str(name).removeprefix("module.") for name in classifier} == {"weight"}
 
     return matches
 
@@ -113,8 +129,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("PaCo, GPaCo", _names(r"(^|\.)encoder_q\.conv1\.weight$", "state_dict"), (("state_dict",),),
            ((r"^encoder_q\.fc\.", None), (r"^encoder_q\.", ""), (r"^(encoder_k|linear_k)\.|^queue", None),
             (r"^linear\.", "fc."))),
-    Layout("RIDE, SADE (several experts)", _names(r"(^|\.)linears\.0\.weight$", "state_dict"),
-           refuse="holds several experts (RIDE, SADE), which need --expert"),
+    Layout("RIDE, SADE (several experts)", lambda container: experts_at(container) is not None,
+           refuse="holds several experts (RIDE, SADE), which need expert="),
     Layout("Lightning", lambda container: "pytorch-lightning_version" in container and _has("state_dict")(container),
            (("state_dict",),), ((r"^(model|net|network|backbone|encoder|module)\.", ""),)),
     *(Layout("timm, averaged weights", _has(key), ((key,),)) for key in ("state_dict_ema", "model_ema")),

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.extract.data.source import Source, train_beside
+from ltpost.extract.data.source import Source, as_labels, train_beside
+from ltpost.extract.messages import reading
 
 # -- .npz --------------------------------------------------------------------------------------------------------------
 
@@ -40,17 +41,18 @@ class NpzImages:
         yield from self[samples]
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
-        if self._opened is None or self._opened[0] != os.getpid():
-            archive = zipfile.ZipFile(self.file)
-            stream = archive.open(f"{self.member}.npy")
-            _npy_header(stream)
-            self._opened = (os.getpid(), archive, stream, stream.tell())
-        _, _, stream, begin = self._opened
         start, stop, _ = rows.indices(self.shape[0])
         size = int(np.prod(self.shape[1:]))
-        stream.seek(begin + start * size)
-        pixels = np.frombuffer(stream.read((stop - start) * size), dtype=np.uint8)
-        images = pixels.reshape(stop - start, *self.shape[1:])
+        with reading(self.file, "an .npz file"):
+            if self._opened is None or self._opened[0] != os.getpid():
+                archive = zipfile.ZipFile(self.file)
+                stream = archive.open(f"{self.member}.npy")
+                _npy_header(stream)
+                self._opened = (os.getpid(), archive, stream, stream.tell())
+            _, _, stream, begin = self._opened
+            stream.seek(begin + start * size)
+            pixels = np.frombuffer(stream.read((stop - start) * size), dtype=np.uint8)
+            images = pixels.reshape(stop - start, *self.shape[1:])
         return images[..., None] if images.ndim == 3 else images
 
     def close(self) -> None:
@@ -59,6 +61,10 @@ class NpzImages:
             self._opened[2].close()
             self._opened[1].close()
         self._opened = None
+
+    def state(self) -> str:
+        """The fingerprint of the rows covers the pixels."""
+        return ""
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -73,10 +79,8 @@ def _npz_keys(split: str) -> tuple[tuple[str, str], ...]:
 
 
 def _archive(file: Path) -> zipfile.ZipFile:
-    try:
+    with reading(file, "an .npz file"):
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{file}: is not an .npz file ({error})") from None
 
 
 def open_npz(file: Path, split: str) -> Source:
@@ -87,7 +91,7 @@ def open_npz(file: Path, split: str) -> Source:
         if found is None:
             wanted = " or ".join(f"'{images}' and '{labels}'" for images, labels in _npz_keys(split))
             raise DataError(f"{file}: must hold {wanted}, but holds {', '.join(sorted(members))}")
-        with archive.open(f"{found[0]}.npy") as stream:
+        with reading(file, "an .npz file"), archive.open(f"{found[0]}.npy") as stream:
             shape, fortran, dtype = _npy_header(stream)
         checksum = archive.getinfo(f"{found[0]}.npy").CRC
     if dtype != np.uint8 or len(shape) not in (3, 4) or fortran or (len(shape) == 4 and shape[3] not in (1, 3)):
@@ -120,18 +124,12 @@ def _npz_train(file: Path, split: str, key: str, members: set[str]) -> tuple[NDA
 
 
 def _npz_array(file: Path, key: str) -> NDArray[Any]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return np.asarray(arrays[key])
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: '{key}' cannot be read ({error})") from None
+    with reading(file, f"an .npz file ('{key}')"), np.load(file, allow_pickle=False) as arrays:
+        return np.asarray(arrays[key])
 
 
 def _npz_labels(file: Path, key: str) -> NDArray[np.int64]:
-    labels = _npz_array(file, key)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{file}: '{key}' must be whole numbers of shape (N,), but is {labels.dtype} {labels.shape}")
-    return labels.astype(np.int64)
+    return as_labels(f"{file}: '{key}'", _npz_array(file, key))
 
 
 def npz_in(data: Path, split: str) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.data.source import Source, Unreadable
+from ltpost.extract.data.source import Source, Unreadable, as_labels
 from ltpost.extract.messages import first_line
 
 # -- data sets ---------------------------------------------------------------------------------------------------------
@@ -51,6 +51,10 @@ class DatasetImages:
         """Let go of the tables."""
         self._opened = None
 
+    def state(self) -> str:
+        """The fingerprint of the rows covers the pixels."""
+        return ""
+
 
 def _load(folder: Path) -> Any:
     try:
@@ -88,7 +92,4 @@ def open_dataset(folder: Path, split: str) -> Source:
 
 
 def _labels(rows: Any, column: str, folder: Path) -> NDArray[np.int64]:
-    labels = np.asarray(rows[column])
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{folder}: column '{column}' must hold whole numbers, but holds {labels.dtype}")
-    return labels.astype(np.int64)
+    return as_labels(f"{folder}: column '{column}'", rows[column])

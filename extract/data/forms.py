@@ -18,7 +18,7 @@ from ltpost.extract.data.datasets import dataset_in, open_dataset
 from ltpost.extract.data.image_files import open_tree
 from ltpost.extract.data.lists import list_in, open_list
 from ltpost.extract.data.presets import preset
-from ltpost.extract.data.source import Source
+from ltpost.extract.data.source import Source, check_split
 from ltpost.extract.data.tars import open_tars, tars_in
 
 
@@ -70,6 +70,7 @@ def open_source(
         UsageError: nothing is there.
         DataError: what is there is not as it has to be.
     """
+    check_split(split)
     folder = Path(data)
     start = Path(root) if root is not None else folder
     lists = preset(dataset).lists if dataset is not None else None
@@ -79,14 +80,14 @@ def open_source(
         return open_list(Path(list_file), split, start)
     if not folder.exists():
         raise UsageError(
-            f"{folder}: no such folder; put images into {folder / split}/<class>/, or name the place with --data "
-            "(or LTPOST_DATA), or a list with --list"
+            f"{folder}: no such folder; put images into {folder / split}/<class>/, or name the place with data= "
+            "(or LTPOST_DATA), or a list with list_file="
         )
     for form in FORMS:
-        if (found := form.find(folder, split)) is not None:
-            return form.open(found, split, start, class_order)
+        if (place := form.find(folder, split)) is not None:
+            return form.open(place, split, start, class_order)
     forms = ", ".join(form.name.replace("<split>", split) for form in FORMS)
-    there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else folder.name
+    entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else folder.name
     raise UsageError(
-        f"{folder}: holds no split '{split}' ({forms}); there is {there or 'nothing'}; see --split, --list"
+        f"{folder}: holds no split '{split}' ({forms}); there is {entries or 'nothing'}; see split=, list_file="
     )

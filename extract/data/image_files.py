@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.data.source import Source, Unreadable, sha256_of_rows
-from ltpost.extract.messages import need
+from ltpost.extract.data.source import Source, Unreadable, sha256_of_files, sha256_of_rows
+from ltpost.extract.messages import first_line, need, reading
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 CLASS_ORDERS = ("string", "natural")
@@ -36,16 +37,38 @@ class ImageFiles:
     def close(self) -> None:
         """Nothing stays open."""
 
+    def state(self) -> str:
+        """Of the sizes and times of the files."""
+        return sha256_of_files(self.root / path for path in self.paths)
+
 
 def decode(file: Path | BinaryIO) -> Any:
     """A PIL image in RGB, or :class:`Unreadable`."""
     from PIL import Image
 
     try:
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+            return Unreadable("is not a regular file")
         with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+            return (_high_bytes(image) if image.mode[0] in "IF" else image).convert("RGB")
+    except Exception as error:  # noqa: BLE001,RUF100 - Pillow's plugins raise errors of any kind on damaged files
+        return Unreadable(getattr(error, "strerror", None) or first_line(error))
+
+
+def _high_bytes(image: Any) -> Any:
+    """A grey image of 16 bits as one of 8, as Pillow itself reads colour images of 16 bits.
+
+    NOTE[DIFF] Pillow's ``convert`` clips such an image at 255 instead, which leaves it nearly white.
+
+    Raises:
+        ValueError: the pixels are not whole numbers of 16 bits.
+    """
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    if pixels.dtype.kind not in "iu" or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 0xFFFF:
+        raise ValueError(f"pixels of mode {image.mode} must be whole numbers in 0..65535")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def need_pillow() -> None:
@@ -70,14 +93,15 @@ def image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
 
 
 def _folders(folder: Path, class_order: str) -> list[str]:
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    with reading(folder, "a folder of class folders"):
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     return sorted(names, key=_natural if class_order == "natural" else None)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Numbers by value, so that '2' comes before '10', as timm sorts class folders."""
     parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
@@ -89,7 +113,7 @@ def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
         class_order: "string" ('10' before '2'), as torchvision's ImageFolder numbers them, or "natural", as timm does.
     """
     if class_order not in CLASS_ORDERS:
-        raise UsageError(f"--class-order must be string or natural, but is '{class_order}'")
+        raise UsageError(f"class_order= must be string or natural, but is '{class_order}'")
     train = _folders(data / "train", class_order)
     names = train or _folders(data / split, class_order)
     if not names:
@@ -117,7 +141,7 @@ def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
 def _tree_rows(data: Path, split: str, names: list[str]) -> tuple[list[str], NDArray[np.int64]]:
     paths, labels = [], []
     for label, name in enumerate(names):
-        for folder, _, files in sorted(os.walk(data / split / name, followlinks=True)):
+        for folder, _, files in sorted(walk(data / split / name)):
             inside = [str(Path(folder, file).relative_to(data)) for file in sorted(files) if _is_image(file)]
             paths += inside
             labels += [label] * len(inside)
@@ -129,3 +153,25 @@ def _is_image(name: str) -> bool:
 
 
 # -- lists and tables --------------------------------------------------------------------------------------------------
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, links to folders followed, but not where a link leads back to a folder that holds it.
+
+    Raises:
+        DataError: a folder cannot be read, whose images would be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(folder)
+        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), real)]
+        yield folder, folders, files
+
+
+def _leads_back(folder: Path, parent: str) -> bool:
+    """Whether a folder is a link to ``parent`` or to a folder that holds it."""
+    target = os.path.realpath(folder)
+    return folder.is_symlink() and (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)

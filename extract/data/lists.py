@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.data.image_files import image_files
-from ltpost.extract.data.source import Source, sha256_of_rows, train_beside
+from ltpost.extract.data.image_files import image_files, walk
+from ltpost.extract.data.source import Source, as_labels, sha256_of_rows, train_beside
+from ltpost.extract.messages import reading
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
@@ -24,26 +25,23 @@ def list_in(data: Path, split: str) -> Path | None:
     found = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
-        raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with --list")
+        raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with list_file=")
     return found[0] if found else None
 
 
 def read_list(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     """Paths and labels of a list, or of a .csv or .parquet table with the columns ``path`` and ``label``."""
-    try:
-        if file.suffix in (".csv", ".parquet"):
-            return _read_table(file)
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{file}: cannot be read as a list of images ({reason})") from None
+    if file.suffix in (".csv", ".parquet"):
+        return _read_table(file)
+    with reading(file, "a list of images"):
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a byte order mark
     paths, labels = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         words = line.rsplit(None, 1)  # the label is the last word, so that paths may hold spaces
-        if len(words) != 2 or not words[1].lstrip("-").isdigit():
-            raise DataError(f"{file}:{number}: must be 'path label' with a whole number at the end, but is '{line}'")
+        if len(words) != 2 or re.fullmatch(r"-?[0-9]{1,18}", words[1]) is None or "\0" in line:
+            raise DataError(f"{file}:{number}: must be 'path label' with a whole number at the end, but is {line!r}")
         paths.append(words[0].strip())
         labels.append(int(words[1]))
     if not paths:
@@ -54,18 +52,20 @@ def read_list(file: Path) -> tuple[list[str], NDArray[np.int64]]:
 def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     import pandas as pd
 
-    try:
-        table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
-    except ImportError:
-        raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
-    except ValueError as error:
-        raise DataError(f"{file}: cannot be read as a table ({error})") from None
+    with reading(file, "a table"):
+        try:
+            table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+        except ImportError:
+            raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
     if not {"path", "label"} <= set(table.columns):
         columns = ", ".join(map(str, table.columns))
         raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")
     if table["label"].dtype.kind not in "iu":
         raise DataError(f"{file}: column 'label' must hold whole numbers, but holds {table['label'].dtype}")
-    return [str(path) for path in table["path"]], table["label"].to_numpy(np.int64)
+    paths = [str(path) for path in table["path"]]
+    if odd := next((path for path in paths if "\0" in path), None):
+        raise DataError(f"{file}: a path must not hold the character NUL, but one is {odd!r}")
+    return paths, as_labels(f"{file}: column 'label'", table["label"].to_numpy())
 
 
 def open_list(file: Path, split: str, root: Path) -> Source:
@@ -75,7 +75,7 @@ def open_list(file: Path, split: str, root: Path) -> Source:
     found = resolve(root, paths, split)
     if found is None:
         raise DataError(
-            f"{file}: '{paths[0]}' and the lines after it are not files under {root}; name the folder with --root"
+            f"{file}: '{paths[0]}' and the lines after it are not files under {root}; name the folder with root="
         )
     train = train_beside(file, split)
     train_labels = labels if train == file else read_list(train)[1] if train else None
@@ -93,7 +93,7 @@ def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
     if any((root / path).is_file() for path in paths[:100]):
         return paths
     by_name: dict[str, list[tuple[str, ...]]] = {}
-    for folder, _, files in os.walk(root, followlinks=True):
+    for folder, _, files in walk(root):
         inside = Path(folder).relative_to(root).parts
         for file in files:
             by_name.setdefault(file, []).append((*inside, file))
@@ -119,5 +119,5 @@ def _longest_end(
         return None
     if len(ranked) > 1 and agreement(ranked[-1]) == agreement(ranked[-2]):
         both = ", ".join(str(Path(*parts)) for parts in ranked[-2:])
-        raise DataError(f"'{Path(*path)}' could be several files ({both}); name the folder of the split with --root")
+        raise DataError(f"'{Path(*path)}' could be several files ({both}); name the folder of the split with root=")
     return ranked[-1]

@@ -10,20 +10,34 @@ from ltpost.extract.pixels.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEA
 
 @dataclass(frozen=True)
 class Preset:
-    """A data set of the field: C, normalisation, and the name of its lists."""
+    """A data set of the field: C, mean and std, the name of its lists, and whose mean and std they are."""
 
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     lists: str | None = None
+    note: str = ""
 
 
 #: normalisations as in facebookresearch/classifier-balancing (iNaturalist 2018 has its own) and kaidic/LDAM-DRW
 PRESETS = {
-    "imagenet-lt": Preset(1000, IMAGENET_MEAN, IMAGENET_STD, "ImageNet_LT_{split}.txt"),
-    "places-lt": Preset(365, IMAGENET_MEAN, IMAGENET_STD, "Places_LT_{split}.txt"),
-    "inat18": Preset(8142, (0.466, 0.471, 0.380), (0.195, 0.194, 0.192), "iNaturalist18_{split}.txt"),
-    "cifar100-lt": Preset(100, CIFAR_MEAN, CIFAR_STD),
+    "imagenet-lt": Preset(1000, IMAGENET_MEAN, IMAGENET_STD, "ImageNet_LT_{split}.txt", "those of ImageNet"),
+    "places-lt": Preset(365, IMAGENET_MEAN, IMAGENET_STD, "Places_LT_{split}.txt", "those of ImageNet"),
+    "inat18": Preset(
+        8142,
+        (0.466, 0.471, 0.380),
+        (0.195, 0.194, 0.192),
+        "iNaturalist18_{split}.txt",
+        "those of iNaturalist 2018 as in classifier-balancing; other code uses ImageNet's, mean 0.485,0.456,0.406 and "
+        "std 0.229,0.224,0.225",
+    ),
+    "cifar100-lt": Preset(
+        100,
+        CIFAR_MEAN,
+        CIFAR_STD,
+        note="those of CIFAR-10 as in LDAM-DRW; other code uses CIFAR-100's own, mean 0.5071,0.4867,0.4408 and std "
+        "0.2675,0.2565,0.2761",
+    ),
 }
 
 
@@ -34,7 +48,7 @@ def preset(dataset: str) -> Preset:
         UsageError: there is none.
     """
     if dataset not in PRESETS:
-        raise UsageError(f"--dataset must be one of {', '.join(PRESETS)}, but is '{dataset}'")
+        raise UsageError(f"dataset= must be one of {', '.join(PRESETS)}, but is '{dataset}'")
     return PRESETS[dataset]
 
 
@@ -42,4 +56,4 @@ def check_preset(dataset: str, num_classes: int) -> None:
     """Raise DataError unless the classifier has as many classes as the data set."""
     expected = preset(dataset).num_classes
     if num_classes != expected:
-        raise DataError(f"--dataset {dataset} has {expected} classes, but the classifier has {num_classes}")
+        raise DataError(f"dataset={dataset} has {expected} classes, but the classifier has {num_classes}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.messages import reading
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Images(Protocol):
 
     def close(self) -> None:
         """Close what reading has opened in this process."""
+
+    def state(self) -> str:
+        """What changes when a file is replaced under the same name, or nothing where ``fingerprint`` shows it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,12 @@ class Source:
     train_name: str = ""
     class_order: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("paths", "class_names"):
+            texts = getattr(self, name)
+            if texts is not None:
+                object.__setattr__(self, name, [storable(text) for text in texts])
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -84,6 +94,35 @@ def check_labels(name: str, labels: NDArray[np.int64], num_classes: int) -> None
         )
 
 
+def check_split(split: str) -> None:
+    """Raise UsageError unless ``split`` can be the name of a split and of a file."""
+    if not split or split in (".", "..") or any(sign in split for sign in "/\\\0"):
+        raise UsageError(f"split= must be a name like train, val or test, but is {split!r}")
+
+
+def storable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes of a file name that are not UTF-8 become \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def as_labels(name: str, values: Any) -> NDArray[np.int64]:
+    """(N,) int64.
+
+    Args:
+        name: what the values are, for messages.
+        values: whole numbers.
+
+    Raises:
+        DataError: they are not whole numbers of one axis, or one is beyond 64 bits.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{name} must be whole numbers of shape (N,), but is {array.dtype} {array.shape}")
+    if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise DataError(f"{name} must fit into 64 bits with a sign, but one is {array.max()}")
+    return array.astype(np.int64)
+
+
 def train_beside(file: Path, split: str) -> Path | None:
     """The file of the train split: the same name with 'train' for the split, if there is one."""
     if split == "train":
@@ -96,11 +135,24 @@ def train_beside(file: Path, split: str) -> Path | None:
     return None
 
 
+def sha256_of_files(files: Iterable[Path]) -> str:
+    """Of the sizes and times of files, which is cheap."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            status = file.stat()
+        except (OSError, ValueError):
+            digest.update(b"missing\n")
+        else:
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
 def sha256_of_rows(paths: Sequence[str], labels: NDArray[np.int64]) -> str:
     """What identifies rows and their order."""
     digest = hashlib.sha256()
     for path, label in zip(paths, labels, strict=True):
-        digest.update(f"{path} {label}\n".encode())
+        digest.update(f"{path} {label}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -111,18 +163,17 @@ def read_class_counts(file: str | os.PathLike[str]) -> NDArray[np.int64]:
         DataError: it is none of these.
     """
     source = Path(file)
-    try:
+    with reading(source, "class counts"):
         if source.suffix == ".npy":
             counts = np.load(source, allow_pickle=False)
         elif source.suffix == ".json":
-            counts = np.asarray(json.loads(source.read_text()))
+            counts = np.asarray(json.loads(source.read_text(encoding="utf-8-sig")))
         else:
-            counts = np.asarray([json.loads(word) for word in re.split(r"[\s,]+", source.read_text().strip())])
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: cannot be read as class counts ({error})") from None
+            words = re.split(r"[\s,]+", source.read_text(encoding="utf-8-sig").strip())
+            counts = np.asarray([json.loads(word) for word in words])
     if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise DataError(
             f"{source}: class counts must be whole numbers, one per class (a JSON list, one a line, or .npy), "
             f"but are {counts.dtype} of shape {counts.shape}"
         )
-    return counts.astype(np.int64)
+    return as_labels(f"{source}: class counts", counts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ltpost.errors import DataError
 from ltpost.extract.data.image_files import IMAGE_SUFFIXES, decode, need_pillow
-from ltpost.extract.data.source import Source
+from ltpost.extract.data.source import Source, sha256_of_files, sha256_of_rows
+from ltpost.extract.messages import reading
 
 
 @dataclass
@@ -36,6 +37,10 @@ class TarImages:
     def close(self) -> None:
         """Nothing stays open."""
 
+    def state(self) -> str:
+        """Of the sizes and times of the files."""
+        return sha256_of_files(self.files)
+
 
 def tars_in(data: Path, split: str) -> Path | None:
     """``data`` where it holds ``<split>*.tar``, or ``<split>/*.tar``."""
@@ -52,14 +57,20 @@ def open_tars(data: Path, split: str) -> Source:
     need_pillow()
     files = tar_files(data, split)
     paths, labels, places = _index(files)
-    digest = hashlib.sha256("".join(f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)).encode())
     train = files if split == "train" else tar_files(data, "train")
     train_labels = labels if split == "train" else _index(train)[1] if train else None
     images = TarImages(files, np.array(places, np.int64).reshape(-1, 3))
     counted = None if train_labels is None else np.array(train_labels, np.int64)
     name = f"{data}/{split}*.tar"
     return Source(
-        name, np.array(labels, np.int64), images, digest.hexdigest(), paths, None, counted, f"{data}/train*.tar"
+        name,
+        np.array(labels, np.int64),
+        images,
+        sha256_of_rows(paths, np.array(labels, np.int64)),
+        paths,
+        None,
+        counted,
+        f"{data}/train*.tar",
     )
 
 
@@ -69,19 +80,22 @@ def _index(files: Sequence[Path]) -> tuple[list[str], list[int], list[tuple[int,
     for number, file in enumerate(files):
         images: dict[str, tuple[str, int, int]] = {}
         classes: dict[str, int] = {}
-        try:
-            with tarfile.open(file, "r:") as archive:
-                for member in archive:
-                    folder, _, name = member.name.rpartition("/")
-                    key, _, suffix = name.partition(".")
-                    key = f"{folder}/{key}"
-                    if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                        images[key] = (member.name, member.offset_data, member.size)
-                    elif suffix == "cls":
-                        content = archive.extractfile(member)
-                        classes[key] = int(content.read()) if content is not None else -1
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read as a tar file of images and .cls labels ({error})") from None
+        with reading(file, "a tar file of images and .cls labels"), tarfile.open(file, "r:") as archive:
+            for member in archive:
+                key, _, suffix = member.name.rpartition(".")
+                rows: dict[str, Any] = images if f".{suffix.lower()}" in IMAGE_SUFFIXES else classes
+                if not member.isreg() or not (rows is images or suffix == "cls"):
+                    continue
+                if key in rows:
+                    raise DataError(
+                        f"{file}: must hold every key once, but '{member.name}' is not the first of its key"
+                    )
+                if rows is images:
+                    images[key] = (member.name, member.offset_data, member.size)
+                else:
+                    content = archive.extractfile(member)
+                    classes[key] = _label(content.read() if content is not None else b"")
+        images = {key: image for key, image in images.items() if not _is_second_image(key, images, classes)}
         without = next((name for key, (name, _, _) in images.items() if key not in classes), None)
         if without is not None or not images:
             what = f"'{without}' has no .cls beside it" if without else "it holds no images"
@@ -91,3 +105,16 @@ def _index(files: Sequence[Path]) -> tuple[list[str], list[int], list[tuple[int,
             labels.append(classes[key])
             places.append((number, offset, size))
     return paths, labels, places
+
+
+def _label(content: bytes) -> int:
+    if re.fullmatch(rb"\s*-?[0-9]{1,18}\s*", content) is None:
+        raise ValueError(f"a label must be a whole number, but is {content[:20]!r}")
+    return int(content)
+
+
+def _is_second_image(key: str, images: Mapping[str, Any], classes: Mapping[str, int]) -> bool:
+    """Whether ``1.mask.png`` lies beside ``1.jpg`` and ``1.cls``: another image of the same row, which is left out."""
+    folder, _, name = key.rpartition("/")
+    first = f"{folder}/{name.partition('.')[0]}" if folder else name.partition(".")[0]
+    return key not in classes and first != key and first in images and first in classes

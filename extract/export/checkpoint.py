@@ -19,7 +19,7 @@ from torch import Tensor
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.checkpoints.checkpoint import Checkpoint
+from ltpost.extract.checkpoints.checkpoint import Checkpoint, number_of_experts
 from ltpost.extract.checkpoints.layouts import Location
 from ltpost.extract.export.formats import SUFFIXES, save, write
 from ltpost.extract.export.parts import parts_in
@@ -67,12 +67,12 @@ def export_head(
         DataError: the head does not fit the checkpoint, or the written file does not reproduce its logits.
     """
     if format not in FORMATS:
-        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, but is '{format}'")
+        raise UsageError(f"format= must be one of {', '.join(FORMATS)}, but is '{format}'")
     name, any_head = (Path(head).stem, load_head(head)) if isinstance(head, (str, os.PathLike)) else ("head", head)
     layer = any_head.linear()
     if layer is None:
         raise DataError(
-            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
+            f"{name}: the head is not one linear layer over the features, so it cannot take the place of the classifier; "
             "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
         )
     head = layer
@@ -81,21 +81,22 @@ def export_head(
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
         return write(head, target, format, head_key, ckpt, arch, found)
     if ckpt is None:
-        raise UsageError("--ckpt is needed: the checkpoint whose classifier is to be replaced")
+        raise UsageError("ckpt= is needed: the checkpoint whose classifier is to be replaced")
     source = Path(ckpt)
     if source.is_dir():
         weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(source.glob(name))), None)
-        hint = "" if weights is None else f", as in --ckpt {weights}"
-        raise UsageError(f"--ckpt {source}: is a folder; name the file of its weights{hint}")
+        hint = "" if weights is None else f", as in ckpt={weights}"
+        raise UsageError(f"ckpt={source}: is a folder; name the file of its weights{hint}")
     target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
     if target.exists() and target.samefile(source):
-        raise UsageError(f"--out {target}: is the checkpoint itself; choose another name")
+        raise UsageError(f"out={target}: is the checkpoint itself; choose another name")
+    _warn_of_one_expert(source, found)
     proof = proof_rows(found, head)
     parts = parts_in(source, head, head_key, found)
     container = parts[0].checkpoint.container
     for part in parts:
         container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
-    with replacing(target, "--out", keep_ending=True) as partial:
+    with replacing(target, "out=", keep_ending=True) as partial:
         save(container, partial, metadata=_metadata(source), zipped=zipfile.is_zipfile(source))
         for part in parts:
             prove(part, partial, {other.key for other in parts}, proof)
@@ -110,12 +111,25 @@ def export_head(
 # -- which tensors -----------------------------------------------------------------------------------------------------
 
 
+def _warn_of_one_expert(source: Path, found: FeatureSet | None) -> None:
+    expert = None if found is None else found.attrs.get("expert")
+    if expert is None or expert == "all":
+        return
+    experts = number_of_experts(source)
+    if len(experts) > 1:
+        tell(
+            f"warning: only expert {expert} of {source} gets the head, but the official forward pass averages the "
+            f"logits of all {len(experts)} experts, so the file classifies otherwise than this head; extract with "
+            "--expert all for a head over all experts"
+        )
+
+
 def _feature_file(features: Any) -> FeatureSet | None:
     if features is None or isinstance(features, FeatureSet):
         return features
     path = Path(features)
     if not path.exists() and path != Path("features"):
-        raise UsageError(f"--features {path}: no such file or folder")
+        raise UsageError(f"features={path}: no such file or folder")
     if path.is_dir():
         path = next(
             (path / f"{split}.h5" for split in ("val", "test", "train") if (path / f"{split}.h5").is_file()), path
@@ -135,12 +149,12 @@ def _replaced(checkpoint: Checkpoint, key: str, head: LinearHead) -> Any:
         if bias is not None or float(norms.max() - norms.min()) > 1e-3 * float(norms.max()):
             raise DataError(
                 f"{checkpoint.path}: '{key}' is a normalised classifier that keeps directions only, so norms and a "
-                "bias cannot be written into it; write the head alone with --format safetensors"
+                "bias cannot be written into it; write the head alone with format=safetensors"
             )
         weight = weight.T
     elif bias is not None and f"{key}.bias" not in checkpoint.state:
         raise DataError(
-            f"{checkpoint.path}: '{key}' has no bias, but the head has one; write the head alone with --format "
+            f"{checkpoint.path}: '{key}' has no bias, but the head has one; write the head alone with format= "
             "safetensors, or make it without a bias"
         )
     elif f"{key}.bias" in checkpoint.state:

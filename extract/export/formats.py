@@ -36,7 +36,7 @@ def write(
     tensors = {f"{name}.weight": torch.from_numpy(head.weight)}
     if head.bias is not None:
         tensors[f"{name}.bias"] = torch.from_numpy(head.bias)
-    with replacing(target, "--out", keep_ending=True) as partial:
+    with replacing(target, "out=", keep_ending=True) as partial:
         if format != "onnx":
             save(tensors, partial, safe=format == "safetensors")
         elif ckpt is None:
@@ -75,7 +75,7 @@ def _onnx() -> Any:
     try:
         import onnx
     except ImportError:
-        raise UsageError("--format onnx needs onnx; install it with: pip install onnx onnxscript") from None
+        raise UsageError("format=onnx needs onnx; install it with: pip install onnx onnxscript") from None
     return onnx
 
 
@@ -104,7 +104,7 @@ def _write_onnx_model(
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UsageError("--format onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
+        raise UsageError("format=onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
     from ltpost.extract.export.parts import parts_in
     from ltpost.extract.export.proof import backbone_of
 
@@ -122,7 +122,7 @@ def _write_onnx_model(
             dynamic_shapes=({0: torch.export.Dim("N")},),
         )  # fmt: skip
     except RuntimeError as error:
-        raise UsageError(f"--format onnx: torch cannot export this model ({first_line(error)})") from None
+        raise UsageError(f"format=onnx: torch cannot export this model ({first_line(error)})") from None
     assert program is not None
     program.save(str(path), external_data=False)
 

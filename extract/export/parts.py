@@ -65,7 +65,7 @@ def _classifiers(checkpoint: Checkpoint, head: LinearHead, head_key: str | None,
     if is_gated(checkpoint.state):
         raise DataError(
             f"{checkpoint.path}: its classifier is gated by a confidence of each image (DisAlign), so a linear head "
-            "cannot take its place; write the head alone with --format safetensors"
+            "cannot take its place; write the head alone with format=safetensors"
         )
     if head_key is None and found is not None and "head_key" in found.attrs:
         head_key = str(found.attrs["head_key"]).removesuffix(".1" if checkpoint.normed else "")
@@ -73,21 +73,19 @@ def _classifiers(checkpoint: Checkpoint, head: LinearHead, head_key: str | None,
         if sha != checkpoint.sha256:
             raise DataError(
                 f"{checkpoint.path}: is not the checkpoint that {found.name} was extracted from "
-                f"({found.attrs.get('checkpoint')}); name that one with --ckpt, or the right --features"
+                f"({found.attrs.get('checkpoint')}); name that one with ckpt=, or the right features="
             )
     if head_key is not None:
         keys = [checkpoint.module_name(key) for key in keys_of(head_key)]
         for key in keys:
             if f"{key}.weight" not in checkpoint.state:
-                raise UsageError(
-                    f"--head-key {head_key}: {checkpoint.path} has no '{key}.weight'; {_table(checkpoint)}"
-                )
+                raise UsageError(f"head_key={head_key}: {checkpoint.path} has no '{key}.weight'; {_table(checkpoint)}")
         return keys
     fitting = [c.name for c in head_candidates(checkpoint.state) if c.shape == head.shape]
     if len(fitting) != 1:
         raise UsageError(
             f"{checkpoint.path}: {len(fitting) or 'no'} tensors could be the classifier {head.shape}; name it with "
-            f"--head-key; {_table(checkpoint)}"
+            f"head_key=; {_table(checkpoint)}"
         )
     return fitting
 

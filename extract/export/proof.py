@@ -30,7 +30,7 @@ def proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | Non
     if found.num_features != head.num_features:
         raise DataError(
             f"{found.name}: has {found.num_features} features a row, but the head takes {head.num_features}; name the "
-            "folder that the head was made from with --features"
+            "folder that the head was made from with features="
         )
     rows = np.unique(np.linspace(0, len(found) - 1, _PROOF_ROWS).astype(np.int64))
     return np.asarray(found.features[rows], dtype=np.float32)

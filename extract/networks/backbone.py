@@ -25,6 +25,8 @@ from ltpost.heads import LinearHead
 
 #: how the classifiers of the usual architectures are called, or the block whose last layer they are
 USUAL_NAMES = ("fc", "linear", "classifier", "head", "heads", "last_linear")
+#: what torch's own error says when a process that decodes images has died
+WORKER_DIED = "DataLoader worker"
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,7 +58,7 @@ class Backbone:
         compiled: bool = False,
     ):
         if amp not in AMP_DTYPES:
-            raise UsageError(f"--amp must be off, bf16 or fp16, but is '{amp}'")
+            raise UsageError(f"amp= must be off, bf16 or fp16, but is '{amp}'")
         self.model = model.eval().to(device)
         if any(module.training for module in model.modules()):
             raise DataError(f"{type(model).__name__}: model.eval() leaves a part of it in training mode")
@@ -69,7 +71,7 @@ class Backbone:
             LinearHead(layer.weight.detach().float().cpu().numpy(), _bias_of(layer)) for layer in self.classifiers
         ]
         if len({head.num_classes for head in self._heads}) > 1:
-            raise DataError(f"classifiers '{self.head_key}' must have equally many outputs; choose one with --head-key")
+            raise DataError(f"classifiers '{self.head_key}' must have equally many outputs; choose one with head_key=")
         self.head = joined(self._heads)
         self._weight = torch.from_numpy(self.head.weight).to(device)
         self._bias = None if self.head.bias is None else torch.from_numpy(self.head.bias).to(device)
@@ -105,8 +107,10 @@ class Backbone:
         try:
             eager = self._run(self._forward, images)
         except torch.cuda.OutOfMemoryError:
-            raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower --batch-size") from None
+            raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower batch_size=") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            if WORKER_DIED in str(error):  # torch raises it wherever the program happens to be
+                raise
             raise DataError(
                 f"the model cannot take images of shape {tuple(images.shape[1:])} ({first_line(error)})"
             ) from None
@@ -130,7 +134,7 @@ class Backbone:
                 found = f"with shapes {[tuple(x.shape) for x in seen]}" if seen else "never"
                 raise DataError(
                     f"classifier '{key}' must be called once with (n, {layer.in_features}), but was "
-                    f"called {found}; name another with --head-key"
+                    f"called {found}; name another with head_key="
                 )
         return torch.cat([seen[0] for seen in inputs], dim=1).float(), _logits_of(output).float()
 
@@ -150,13 +154,13 @@ class Backbone:
             ours = self._run(self._compiled, images)
         except Exception as error:  # noqa: BLE001,RUF100 - a compiler's errors are of any kind
             raise UsageError(
-                f"--compile: torch.compile cannot compile this model here ({first_line(error)}); leave the option out"
+                f"compile=: torch.compile cannot compile this model here ({first_line(error)}); leave the option out"
             ) from None
         for name, one, other in (("features", ours[0], features), ("logits", ours[1], logits)):
             difference = float((one - other).abs().max())
             if not difference <= (0.05 if self.amp else 1e-3) * max(1.0, float(other.abs().max())):
                 raise UsageError(
-                    f"--compile: the compiled model gives other {name} than the model (by {difference:.3g}); leave the "
+                    f"compile=: the compiled model gives other {name} than the model (by {difference:.3g}); leave the "
                     "option out"
                 )
         self._compiled_for = len(images)
@@ -174,14 +178,14 @@ class Backbone:
             DataError: the features are not finite, or x Wᵀ + b is not the logits.
         """
         if not torch.isfinite(features).all():
-            raise DataError("the features must be finite, but some are NaN or infinite; try --amp off")
+            raise DataError("the features must be finite, but some are NaN or infinite; try amp=off")
         if self.gated:
             return
         ours = self.linear(features)
         if ours.shape != logits.shape:
             raise DataError(
                 f"classifier '{self.head_key}' has {ours.shape[1]} outputs, but the model gives logits of shape "
-                f"{tuple(logits.shape)}; name another with --head-key"
+                f"{tuple(logits.shape)}; name another with head_key="
             )
         tolerance = (0.05 if self.amp else 1e-3) * max(1.0, float(logits.abs().max()))
         difference = float((ours - logits).abs().max())
@@ -189,7 +193,7 @@ class Backbone:
             raise DataError(
                 f"features @ W.T + b of classifier '{self.head_key}' must reproduce the model's logits, but differ "
                 f"by {difference:.3g}: the model scales, normalises or averages its logits, or this is not its last "
-                "layer; name another with --head-key"
+                "layer; name another with head_key="
             )
 
 
@@ -218,7 +222,7 @@ def head_key_of(model: nn.Module, head_key: str | None) -> str:
     if head_key is not None:
         wanted = keys_of(head_key)
         if not set(wanted) <= set(linear):
-            raise UsageError(f"--head-key {head_key}: the model has no such nn.Linear; {_table(linear)}")
+            raise UsageError(f"head_key={head_key}: the model has no such nn.Linear; {_table(linear)}")
         return ",".join(wanted)
     if not linear:
         raise UsageError("the model has no nn.Linear that could be its classifier (a convolution or cosine head?)")
@@ -232,7 +236,7 @@ def head_key_of(model: nn.Module, head_key: str | None) -> str:
     usual = {name.split(".")[0]: name for name in linear if name.split(".")[0] in USUAL_NAMES}  # the last of a block
     if len(usual) == 1:
         return next(iter(usual.values()))
-    raise UsageError(f"the model has several possible classifiers; choose one with --head-key; {_table(linear)}")
+    raise UsageError(f"the model has several possible classifiers; choose one with head_key=; {_table(linear)}")
 
 
 def _table(linear: Mapping[str, nn.Linear]) -> str:
@@ -251,8 +255,14 @@ def choose_device(device: str, local: int | None = None) -> torch.device:
         device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
+        if chosen.type == "meta":
+            raise RuntimeError("holds no numbers")
     except RuntimeError:
-        raise UsageError(f"--device must be auto, cpu, cuda, cuda:1, …, but is '{device}'") from None
+        raise UsageError(f"device= must be auto, cpu, cuda, cuda:1, …, but is '{device}'") from None
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices here")
+        raise UsageError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here")
+    try:
+        torch.zeros(1, device=chosen)
+    except Exception as error:  # noqa: BLE001,RUF100 - a device that is not here raises errors of any kind
+        raise UsageError(f"device= must be a device of this machine, but is '{device}' ({first_line(error)})") from None
     return chosen

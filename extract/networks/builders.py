@@ -61,9 +61,9 @@ def _factory(name: str) -> Callable[..., Any]:
         for part in attribute.split("."):
             factory = getattr(factory, part)
     except Exception as error:  # noqa: BLE001,RUF100 - whatever the user's module raises
-        raise UsageError(f"--arch {name}: cannot be imported ({type(error).__name__}: {error})") from None
+        raise UsageError(f"arch={name}: cannot be imported ({type(error).__name__}: {error})") from None
     if not callable(factory):
-        raise UsageError(f"--arch {name}: must be a function or class that returns a model, but is a {type(factory)}")
+        raise UsageError(f"arch={name}: must be a function or class that returns a model, but is a {type(factory)}")
     return factory
 
 
@@ -76,9 +76,9 @@ def _build_own(name: str, num_classes: int | None) -> nn.Module:
         model = factory(**(_classes(num_classes or (1 if required else None)) if takes else {}))
     except Exception as error:  # noqa: BLE001,RUF100
         called = "factory(num_classes=…)" if takes else "factory()"
-        raise UsageError(f"--arch {name}: {called} raised {type(error).__name__}: {error}") from None
+        raise UsageError(f"arch={name}: {called} raised {type(error).__name__}: {error}") from None
     if not isinstance(model, nn.Module):
-        raise UsageError(f"--arch {name}: must return a torch.nn.Module, but returned a {type(model).__name__}")
+        raise UsageError(f"arch={name}: must return a torch.nn.Module, but returned a {type(model).__name__}")
     return model
 
 
@@ -103,7 +103,7 @@ def _build_cifar(name: str, num_classes: int | None) -> nn.Module:
     try:
         return CifarResNet(int(name.removeprefix("cifar_resnet")), **_classes(num_classes))
     except ValueError as error:
-        raise UsageError(f"--arch {name}: {error}") from None
+        raise UsageError(f"arch={name}: {error}") from None
 
 
 def _torchvision() -> Any:
@@ -129,7 +129,7 @@ def _torchvision_preprocess(name: str, _: nn.Module) -> Preprocess:
     preset = next(iter(_torchvision().get_model_weights(name))).transforms()
     for key in ("crop_size", "resize_size"):
         if not hasattr(preset, key):
-            raise UsageError(f"--arch {name}: is not an image classifier of torchvision")
+            raise UsageError(f"arch={name}: is not an image classifier of torchvision")
     return Preprocess(
         resize=preset.resize_size[0],
         crop=preset.crop_size[0],
@@ -182,7 +182,7 @@ def _timm_preprocess(name: str, model: nn.Module) -> Preprocess:
     height, width = config["input_size"][-2:]
     mode = config.get("crop_mode", "center")
     if height != width or mode not in ("center", "squash"):
-        raise UsageError(f"--arch {name}: input {height}x{width} with crop mode '{mode}' is not supported")
+        raise UsageError(f"arch={name}: input {height}x{width} with crop mode '{mode}' is not supported")
     how = config["interpolation"]
     return Preprocess(
         squash=mode == "squash", mean=tuple(config["mean"]), std=tuple(config["std"]), crop=height, resize=height
@@ -239,7 +239,7 @@ def builders(arch: str) -> list[Builder]:
     ]
     near = difflib.get_close_matches(arch, sorted(set(names)), n=5, cutoff=0.5)
     raise UsageError(
-        f"--arch {arch}: no such architecture in torchvision, timm or ltpost"
+        f"arch={arch}: no such architecture in torchvision, timm or ltpost"
         f"{'; did you mean ' + ', '.join(near) + '?' if near else ''}"
         " (a model of your own is package.module:factory)"
     )

@@ -37,8 +37,8 @@ def describe(path: str | os.PathLike[str]) -> str:
     except LtpostError as error:
         return "\n".join([*lines, f"cannot be used: {error}"])
     names = candidates(checkpoint.state)
-    said = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
-    lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{said}", "", "classifiers"]
+    hint = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
+    lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{hint}", "", "classifiers"]
     for head in head_candidates(checkpoint.state):
         size, bias = f"{head.shape[0]} x {head.shape[1]}", "bias" if head.bias else "no bias"
         lines.append(f"  {head.name}: {size}, {bias}{_remark(checkpoint, head.name)}")

@@ -90,7 +90,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
     """The model called ``arch``, filled with ``state``, and its evaluation transform.
 
     Args:
-        arch: see ``--arch``.
+        arch: see ``arch=``.
         state: the tensors, prefixes stripped.
         num_classes: C where known; else it is the size of what differs from the model with its default classes.
 

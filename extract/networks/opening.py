@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,10 @@ def open_network(
         return Network(
             arch, module, preprocess, head_key, {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
         )
-    if isinstance(expert, str) and expert != "all" and not expert.isdigit():
-        raise UsageError(f"--expert must be a number, or all, but is '{expert}'")
+    if isinstance(expert, str) and expert != "all" and re.fullmatch(r"[0-9]{1,9}", expert) is None:
+        raise UsageError(f"expert= must be a number, or all, but is '{expert}'")
+    if not 0 < head_scale < float("inf"):
+        raise UsageError(f"head_scale= must be positive, but is {head_scale}")
     gated = False
     extra: dict[str, Any] = {} if expert is None else {"expert": str(expert)}
     if expert == "all":
@@ -89,12 +92,14 @@ def open_network(
             )
     if checkpoint.normed:
         extra["head_scale"] = head_scale
-    said = {
+    if checkpoint.accuracy is not None:
+        extra["stored_accuracy_key"], extra["stored_accuracy"] = checkpoint.accuracy
+    origin = {
         "layout": checkpoint.layout.name,
         "checkpoint": checkpoint.path.name,
         "checkpoint_sha256": checkpoint.sha256,
     }
-    return Network(arch, module, preprocess, head_key, said | extra, gated)
+    return Network(arch, module, preprocess, head_key, origin | extra, gated)
 
 
 def open_model(
@@ -114,12 +119,12 @@ def open_model(
             names = [checkpoint.arch]
         if len(names) > 1:
             raise UsageError(
-                f"{checkpoint.path}: its tensors fit several architectures ({', '.join(names)}); choose with --arch"
+                f"{checkpoint.path}: its tensors fit several architectures ({', '.join(names)}); choose with arch="
             )
         if not names:
-            said = f"; the file says '{checkpoint.arch}'" if checkpoint.arch else ""
+            hint = f"; the file says '{checkpoint.arch}'" if checkpoint.arch else ""
             raise UsageError(
-                f"{checkpoint.path}: the architecture cannot be told from its tensors{said}; name it with --arch "
+                f"{checkpoint.path}: the architecture cannot be told from its tensors{hint}; name it with arch= "
                 "(of torchvision, timm, cifar_resnet32, …, or your own package.module:factory)"
             )
         arch = names[0]
@@ -139,7 +144,7 @@ def open_model(
     if essential and any(key.startswith(essential) for key in unused):
         raise DataError(
             f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} has no place for; "
-            "give a model that has them as --arch package.module:factory"
+            "give a model that has them as arch=package.module:factory"
         )
     if unused:
         tell(f"{checkpoint.path}: {len(unused)} of its tensors are not used by {arch} ({some(unused)})")

@@ -21,6 +21,7 @@ from ltpost.extract.messages import need
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_LARGEST_SIDE = 2**14
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -46,10 +47,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise UsageError(
-                f"--interpolation must be one of {', '.join(INTERPOLATIONS)}, but is '{self.interpolation}'"
+                f"interpolation= must be one of {', '.join(INTERPOLATIONS)}, but is '{self.interpolation}'"
             )
-        if any(not value > 0 for value in self.std):
-            raise UsageError(f"--std must be positive, but is {list(self.std)}")
+        if not self.std or any(not 0 < value < math.inf for value in self.std):
+            raise UsageError(f"std= must be positive, but is {list(self.std)}")
+        if not self.mean or any(not math.isfinite(value) for value in self.mean):
+            raise UsageError(f"mean= must be numbers, but is {list(self.mean)}")
+        if max(self.resize or 0, self.crop or 0) > _LARGEST_SIDE:
+            raise UsageError(
+                f"img_size= and crop_pct= must give images of at most {_LARGEST_SIDE} pixels a side, but give "
+                f"{max(self.resize or 0, self.crop or 0)}"
+            )
 
     @property
     def resizes(self) -> bool:
@@ -77,13 +85,13 @@ class Preprocess:
         """This transform with some settings replaced; ``resize`` follows as floor(img_size / crop_pct)."""
         new = self
         if img_size is not None and img_size < 1:
-            raise UsageError(f"--img-size must be at least 1, but is {img_size}")
+            raise UsageError(f"img_size= must be at least 1, but is {img_size}")
         if img_size is not None or crop_pct is not None:
             crop = img_size or self.crop
             if crop is None:
-                raise UsageError("--crop-pct needs --img-size: this architecture has no input size of its own")
+                raise UsageError("crop_pct= needs img_size=: this architecture has no input size of its own")
             if crop_pct is not None and not 0 < crop_pct <= 1:
-                raise UsageError(f"--crop-pct must be above 0 and at most 1, but is {crop_pct}")
+                raise UsageError(f"crop_pct= must be above 0 and at most 1, but is {crop_pct}")
             pct = crop_pct or (self.crop / self.resize if self.crop and self.resize else 1.0)
             resize = math.floor(crop / pct + 1e-6)
             new = replace(new, crop=crop, resize=resize)
@@ -149,7 +157,7 @@ def as_image(image: Any) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise need("pillow", "resizing images (--img-size)") from None
+        raise need("pillow", "resizing images (img_size=)") from None
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
 
 

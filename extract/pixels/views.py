@@ -51,14 +51,16 @@ class Views:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise UsageError(f"--views must be at least 1, but is {self.count}")
+            raise UsageError(f"views= must be at least 1, but is {self.count}")
+        if self.seed < 0:
+            raise UsageError(f"seed= must be at least 0, but is {self.seed}")
         for option, value, known in (("augment", self.augment, AUGMENTS), ("tta", self.tta, TTAS)):
             if value not in known:
                 raise UsageError(f"--{option} must be one of {', '.join(known)}, but is '{value}'")
         if self.tta != "off" and self.augment != "none":
-            raise UsageError("--tta averages fixed variants of an image; it cannot go with --augment standard")
+            raise UsageError("tta= averages fixed variants of an image; it cannot go with augment=standard")
         if self.tta == "five-crop" and self.preprocess.crop is None:
-            raise UsageError("--tta five-crop needs --img-size and --crop-pct: the images are taken whole here")
+            raise UsageError("tta=five-crop needs img_size= and crop_pct=: the images are taken whole here")
 
     @property
     def variants(self) -> int:
@@ -67,9 +69,9 @@ class Views:
 
     def attrs(self) -> dict[str, str]:
         """What is stored with the features; nothing where images are shown once, as they are."""
-        said = {"count": self.count, "augment": self.augment, "tta": self.tta, "seed": self.seed}
+        settings = {"count": self.count, "augment": self.augment, "tta": self.tta, "seed": self.seed}
         plain = (self.count, self.augment, self.tta) == (1, "none", "off")
-        return {} if plain else {"views": json.dumps(said)}
+        return {} if plain else {"views": json.dumps(settings)}
 
     def columns(self, samples: int) -> dict[str, NDArray[np.int64]]:
         """``sample`` and ``view`` of every row, where images are shown more than once."""

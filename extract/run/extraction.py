@@ -18,14 +18,15 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.presets import check_preset, preset
-from ltpost.extract.data.source import Source, check_labels, read_class_counts
+from ltpost.extract.data.source import Source, check_labels, check_split, read_class_counts
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, open_network
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.loop import Job
 from ltpost.extract.run.merge import merge_if_complete
-from ltpost.extract.run.partial import Spec
+from ltpost.extract.run.partial import IMAGES_STATE, Spec, is_finished
+from ltpost.extract.run.sanity import check_expected
 from ltpost.extract.run.shards import Shard, launched, parse_shard
 
 #: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
@@ -119,16 +120,22 @@ def extract_features(
         DataError: a file is not as it has to be; an existing feature file is left as it was.
     """
     if dtype not in DTYPES:
-        raise UsageError(f"--dtype must be float32 or float16, but is '{dtype}'")
+        raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
     if batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, but is {batch_size}")
+        raise UsageError(f"batch_size= must be at least 1, but is {batch_size}")
     if workers is not None and workers < 0:
-        raise UsageError(f"--workers must be at least 0, but is {workers}")
+        raise UsageError(f"workers= must be at least 0, but is {workers}")
+    if max_bad is not None and max_bad < 0:
+        raise UsageError(f"max_bad= must be at least 0, but is {max_bad}")
+    check_expected(expect_top1)
+    check_split(split)
     if not isinstance(model, nn.Module) and not Path(model).exists():
         read_checkpoint(model)  # says so before the data are looked at
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
     source = open_source(data, split, list_file, root, class_order, dataset)
     if dataset is not None:
+        if mean is None and std is None:
+            tell(f"{dataset}: mean and std are {preset(dataset).note}")
         mean, std = mean or preset(dataset).mean, std or preset(dataset).std
     network = open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
     preprocess = network.preprocess.changed(
@@ -175,6 +182,7 @@ def extract_features(
                 "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": total}),
                 **shown.attrs(),
                 **({} if source.class_order is None else {"class_order": source.class_order}),
+                IMAGES_STATE: source.images.state(),
                 "dtype": dtype,
                 "amp": amp,
                 "torch_version": str(torch.__version__),
@@ -187,6 +195,8 @@ def extract_features(
         )
         if part is None:
             return job.run(target, slice(0, total))
+        if shard is None and not restart and is_finished(target, spec):
+            return target  # the other processes have finished and joined their parts
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         return target if shard is None and merge_if_complete(target, part.count) else path
 

@@ -45,7 +45,7 @@ def held(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); choose another place with --out") from None
+        raise DataError(f"{path}: cannot be written ({reason}); choose another place with out=") from None
     try:
         yield
     finally:

@@ -25,11 +25,11 @@ from ltpost.data.write import partial_name
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.data.source import Source, Unreadable
 from ltpost.extract.messages import tell
-from ltpost.extract.networks.backbone import Backbone
+from ltpost.extract.networks.backbone import WORKER_DIED, Backbone
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import adopt
-from ltpost.extract.run.partial import DONE, MISSING, UNREADABLE, Spec, differences, done_of, prepare
+from ltpost.extract.run.partial import DONE, MISSING, UNREADABLE, Spec, done_of, is_finished, prepare
 from ltpost.extract.run.sanity import check_accuracy
 from ltpost.extract.run.shards import Shard
 from ltpost.extract.run.writer import FeatureWriter
@@ -76,7 +76,7 @@ class Batches(Dataset[Any]):
         shapes = {image.shape for image in pixels if image is not None}
         if len(shapes) > 1:
             sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
-            raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give --img-size")
+            raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give img_size=")
         side = self.views.preprocess.crop or 32
         batch = np.zeros((len(pixels), *(shapes.pop() if shapes else (side, side, 3))), np.uint8)
         for image, place in zip(pixels, batch, strict=True):
@@ -134,13 +134,14 @@ class Job:
             columns = {key: column[rows] for key, column in spec.columns.items()}
             spec = replace(spec, labels=spec.labels[rows], paths=paths, columns=columns, attrs=attrs)
         with held(path):
-            if shard is not None and not self.restart and _is_finished(path, spec):
+            if shard is not None and not self.restart and is_finished(path, spec):
                 return path
             done = prepare(path, spec, restart=self.restart)
             if not done.any() and not self.restart:
                 done = adopt(path, target or path, rows, spec)
             try:
-                return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
+                with _deaths_are_told():
+                    return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
             except BaseException as error:
                 self._leave(path, error)
                 raise
@@ -218,13 +219,13 @@ class Job:
         features, scores = rows.arrays()
         if not np.isfinite(features).all():
             raise DataError(
-                f"{self.source.name}: the features must be finite, but some are NaN or infinite; try --amp off"
+                f"{self.source.name}: the features must be finite, but some are NaN or infinite; try amp=off"
             )
         if self.spec.dtype == "float16":
             largest = float(np.abs(features).max(initial=0.0))
             if largest > 65504:
                 raise DataError(
-                    f"{self.source.name}: a feature is {largest:.4g}, beyond float16 (65504); use --dtype float32"
+                    f"{self.source.name}: a feature is {largest:.4g}, beyond float16 (65504); use dtype=float32"
                 )
         return {"features": features.astype(self.spec.dtype)} | ({} if scores is None else {"logits": scores})
 
@@ -234,7 +235,7 @@ class Job:
             tell(f"warning: row {row} cannot be read ({name}: {reason})")
         if self.max_bad is not None and number > self.max_bad:
             raise DataError(
-                f"{self.source.name}: more than {self.max_bad} images cannot be read (--max-bad), the last one "
+                f"{self.source.name}: more than {self.max_bad} images cannot be read (max_bad=), the last one "
                 f"{name}: {reason}"
             )
 
@@ -252,15 +253,6 @@ class Job:
             tell(
                 f"interrupted; {kept} of {len(self.spec.labels)} rows are kept, and the same command goes on from there"
             )
-
-
-def _is_finished(path: Path, spec: Spec) -> bool:
-    """Whether a shard is there already."""
-    try:
-        with h5py.File(path, "r") as file:
-            return not differences(file.attrs, spec.attrs)
-    except OSError:
-        return False
 
 
 def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
@@ -288,12 +280,18 @@ def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, 
 
 def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
     """The batches; what went wrong in a worker is raised here."""
+    for batch in loader:
+        if isinstance(batch, LtpostError):
+            raise batch
+        yield batch
+
+
+@contextlib.contextmanager
+def _deaths_are_told() -> Iterator[None]:
+    """Torch raises the death of a worker wherever this process happens to be, inside the model too."""
     try:
-        for batch in loader:
-            if isinstance(batch, LtpostError):
-                raise batch
-            yield batch
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if WORKER_DIED not in str(error):
             raise
-        raise DataError(f"a process that decodes images died ({error}); try --workers 0") from None
+        raise DataError(f"a process that decodes images died ({error}); try workers=0") from None

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ltpost.data.write import partial_name
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
 from ltpost.extract.run.lock import HeldError, held
 from ltpost.extract.run.partial import Spec, copy_rows, differences, done_of, errors_of, start, to_do_again
 from ltpost.extract.run.shards import Shard, folder_of
@@ -35,13 +34,36 @@ def merge_shards(target: str | os.PathLike[str], count: int | None = None) -> Pa
         DataError: a shard is missing or unfinished, or they are not of one extraction.
     """
     path = Path(target)
-    shards = complete_shards(path, count)
-    if shards is None:
+    if path.name and not folder_of(path).is_dir() and not path.is_file():
         raise DataError(f"{path}: {_what_is_missing(path)}")
+    if not path.name:
+        raise UsageError("the feature file to merge into must have a name, as in features/train.h5")
     with held(path):
-        _join(path, shards)
-        shutil.rmtree(folder_of(path))
+        shards = complete_shards(path, count)
+        if shards is not None:
+            _join(path, shards)
+        elif not _is_joined(path):
+            raise DataError(f"{path}: {_what_is_missing(path)}")
+        _clear(path)
     return path
+
+
+def _is_joined(target: Path) -> bool:
+    """Whether an earlier merge has written ``target``, and was stopped before it had removed all its shards."""
+    try:
+        with contextlib.ExitStack() as stack:
+            whole, *parts = (stack.enter_context(h5py.File(file, "r")) for file in (target, *_shard_files(target)))
+            return whole.attrs.get("state") == "complete" and not any(differences(whole.attrs, p.attrs) for p in parts)
+    except OSError:
+        return False
+
+
+def _clear(target: Path) -> None:
+    """Remove the shards, and their folder unless another process has begun to write there."""
+    for shard in _shard_files(target):
+        shard.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder_of(target).rmdir()
 
 
 def merge_if_complete(target: Path, count: int) -> bool:
@@ -127,11 +149,17 @@ def _join(target: Path, shards: list[Path]) -> None:
         parts = [stack.enter_context(h5py.File(shard, "r", locking="best-effort")) for shard in shards]
         first, row = parts[0], 0
         for shard, part in zip(shards, parts, strict=True):
-            differing = differences(first.attrs, part.attrs)
+            differing = [] if part.attrs.get("state") == "complete" else ["state"]
+            differing += differences(first.attrs, part.attrs) + _other_heads(first, part)
             if differing or _begin(part) != row:
                 what = ", ".join(differing) or "rows"
                 raise DataError(f"{shard}: does not belong to {shards[0].name} ({what} differ); extract it again")
             row += len(part["labels"])
+        total = json.loads(first.attrs["dataset"])["rows"]
+        if row != total:
+            raise DataError(
+                f"{folder_of(target)}: the shards must have {total} rows, but have {row}; extract them again"
+            )
         start(target, _spec_of_all(parts))
         errors = {}
         with h5py.File(partial_name(target), "r+") as whole:
@@ -140,6 +168,16 @@ def _join(target: Path, shards: list[Path]) -> None:
                 errors.update({_begin(part) + row: reason for row, reason in errors_of(part).items()})
     with FeatureWriter(target) as joined:
         joined.finish(errors)
+
+
+def _other_heads(first: h5py.File, part: h5py.File) -> list[str]:
+    """The parts of the classifier that two shards do not share."""
+    keys = ("head/weight", "head/bias", "head/expert_bias")
+    return [
+        key
+        for key in keys
+        if (key in first) != (key in part) or (key in first and (first[key][:] != part[key][:]).any())
+    ]
 
 
 def _begin(file: h5py.File) -> int:

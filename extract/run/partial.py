@@ -25,6 +25,8 @@ MISSING, DONE, UNREADABLE = 0, 1, 2
 _COPY_ROWS = 4096
 
 
+#: attribute of a partial file: it changes when an image is replaced under the same name
+IMAGES_STATE = "images_state"
 #: what must be the same for rows to belong together, beside the data set: attributes of the file
 FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views")
 
@@ -124,7 +126,7 @@ def _room_is_said(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             partial_name(path).unlink(missing_ok=True)
         reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); choose another place with --out") from None
+        raise DataError(f"{path}: cannot be written ({reason}); choose another place with out=") from None
 
 
 def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
@@ -139,15 +141,40 @@ def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
             if differing:
                 raise DataError(
                     f"{partial}: is the unfinished file of another extraction ({', '.join(differing)} differ); finish "
-                    "that one, or discard it with --restart"
+                    "that one, or discard it with restart="
+                )
+            if (given := spec.attrs.get(IMAGES_STATE)) != file.attrs.get(IMAGES_STATE, given):
+                raise DataError(
+                    f"{partial}: image files have been replaced since the unfinished run, by their sizes and times; "
+                    "discard its rows with restart="
                 )
             file.pop("class_counts", None)
             if spec.class_counts is not None:
                 file.create_dataset("class_counts", data=spec.class_counts)
             done = done_of(file)
-    except (OSError, KeyError):
+            _reopen(file, done)
+    except (OSError, KeyError, RuntimeError):
         return None  # killed before its first flush
     return to_do_again(done)
+
+
+def _reopen(file: h5py.File, done: NDArray[np.uint8]) -> None:
+    """Undo what finishing has done, for a run that was killed between that and the file's final name."""
+    file.attrs["state"] = "partial"
+    for key in ("valid", "errors"):
+        file.pop(key, None)
+    if "done" not in file:
+        file.create_dataset("done", data=done)
+    file.flush()
+
+
+def is_finished(path: Path, spec: Spec) -> bool:
+    """Whether ``path`` is a complete file of the same extraction."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("state") == "complete" and not differences(file.attrs, spec.attrs)
+    except OSError:
+        return False
 
 
 def to_do_again(done: NDArray[np.uint8]) -> NDArray[np.uint8]:

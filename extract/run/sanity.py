@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import h5py
 import numpy as np
 
 from ltpost.data.priors import shot_groups
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
 from ltpost.extract.run.partial import DONE, done_of
 from ltpost.scores.metrics import Figures, figures
 from ltpost.tables import percent
@@ -15,6 +17,8 @@ _BLOCK_ROWS = 4096
 #: top-1 below this many times 1/C is what a permutation of the classes gives
 _NEAR_CHANCE = 1.5
 _TOLERANCE = 0.01
+#: standard deviations, and rounding of the stored number, that a stored accuracy may differ by
+_DEVIATIONS, _ROUNDING = 3.0, 0.0005
 
 
 def joint_figures(file: h5py.File) -> Figures | None:
@@ -38,6 +42,33 @@ def joint_figures(file: h5py.File) -> Figures | None:
     return figures(hits, totals, None if counts is None else shot_groups(counts))
 
 
+def check_expected(expect_top1: float | None) -> None:
+    """Raise UsageError unless it is a fraction or percent."""
+    if expect_top1 is not None and not 0 <= expect_top1 <= 100:
+        raise UsageError(f"expect_top1= must be a fraction or percent, but is {expect_top1}")
+
+
+def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
+    """A warning where the accuracy that the checkpoint itself holds is not the measured one, noise allowed for.
+
+    The checkpoint's rows may be others of the same kind (val for test), so both accuracies are random:
+    their difference has variance 2 p (1 - p) / N at most.
+    """
+    stored, key = file.attrs.get("stored_accuracy"), file.attrs.get("stored_accuracy_key")
+    if stored is None or file.attrs.get("split") == "train":
+        return []
+    noise = _DEVIATIONS * math.sqrt(2 * stored * (1 - stored) / rows) + _ROUNDING
+    if abs(top1 - stored) <= noise:
+        return []
+    warning = (
+        f"warning: top-1 is {percent(top1)}, but the checkpoint holds {key} {percent(float(stored))}, and chance "
+        f"explains a difference of {percent(noise)} at most: perhaps the pixels are not those of the training code "
+        "(mean, std, size, crop), the classes are numbered otherwise, or the file is of another epoch or split than "
+        "its accuracy"
+    )
+    return [warning]
+
+
 def _num_classes(file: h5py.File) -> int:
     return int(file["head/weight"].shape[0] if "head/weight" in file else file["logits"].shape[1])
 
@@ -57,7 +88,7 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
     total = len(file["labels"])
     if unreadable == total > 0:
         raise DataError(
-            f"none of the {total} images can be read; see the reasons above, and name the folder with --root"
+            f"none of the {total} images can be read; see the reasons above, and name the folder with root="
         )
     if unreadable:
         told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
@@ -67,16 +98,17 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
     shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(found).items())
     told.append(f"joint accuracy in %: {shown}")
     num_classes = _num_classes(file)
+    told += _against_stored(file, found.top1, total - unreadable)
     why = (
-        "the classes are numbered otherwise (--class-order, another list), the normalisation is another (--mean, "
-        "--std, --dataset), or the checkpoint belongs to other data"
+        "the classes are numbered otherwise (class_order=, another list), the normalisation is another (mean=, "
+        "std=, dataset=), or the checkpoint belongs to other data"
     )
     if expect_top1 is not None:
         expected = expect_top1 / 100 if expect_top1 > 1 else expect_top1
         if abs(found.top1 - expected) > _TOLERANCE:
             raise DataError(
-                f"top-1 must be {percent(expected)} (--expect-top1), but is {percent(found.top1)}: {why}; the rows are "
-                "kept for a run without --expect-top1, or discarded by one with --restart"
+                f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(found.top1)}: {why}; the rows are "
+                "kept for a run without expect_top1=, or discarded by one with restart="
             )
     elif found.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
         told.append(f"warning: top-1 {percent(found.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")

@@ -27,6 +27,10 @@ class Shard:
     count: int
     local: int | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise UsageError(f"shard= must be i/n with 0 <= i < n, e.g. 0/4, but is {self.index}/{self.count}")
+
     def rows(self, total: int, batch_size: int) -> slice:
         """Its rows of ``total``: whole batches."""
         batches = -(-total // batch_size)
@@ -45,9 +49,9 @@ def folder_of(target: Path) -> Path:
 
 def parse_shard(text: str) -> Shard:
     """``i/n`` with 0 <= i < n."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None or not int(match[1]) < int(match[2]):
-        raise UsageError(f"--shard must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
+        raise UsageError(f"shard= must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
     return Shard(int(match[1]), int(match[2]))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ltpost.data.write import finish_file, partial_name
 from ltpost.errors import DataError
-from ltpost.extract.run.partial import DONE, UNREADABLE, done_of
+from ltpost.extract.run.partial import DONE, IMAGES_STATE, UNREADABLE, done_of
 
 _FLUSH_SECONDS = 1.0
 
@@ -70,6 +70,7 @@ class FeatureWriter:
                 self.file.create_dataset("errors/row", data=np.array(rows, np.int64))
                 reasons = [errors[row] for row in rows]
                 self.file.create_dataset("errors/reason", data=reasons, dtype=h5py.string_dtype())
+            self.file.attrs.pop(IMAGES_STATE, None)
             self.file.flush()
             self.file.pop("done", None)
             self.file.close()
