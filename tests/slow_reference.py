@@ -103,3 +103,20 @@ def slow_class_probability(sampler, counts, c, progress):
         )
     q = {"instance": 1, "square-root": 0.5, "class-balanced": 0}[sampler]
     return counts[c] ** q / sum(n**q for n in counts)
+
+
+def slow_loss(scores, labels, weights, offset=None, scale=None, margin=None, smoothing=None):
+    """Σ_i w_i [(1 - ε_y) CE(z'_i, y) + ε_y mean_c CE(z'_i, c)], z'_ic = s_c z_ic + t_c - m_c [c = y]."""
+    num_classes, total = len(scores[0]), 0.0
+    for z, y, w in zip(scores, labels, weights, strict=True):
+        adjusted = []
+        for c in range(num_classes):
+            value = (1.0 if scale is None else scale[c]) * z[c]
+            value += 0.0 if offset is None else offset[c]
+            value -= margin[c] if margin is not None and c == y else 0.0
+            adjusted.append(value)
+        log_sum = math.log(sum(math.exp(value) for value in adjusted))
+        spread = 0.0 if smoothing is None else smoothing[y]
+        uniform = sum(log_sum - value for value in adjusted) / num_classes
+        total += w * ((1 - spread) * (log_sum - adjusted[y]) + spread * uniform)
+    return total

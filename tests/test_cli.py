@@ -294,23 +294,41 @@ def test_a_head_for_other_features(at_home):
 # -- start-up ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "args",
-    [["--version"], ["--help"], ["tnorm"], ["la"], ["ncm"], ["info", "features/val.h5"], ["evaluate"]],
-    ids=lambda args: args[0],
-)
-def test_commands_that_start_without_torch(at_home, args):
-    """The import of torch alone takes longer than all of these."""
+def test_commands_that_start_without_torch(at_home):
+    """The import of torch alone takes longer than all of these; each is run, and then nothing heavy is loaded."""
+    commands = [
+        ["--version"],
+        ["--help"],
+        ["tnorm"],
+        ["la"],
+        ["mla"],
+        ["ncm"],
+        ["info", "features/val.h5"],
+        ["evaluate"],
+    ]
+    commands += [[name, "--help"] for name in (*methods.all_keys(), *COMMANDS)]
     code = (
-        "import sys; from ltpost.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as stop: assert not stop.code, stop.code\n"
-        "loaded = {'torch', 'pandas', 'matplotlib', 'sklearn', 'torchvision'} & set(sys.modules)\n"
-        "assert not loaded, loaded"
+        "import json, sys; from ltpost.cli import main\n"
+        "for args in json.loads(sys.argv[1]):\n"
+        "    try: main(args)\n"
+        "    except SystemExit as stop: assert not stop.code, (args, stop.code)\n"
+        "    loaded = {'torch', 'pandas', 'matplotlib', 'sklearn', 'torchvision'} & set(sys.modules)\n"
+        "    assert not loaded, (args, loaded)"
     )
-    result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+    assert result.stdout.count("Usage: ltpost") == 1 + len(methods.all_keys()) + len(COMMANDS)
+
+
+def test_a_fit_needs_torch(at_home):
+    """So that the test above would see it."""
+    code = (
+        "import sys; from ltpost.cli import main\ntry: main(['crt'])\nexcept SystemExit: assert 'torch' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_module_and_version():

@@ -54,8 +54,10 @@ def test_two_processes_give_what_one_gives(heads, layout):
         tensors, others = head.state()[1], found[name].state()[1]
         assert set(tensors) == set(others)
         for key, tensor in tensors.items():
-            size = np.abs(tensor).max()
-            np.testing.assert_allclose(others[key], tensor, atol=1e-5 * size, err_msg=f"{name} {key}")
+            other, size = others[key], np.abs(tensor).max()
+            if key == "bias":  # what is added to all of them changes no prediction, so no solver cares
+                tensor, other = tensor - tensor.mean(), other - other.mean()
+            np.testing.assert_allclose(other, tensor, atol=1e-5 * size, err_msg=f"{name} {key}")
         if "sgd" not in name and "ncm" not in name:
             objective, other = (h.info["objective"] for h in (head, found[name]))
             assert other == pytest.approx(objective, rel=1e-6), name
