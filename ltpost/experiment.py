@@ -85,6 +85,7 @@ class Experiment:
         self.has_test = test in self.folder
         self.report_set = self.folder[test if self.has_test else val]
         self.chosen_on = self.report_set if oracle else self.folder[val]
+        self._names = [test if self.has_test else val] + ([val] if self.has_test and not oracle else [])
         for part in (self.report_set, self.chosen_on):
             if len(part) == 0:
                 raise DataError(f"{part.name}: has no readable rows, so there is nothing to choose on or to report")
@@ -106,6 +107,11 @@ class Experiment:
         """The training split; of several processes (``distributed``), the rows of this one."""
         train = self.folder["train"]
         return train if self.folder.parts else distributed.shard(train)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure here has to know, whatever the method."""
+        return self.folder.notes(self._names)
 
     @cached_property
     def joint_results(self) -> list[Result]:
@@ -197,7 +203,7 @@ class Experiment:
         info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
         final.head.info.clear()
         final.head.info.update(info)
-        notes = (*choice.family.notes, *self._range_notes(choice))
+        notes = (*choice.family.notes, *self._range_notes(choice), *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes)
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:

@@ -127,9 +127,12 @@ def compare(experiment: Experiment, keys: str | None, heads: Path, csv_file: Pat
         print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()})
     else:
         click.echo(str(report))
+        for note in experiment.notes:
+            click.echo(f"\nnote: {note}")
         for outcome in outcomes:
             for note in outcome.notes:
-                click.echo(f"\n{outcome.method}: {note}")
+                if note not in experiment.notes:
+                    click.echo(f"\n{outcome.method}: {note}")
         for key in methods.all_keys() if chosen is None else ():
             if needs := experiments.missing(experiment, key):
                 words = experiments.needs_in_words(needs)
