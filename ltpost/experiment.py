@@ -102,6 +102,7 @@ class Experiment:
         self.has_test = test in self.folder
         self.report_set = self.folder[test if self.has_test else val]
         self.chosen_on = self.report_set if oracle else self.folder[val]
+        self._names = [test if self.has_test else val] + ([val] if self.has_test and not oracle else [])
         for part in (self.report_set, self.chosen_on):
             if len(part) == 0:
                 raise DataError(f"{part.name}: has no readable rows, so there is nothing to choose on or to report")
@@ -132,6 +133,11 @@ class Experiment:
         """The training split; of several processes (``distributed``), the rows of this one."""
         train = self.folder["train"]
         return train if self.folder.parts else distributed.shard(train)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure here has to know, whatever the method."""
+        return self.folder.notes(self._names)
 
     @cached_property
     def joint_results(self) -> list[Result]:
@@ -228,7 +234,8 @@ class Experiment:
         final.head.info.clear()
         final.head.info.update(info)
         per_group = self._per_group(final.head)
-        notes = (*final.family.notes, *_per_group_notes(per_group, self.report_set.split), *self._range_notes(choice))
+        about_groups = _per_group_notes(per_group, self.report_set.split)
+        notes = (*final.family.notes, *about_groups, *self._range_notes(choice), *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
 
     def _per_group(self, head: Head) -> dict[str, dict[str, float]]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ltpost import methods
 from ltpost._version import __version__
+from ltpost.cli import signals
 from ltpost.cli.encoding import never_fail
 from ltpost.errors import LtpostError
 
@@ -135,7 +137,15 @@ def cli() -> None:
     """
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the ``ltpost`` script."""
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the ``ltpost`` script; ends the process."""
     never_fail()
-    cli.main(args=None if args is None else list(args), prog_name="ltpost")
+    signals.catch()
+    try:
+        code = cli.main(args=None if args is None else list(args), prog_name="ltpost", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(signals.say())
+    sys.exit(code if isinstance(code, int) else 0)

@@ -53,14 +53,18 @@ def evaluate(
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
 
-    report = evaluate_heads(
-        {str(path): load_head(path) for path in heads}, FeatureFolder(folder)[split], many_shot, few_shot
-    )
+    feature_folder = FeatureFolder(folder)
+    report = evaluate_heads({str(path): load_head(path) for path in heads}, feature_folder[split], many_shot, few_shot)
+    notes = feature_folder.notes([split])
     if csv_file is not None:
         report.to_csv(csv_file)
     if as_json:
         print_json(report.as_dict())
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
         return
     click.echo(str(report))
+    for note in notes:
+        click.echo(f"\nnote: {note}")
     if per_class:
         click.echo(f"\n{report.per_class_table()}")

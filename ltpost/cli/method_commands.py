@@ -136,9 +136,12 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
         print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()})
     else:
         click.echo(str(report))
+        for note in experiment.notes:
+            click.echo(f"\nnote: {note}")
         for outcome in outcomes:
             for note in outcome.notes:
-                click.echo(f"\n{outcome.method}: {note}")
+                if note not in experiment.notes:
+                    click.echo(f"\n{outcome.method}: {note}")
         for key, needs in lacking.items():
             words = experiments.needs_in_words(needs)
             click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")

@@ -111,7 +111,7 @@ def head_gives_logits(name: str, head: LinearHead, features: Rows, logits: Rows 
     )
     if logits is None or len(logits) == 0:
         return
-    rows = np.unique(np.linspace(0, len(logits) - 1, _SPOT_CHECK_ROWS).astype(np.int64))
+    rows = _some_rows(len(logits))
     stored, block = logits[rows], features[rows]
     finite(name, "features", block, rows)
     finite(name, "logits", stored, rows)
@@ -125,6 +125,19 @@ def head_gives_logits(name: str, head: LinearHead, features: Rows, logits: Rows 
         + (f"row {rows[bad[0]]} differs by {difference[bad[0]]:.3g}" if len(bad) else "")
         + "; the head belongs to another checkpoint or layer",
     )
+
+
+def are_probabilities(logits: Rows) -> bool:
+    """Whether some rows all lie in [0, 1] and sum to 1, up to the rounding of float16."""
+    if len(logits) == 0 or logits.shape[1] < 2:
+        return False
+    some = logits[_some_rows(len(logits))].astype(np.float64)
+    return bool(((some >= 0) & (some <= 1)).all() and (np.abs(some.sum(axis=1) - 1) < 0.01).all())
+
+
+def _some_rows(total: int) -> NDArray[np.int64]:
+    """Row numbers spread over all rows."""
+    return np.unique(np.linspace(0, total - 1, _SPOT_CHECK_ROWS).astype(np.int64))
 
 
 def experts_fit(

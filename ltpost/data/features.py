@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,27 @@ class FeatureSet:
         if self._logits is not None:
             return self._plain(self._logits)
         return np.concatenate([scores for _, scores in score_blocks(self.joint, self)])
+
+    @property
+    def stored_features(self) -> Rows | None:
+        """(N, D), unread."""
+        return self._features
+
+    @property
+    def stored_logits(self) -> Rows | None:
+        """(N, C), unread; None where logits would be computed."""
+        return self._logits
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any figure on this split has to know."""
+        if self._logits is None or not checks.are_probabilities(self._logits):
+            return ()
+        said = (
+            f"{self.name}: 'logits' are probabilities, as rows lie in [0, 1] and sum to 1, but methods need logits or "
+            "log probabilities; store the logarithm of what is there"
+        )
+        return (said,)
 
     @property
     def has_logits(self) -> bool:

@@ -12,16 +12,77 @@ network, are the experts of one ensemble: their features side by side (see ``exp
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from ltpost.data import distributed
 from ltpost.data.experts import side_by_side
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
+from ltpost.data.overlap import same_rows_note
 from ltpost.errors import DataError, UsageError
 
 #: the file of a split's augmented views is named like the split, with this after it
 VIEWS = "-views"
+
+_SHOWN = 200  # letters of a value in a message
+#: attribute of a file that must be the same in all files of a folder, to what it is
+SAME = {
+    "checkpoint_sha256": "the checkpoint",
+    "model_sha256": "the model",
+    "transform": "how images were prepared",
+    "class_order": "how classes were numbered",
+}
+#: attribute that may differ, to what it is
+MAY_DIFFER = {
+    "dtype": "the type that features are stored in",
+    "amp": "the precision that features were computed in",
+    "views": "how often and in what variants images were shown",
+}
+
+
+def require_same_extraction(one: FeatureSet, other: FeatureSet) -> None:
+    """Refuse files of one folder whose features do not compare.
+
+    Raises:
+        DataError: they come from other checkpoints, or their images were prepared in another way.
+    """
+    for key, what in SAME.items():
+        mine, theirs = one.attrs.get(key), other.attrs.get(key)
+        if mine is not None and theirs is not None and mine != theirs:
+            raise DataError(
+                f"{one.name} and {other.name} disagree on {what}: '{key}' is {_short(mine)} and {_short(theirs)}; "
+                "extract both in the same way"
+            )
+
+
+def settings_that_differ(one: FeatureSet, other: FeatureSet) -> list[str]:
+    """A sentence for each setting that differs and may; views of the training split are meant to."""
+    notes = []
+    for key, what in MAY_DIFFER.items():
+        mine, theirs = one.attrs.get(key), other.attrs.get(key)
+        views = key == "views"
+        if mine == theirs or (views and "train" in (one.split, other.split)) or (None in (mine, theirs) and not views):
+            continue
+        notes.append(f"{one.name} and {other.name} differ in {what}: '{key}' is {_short(mine)} and {_short(theirs)}")
+    return notes
+
+
+def notes_on_pairs(splits: Sequence[FeatureSet]) -> list[str]:
+    """A sentence for each setting that differs between two splits, and for rows that they share."""
+    notes: list[str] = []
+    for one, other in combinations(splits, 2):
+        notes += settings_that_differ(one, other)
+        note = same_rows_note(one, other)
+        notes += [] if note is None else [note]
+    return notes
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 class FeatureFolder:
@@ -110,10 +171,28 @@ class FeatureFolder:
                     self._adopt(found, other)
         return self._loaded[split]
 
+    def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
+        """What a reader of figures on these splits has to know: rows that they share, and settings that differ.
+
+        The training split is looked at too where there is one.
+        """
+        names = [*dict.fromkeys(splits)]
+        for split in names:
+            self[split]
+        notes = [note for split in names for note in self._loaded[split].notes]
+        if "train" in self and "train" not in names and not self.parts:
+            try:
+                self["train"]
+                names.append("train")
+            except DataError as error:  # which only methods that read it must refuse
+                notes.append(f"the training split was not compared with the others: {error}")
+        return tuple(dict.fromkeys([*notes, *notes_on_pairs([self._loaded[split] for split in names])]))
+
     def _adopt(self, found: FeatureSet, other: str) -> None:
         """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)
         found.adopt(source)
+        require_same_extraction(found, source)
         if found.class_counts is None and other == "train":
             counts = source.count_samples()
             found.class_counts = distributed.sum_array(counts) if self.parts else counts

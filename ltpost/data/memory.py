@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ltpost.data.features import FeatureSet
+from ltpost.data.folder import notes_on_pairs
 from ltpost.errors import DataError
 
 
@@ -38,6 +39,12 @@ class FeatureSets:
             for other in sorted(self._sets, key=lambda name: name != "train"):
                 if self._sets[other] is not one:
                     one.adopt(self._sets[other])
+
+    def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
+        """What a reader of figures on these splits has to know: rows that they share, with train too."""
+        names = [*dict.fromkeys([*splits, *(name for name in self._sets if name == "train")])]
+        own = [note for name in names for note in self._sets[name].notes]
+        return tuple(dict.fromkeys([*own, *notes_on_pairs([self._sets[name] for name in names])]))
 
     def splits(self) -> list[str]:
         """The names of the splits."""

@@ -32,6 +32,7 @@ class Summary:
     classes_without_rows: int
     joint: dict[str, float | None] | None
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, feature_set: FeatureSet) -> Summary:
@@ -63,6 +64,7 @@ class Summary:
             int((np.bincount(feature_set.labels, minlength=feature_set.num_classes) == 0).sum()),
             joint,
             {key: feature_set.attrs[key] for key in PROVENANCE if key in feature_set.attrs},
+            feature_set.notes,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,4 +97,5 @@ class Summary:
                 f"All {values['all']}  Top-1 {values['top1']}"
             )
         lines += [f"  {key:<18} {value}" for key, value in self.provenance.items()]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -351,7 +351,7 @@ def larger_float(file: h5py.File, rng: np.random.Generator, _: Path) -> bool:
 def odd_attribute(file: h5py.File, rng: np.random.Generator, _: Path) -> bool:
     name = str(rng.choice(ATTRIBUTES))
     values = [
-        np.arange(3), np.zeros((0,)), h5py.Empty("f4"), b"\xff\xfe", "\x00\n", 1.5, -1, 2**63 - 1, "x" * 5000,
+        np.arange(3), np.zeros((0,)), h5py.Empty("f4"), b"\xff\xfe", "\x01\n", 1.5, -1, 2**63 - 1, "x" * 5000,
         [b"a", b"b"], np.nan, np.array([("a", 1)], [("n", "S1"), ("v", "i4")]), file.ref, True, 1 + 2j,
     ]  # fmt: skip
     file.attrs[name] = values[int(rng.integers(len(values)))]

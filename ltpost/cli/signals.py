@@ -1,0 +1,52 @@
+"""Ctrl-C, and the signals that schedulers and closing terminals send: one sentence, an exit code, no traceback.
+
+The first signal raises KeyboardInterrupt, so that temporary files are removed and finished rows kept. A second one soon
+after it changes nothing, as that takes a moment. A later one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_MOMENT = 1.0  # seconds
+_first: tuple[int, float] | None = None  # the signal, and when it came
+
+
+def catch() -> None:
+    """Take the signals from now on, but those that whoever started the process wants ignored (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _stop)
+
+
+def say() -> int:
+    """Say which signal stopped the process; the exit code for it."""
+    number = signal.SIGINT if _first is None else _first[0]
+    with suppress(OSError, ValueError):  # nobody listens any more
+        sys.stderr.write(f"Stopped by {signal.Signals(number).name}; no file is half-written.\n")
+        sys.stderr.flush()
+    return 128 + number
+
+
+_process = os.getpid()
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    global _first
+    if os.getpid() != _process:  # a worker, which its parent ends
+        raise SystemExit(128 + number)
+    if _first is None:
+        _first = (number, time.monotonic())
+        raise KeyboardInterrupt
+    if time.monotonic() - _first[1] > _MOMENT:
+        os._exit(say())

@@ -1,0 +1,112 @@
+"""Ctrl-C, SIGTERM and SIGHUP: one sentence, an exit code, no traceback, nothing left behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_split
+
+#: a command that says when it has started and then writes for long; ``stuck`` is a clean-up that does not end
+SLOW = """
+import os, sys, time
+import click
+from ltpost.cli import cli, main
+from ltpost.output import replacing
+
+@click.command()
+@click.argument("stuck", type=int)
+def slow(stuck):
+    with replacing("out.csv") as partial:
+        partial.write_text("half")
+        try:
+            print("started", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaning", flush=True)
+            end = time.monotonic() + stuck
+            while time.monotonic() < end:
+                time.sleep(0.01)
+
+type(cli).get_command = lambda *_: slow
+main(["slow", sys.argv[1]])
+"""
+
+
+def start(folder, stuck=0, **options):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(stuck)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_one_sentence(tmp_path, name, times):
+    (tmp_path / "out.csv").write_text("earlier")
+    process = start(tmp_path)
+    number = getattr(signal, name)
+    for _ in range(times):
+        process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() + "\n" == f"Stopped by {name}; no file is half-written.\n"
+    assert process.returncode == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+
+
+def test_a_later_signal_ends_a_clean_up_that_hangs(tmp_path):
+    process = start(tmp_path, stuck=600)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "cleaning\n"
+    time.sleep(1.2)  # what counts as soon after
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() + "\n" == "Stopped by SIGINT; no file is half-written.\n"
+    assert process.returncode == 130
+
+
+def test_nohup_is_respected(tmp_path):
+    process = start(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    process.communicate()
+
+
+def test_exit_codes_and_messages_are_as_before(tmp_path):
+    make_split("val", 4).save(tmp_path / "features" / "val.h5")
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "ltpost", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("info", "features/val.h5")[0] == 0
+    code, _, said = run("info", "nothing.h5")
+    assert (code, said.startswith("Error: nothing.h5: no such feature file")) == (1, True)
+    assert run("tnorm", "--select", "best")[0] == 2
+    assert run("--version")[0] == 0
+    assert run("info", "--help")[0] == 0
+    assert run("nonsense")[0] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_one_sentence(tmp_path):
+    make_split("val", 4).save(tmp_path / "val.h5")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ltpost", "info", "val.h5"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
