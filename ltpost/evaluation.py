@@ -48,7 +48,7 @@ def evaluate(
     correct = predict(head, feature_set, device) == feature_set.labels
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)
-    remarks = (_advice(head, name, seen),) if seen else ()
+    remarks = (_advice(head, name, seen, feature_set.split),) if seen else ()
     return result_of(correct, feature_set, groups, name=name, detail=detail, remarks=remarks)
 
 
@@ -93,26 +93,30 @@ def _seen(head: Head, split: str) -> str:
     return "chosen on" if split and split == selected_on else ""
 
 
-def _advice(head: Head, name: str, seen: str) -> str:
+def _advice(head: Head, name: str, seen: str, split: str) -> str:
     """Where the honest figure is."""
-    method, selected_on = head.info.get("method", "the method"), str(head.info.get("selected_on") or "")
-    if selected_on.endswith("(oracle)"):
+    method, selected_on = head.info.get("method", "the method"), head.info.get("selected_on")
+    if selected_on == split:
+        instead = f"ltpost {method} reports cross-fitted figures of them"
+    elif selected_on == f"{split} (oracle)":
         instead = f"run ltpost {method} without --oracle"
-    elif selected_on and "train" not in head.info.get("fitted_to", ()):
-        instead = f"ltpost {method} reports the cross-fitted figure of these rows"
     else:
         instead = "use rows that it has not seen"
     return f"{name} was {seen} these rows, so its figures here are too good; {instead}"
 
 
 def description(head: Head) -> str:
-    """How a head was made, from its ``info``: method, parameters, and the figure that chose them; "" if not known."""
+    """How a head was made, from its ``info``; "" if that is not known.
+
+    Method, options that are words, the chosen value and the figure that chose it. The signature has the rest.
+    """
     info = head.info
     if "method" not in info:
         return ""
-    parts = [str(info["method"])]
-    for key, value in info.get("params", {}).items():
-        parts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+    parts, params = [str(info["method"])], info.get("params", {})
+    parts += [f"{key} {value}" for key, value in params.items() if isinstance(value, str)]
+    if (chosen := info.get("parameter")) in params:
+        parts.append(f"{chosen} {params[chosen]:.4g}")
     if info.get("select"):
         parts.append(f"select {info['select']}")
     return ", ".join(parts)
@@ -133,7 +137,11 @@ def evaluate_heads(
     named = dict(heads)
     if feature_set.head is not None or feature_set.has_logits:
         named = {"joint": feature_set.joint, **named}
+    joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
         raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head with --head")
-    results = [evaluate(head, feature_set, groups, name=name, detail=description(head)) for name, head in named.items()]
+    results = [
+        evaluate(head, feature_set, groups, name=name, detail=joint if name == "joint" else description(head))
+        for name, head in named.items()
+    ]
     return Report(results)
