@@ -46,7 +46,10 @@ def evaluate(
         )
     groups = feature_set.shot_groups() if groups is None else groups
     correct = predict(head, feature_set, device) == feature_set.labels
-    return result_of(correct, feature_set, groups, name=name, detail=detail)
+    seen = _seen(head, feature_set.split)
+    detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)
+    remarks = (_advice(head, name, seen, feature_set.split),) if seen else ()
+    return result_of(correct, feature_set, groups, name=name, detail=detail, remarks=remarks)
 
 
 def result_of(
@@ -56,6 +59,7 @@ def result_of(
     *,
     name: str,
     detail: str = "",
+    remarks: tuple[str, ...] = (),
 ) -> Result:
     """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,).
 
@@ -77,7 +81,45 @@ def result_of(
         detail,
         feature_set.num_invalid,
         int((moments.units == 1).sum()),
+        remarks,
     )
+
+
+def _seen(head: Head, split: str) -> str:
+    """What was done to the head on this split that makes its figures there too good: "fitted to", "chosen on", ""."""
+    if split and split in head.info.get("fitted_to", ()):
+        return "fitted to"
+    selected_on = str(head.info.get("selected_on") or "").removesuffix(" (oracle)")
+    return "chosen on" if split and split == selected_on else ""
+
+
+def _advice(head: Head, name: str, seen: str, split: str) -> str:
+    """Where the honest figure is."""
+    method, selected_on = head.info.get("method", "the method"), head.info.get("selected_on")
+    if selected_on == split:
+        instead = f"ltpost {method} reports cross-fitted figures of them"
+    elif selected_on == f"{split} (oracle)":
+        instead = f"run ltpost {method} without --oracle"
+    else:
+        instead = "use rows that it has not seen"
+    return f"{name} was {seen} these rows, so its figures here are too good; {instead}"
+
+
+def description(head: Head) -> str:
+    """How a head was made, from its ``info``; "" if that is not known.
+
+    Method, options that are words, the chosen value and the figure that chose it. The signature has the rest.
+    """
+    info = head.info
+    if "method" not in info:
+        return ""
+    parts, params = [str(info["method"])], info.get("params", {})
+    parts += [f"{key} {value}" for key, value in params.items() if isinstance(value, str)]
+    if (chosen := info.get("parameter")) in params:
+        parts.append(f"{chosen} {params[chosen]:.4g}")
+    if info.get("select"):
+        parts.append(f"select {info['select']}")
+    return ", ".join(parts)
 
 
 def evaluate_heads(
@@ -95,6 +137,11 @@ def evaluate_heads(
     named = dict(heads)
     if feature_set.head is not None or feature_set.has_logits:
         named = {"joint": feature_set.joint, **named}
+    joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
         raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head with --head")
-    return Report([evaluate(head, feature_set, groups, name=name) for name, head in named.items()])
+    results = [
+        evaluate(head, feature_set, groups, name=name, detail=joint if name == "joint" else description(head))
+        for name, head in named.items()
+    ]
+    return Report(results)

@@ -230,7 +230,16 @@ class Experiment:
         if choice.best is not None or fits:
             selected_on = split.split + (" (oracle)" if self.oracle else "")
         signature = self._signature(method, params, selected_on)
-        info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
+        fitted_to = [name for need, name in (("train", "train"), ("val", split.split)) if need in method.needs]
+        info = {
+            "method": method.key,
+            "params": params,
+            "parameter": choice.family.parameter,
+            "selected_on": selected_on,
+            "select": self.select if choice.best is not None else None,
+            "fitted_to": fitted_to,
+            "signature": signature,
+        }
         final.head.info.clear()
         final.head.info.update(info)
         per_group = self._per_group(final.head)

@@ -18,7 +18,7 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT
     multiple=True,
     help="A head that ltpost saved; may be given several times. The joint classifier is always shown.",
 )
-@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
+@click.option("--split", help="Split to evaluate on.  [default: test, or val where there is no test]")
 @click.option(
     "--features",
     "folder",
@@ -37,7 +37,7 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 @output_options
 def evaluate(
     heads: tuple[Path, ...],
-    split: str,
+    split: str | None,
     folder: Path,
     many_shot: int,
     few_shot: int,
@@ -53,9 +53,10 @@ def evaluate(
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
 
-    feature_folder = FeatureFolder(folder)
-    report = evaluate_heads({str(path): load_head(path) for path in heads}, feature_folder[split], many_shot, few_shot)
-    notes = feature_folder.notes([split])
+    files = FeatureFolder(folder)
+    split = split or ("val" if "test" not in files and "val" in files else "test")
+    report = evaluate_heads({str(path): load_head(path) for path in heads}, files[split], many_shot, few_shot)
+    notes = files.notes([split])
     if csv_file is not None:
         report.to_csv(csv_file)
     if as_json:

@@ -38,6 +38,7 @@ class Result:
         detail: the hyperparameter, as text.
         num_invalid: rows that could not be read, left out.
         single_classes: classes with one row, or with views of one sample only.
+        remarks: sentences that a reader of these figures has to know.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Result:
     detail: str = ""
     num_invalid: int = 0
     single_classes: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def per_class(self) -> Array:
@@ -59,15 +61,15 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures has to know."""
+        """What a reader of the figures has to know: the remarks, and where ± is not what it says."""
         if not self.single_classes:
-            return []
+            return list(self.remarks)
         classes = "1 class has" if self.single_classes == 1 else f"{self.single_classes:,} classes have"
         note = (
             f"{classes} one sample in {self.split}, which does not say how sure its accuracy is; ± takes such classes "
             "together, and is too wide where they differ"
         )
-        return [note]
+        return [*self.remarks, note]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: fractions, null for an empty group."""
