@@ -18,6 +18,7 @@ from typing import Any
 
 from ltpost import methods
 from ltpost._version import __version__
+from ltpost.calibration import KINDS, CalibrationStep
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
@@ -28,10 +29,11 @@ from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
 from ltpost.heads import CausalNormHead, Head, load_head
 from ltpost.method import NEEDS, Method
-from ltpost.model_selection import FOLDS, Choice, Selection
+from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
 from ltpost.scores.curve import Curve
+from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.tables import percent
 
 #: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
@@ -53,6 +55,8 @@ class Experiment:
         device: where to fit and to compute scores ("cpu", "cuda", "cuda:1", "auto").
         expert: which of several experts; default their mean. Only where ``folder`` is a path.
         progress: show bars, on a terminal.
+        calibration: fit probabilities after every choice, one of ``calibration.KINDS``, and report how good they are.
+        test_priors: report the accuracy under these class priors of the rows too, see ``scores.test_priors``.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -72,6 +76,8 @@ class Experiment:
         device: str = "cpu",
         expert: int | None = None,
         progress: bool = True,
+        calibration: str | None = None,
+        test_priors: Sequence[str] = (),
     ):
         self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
         self.selection = Selection(select, seed=seed, device=device)
@@ -96,6 +102,9 @@ class Experiment:
         if self.class_counts is not None:
             self.groups = shot_groups(self.class_counts, many_shot, few_shot)
         self.selection = replace(self.selection, groups=self.groups)
+        if calibration is not None and calibration not in KINDS:
+            raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
+        self.calibration, self.test_priors = calibration, named_priors(test_priors, self.class_counts)
 
     # -- what methods are made from ----------------------------------------------------------------------------------
 
@@ -124,7 +133,8 @@ class Experiment:
         """The joint classifier on every reported split; empty where it is not known."""
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
-        return [self._judge(self.joint, part, "joint", "") for part in self.reported]
+        results = [self._judge(self.joint, part, "joint", "") for part in self.reported]
+        return self._with_more(results, self.joint, self._calibration_of(Choice(self.joint, Family.single(self.joint))))
 
     @property
     def reported(self) -> list[FeatureSet]:
@@ -173,14 +183,14 @@ class Experiment:
             raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
         selection = replace(self.selection, grid=tuple(float(value) for value in grid or method.grid))
 
-        def family_of(rows: FeatureSet) -> Family:
-            return self._family(method, options, rows, rows)
+        def family_of(fit_to: FeatureSet, target: FeatureSet) -> Family:
+            return self._family(method, options, fit_to, target)
 
         fits = "val" in method.needs
         split = self.chosen_on
-        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split))
+        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split, split))
         choice = selection.with_interval(choice)
-        results = list(self.joint_results)
+        results: list[Result] = []
         params = self._params(method, options, choice)
         detail = self._detail(method, options, choice, params)
         final = choice  # of the split that is reported first
@@ -200,6 +210,8 @@ class Experiment:
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
+        step = self._calibration_of(choice, family_of if fits else None)
+        results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
         if choice.best is not None or fits:
@@ -207,9 +219,35 @@ class Experiment:
         signature = self._signature(method, params, selected_on)
         info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
         final.head.info.clear()
-        final.head.info.update(info)
+        final.head.info.update({**info, **({} if step is None else step.calibration.info())})
         notes = (*choice.family.notes, *self._range_notes(choice))
         return Outcome(method.key, final, params, selected_on, results, signature, notes)
+
+    def _calibration_of(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
+        """The calibration after a choice, fitted where every row is judged by a head chosen on other rows."""
+        if self.calibration is None:
+            return None
+        split = self.chosen_on
+        if self.oracle:
+            return CalibrationStep(self.calibration, [(choice.head, split)])
+        folds = self.selection.chosen_by_fold(split, choice, family_of)
+        return CalibrationStep(self.calibration, [(head, split.subset(inside)) for head, inside in folds])
+
+    def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
+        """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
+        by_split = {part.split: part for part in self.reported}
+        changed = []
+        for result in results:
+            more = dict(result.more)
+            if step is not None:
+                part = by_split[result.split]
+                more["calibration"] = (
+                    step.cross_fitted(self.groups) if part is self.chosen_on else step.figures(head, part, self.groups)
+                )
+            if self.test_priors:
+                more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
+            changed.append(replace(result, more=more))
+        return changed
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
         return evaluate(head, part, self.groups, name=name, detail=detail, seed=self.seed, device=self.device)
@@ -282,8 +320,8 @@ _MISSING = {
         "reads them from --class-counts FILE"
     ),
     "causal_head": (
-        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained as "
-        "CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
+        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
+        "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
     ),
 }
 

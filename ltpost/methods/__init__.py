@@ -38,6 +38,11 @@ TABLE = {
     "mix": "mixed_heads",
     "tnorm-la": "tau_norm_adjusted",
     "crt-la": "crt_adjusted",
+    "em": "label_shift",
+    "em-bcts": "label_shift_calibrated",
+    "map-em": "label_shift_map",
+    "bbse": "black_box_shift",
+    "rlls": "regularized_shift",
 }
 
 

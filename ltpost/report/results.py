@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from ltpost.heads import Array
 from ltpost.output import replacing
 from ltpost.scores.metrics import FIGURES, Figures
 from ltpost.tables import HEADINGS, percent, text_table
+
+#: columns of ``Result.more`` that are no shares, so that they are not printed as percent
+NO_SHARES = ("temperature", "nll", "nll before", "brier", "brier before", "set size")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Result:
         totals: rows per class, (C,).
         detail: the hyperparameter, as text.
         num_invalid: rows that could not be read, left out.
+        more: other figures that were asked for: name of their table to column to value, NaN where there is none.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Result:
     totals: NDArray[np.int64]
     detail: str = ""
     num_invalid: int = 0
+    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def per_class(self) -> Array:
@@ -65,6 +70,7 @@ class Result:
             "rows": int(self.totals.sum()),
             "unreadable_rows": self.num_invalid,
             "classes_without_rows": [int(c) for c in missing],
+            **{table: {name: _number(value) for name, value in row.items()} for table, row in self.more.items()},
         }
 
     def to_frame(self) -> Any:
@@ -100,7 +106,9 @@ class Report:
         if first.num_invalid:
             title += f"; {first.num_invalid:,} unreadable rows left out"
         rows = [[result.name, result.detail, *(_cell(result, name) for name in FIGURES)] for result in results]
-        return f"{title}\n{text_table(['method', '', *HEADINGS.values()], rows, left=2)}"
+        tables = [f"{title}\n{text_table(['method', '', *HEADINGS.values()], rows, left=2)}"]
+        tables += [_more_table(name, results) for name in dict.fromkeys(name for one in results for name in one.more)]
+        return "\n\n".join(tables)
 
     def per_class_table(self) -> str:
         """Accuracy of every class, as text."""
@@ -127,6 +135,8 @@ class Report:
             for name, (low, high) in result.intervals.items():
                 record[f"{name}_low"] = None if np.isnan(low) else low
                 record[f"{name}_high"] = None if np.isnan(high) else high
+            for table, row in result.more.items():
+                record.update({f"{table}: {name}": _number(value) for name, value in row.items()})
             records.append(record)
         return records
 
@@ -134,7 +144,8 @@ class Report:
         """Write :meth:`records`, in one step; an empty cell for an empty group."""
         records = self.records()
         with replacing(path) as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(records[0]))
+            columns = dict.fromkeys(name for record in records for name in record)
+            writer = csv.DictWriter(file, fieldnames=list(columns))
             writer.writeheader()
             writer.writerows(records)
         return Path(path)
@@ -173,3 +184,24 @@ def _cell(result: Result, name: str) -> str:
     low, high = result.intervals[name]
     value = getattr(result.figures, name)
     return "–" if np.isnan(value) else f"{percent(value)} ±{50 * (high - low):.1f}"
+
+
+def _more_table(name: str, results: Sequence[Result]) -> str:
+    """A table of other figures than accuracy by group."""
+    shown = [result for result in results if name in result.more]
+    columns = list(dict.fromkeys(column for result in shown for column in result.more[name]))
+    rows = [
+        [result.name, *(_plain_cell(column, result.more[name].get(column, np.nan)) for column in columns)]
+        for result in shown
+    ]
+    return f"{results[0].split}, {name}\n{text_table(['method', *columns], rows, left=1)}"
+
+
+def _plain_cell(column: str, value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:.3f}" if column in NO_SHARES else percent(value)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
