@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.calibration import saved_calibration_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
 from ltpost.errors import DataError
@@ -15,6 +17,7 @@ from ltpost.report.results import Report, Result
 from ltpost.scores.confidence import ClassMoments, figure_intervals
 from ltpost.scores.metrics import figures
 from ltpost.scores.predict import predict
+from ltpost.scores.test_priors import figures_under, named_priors
 
 
 def evaluate(
@@ -123,7 +126,13 @@ def description(head: Head) -> str:
 
 
 def evaluate_heads(
-    heads: Mapping[str, Head], feature_set: FeatureSet, many_shot: int = MANY_SHOT, few_shot: int = FEW_SHOT
+    heads: Mapping[str, Head],
+    feature_set: FeatureSet,
+    many_shot: int = MANY_SHOT,
+    few_shot: int = FEW_SHOT,
+    *,
+    calibration: bool = False,
+    test_priors: Sequence[str] = (),
 ) -> Report:
     """Several heads on one split, beside the joint classifier where that is known.
 
@@ -132,6 +141,8 @@ def evaluate_heads(
         feature_set: N rows.
         many_shot: see :func:`~ltpost.priors.shot_groups`.
         few_shot: see there.
+        calibration: give figures of the probabilities too, with the calibration that is saved with a head.
+        test_priors: give the accuracy under these class priors too, see ``scores.test_priors``.
     """
     groups = feature_set.shot_groups(many_shot, few_shot)
     named = dict(heads)
@@ -140,8 +151,14 @@ def evaluate_heads(
     joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
         raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head with --head")
-    results = [
-        evaluate(head, feature_set, groups, name=name, detail=joint if name == "joint" else description(head))
-        for name, head in named.items()
-    ]
+    priors, results = named_priors(test_priors, feature_set.class_counts), []
+    for name, head in named.items():
+        detail = joint if name == "joint" else description(head)
+        result = evaluate(head, feature_set, groups, name=name, detail=detail)
+        more: dict[str, dict[str, float]] = {}
+        if calibration:
+            more["calibration"] = saved_calibration_figures(head, feature_set, groups)
+        if priors:
+            more["test priors"] = figures_under(priors, result.hits, result.totals)
+        results.append(replace(result, more=more))
     return Report(results)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ltpost import methods
 from ltpost._version import __version__
+from ltpost.calibration import KINDS, CalibrationStep
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
@@ -31,10 +32,11 @@ from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
 from ltpost.heads import CausalNormHead, Head, RowFigures, load_head
 from ltpost.method import NEEDS, TRANSDUCTIVE, Method
-from ltpost.model_selection import FOLDS, Choice, Selection
+from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
 from ltpost.scores.curve import Curve
+from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.tables import percent
 
 #: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
@@ -57,6 +59,8 @@ class Experiment:
         device: where to fit and to compute scores ("cpu", "cuda", "cuda:1", "auto").
         expert: which of several experts; default their mean. Only where ``folder`` is a path.
         progress: show bars, on a terminal.
+        calibration: fit probabilities after every choice, one of ``calibration.KINDS``, and report how good they are.
+        test_priors: report the accuracy under these class priors of the rows too, see ``scores.test_priors``.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -77,6 +81,8 @@ class Experiment:
         device: str = "cpu",
         expert: int | None = None,
         progress: bool = True,
+        calibration: str | None = None,
+        test_priors: Sequence[str] = (),
     ):
         self.folder: FeatureFolder | FeatureSets
         given = {"train": train, "val": val, "test": test}
@@ -111,6 +117,9 @@ class Experiment:
         if self.class_counts is not None:
             self.groups = shot_groups(self.class_counts, many_shot, few_shot)
         self.selection = replace(self.selection, groups=self.groups)
+        if calibration is not None and calibration not in KINDS:
+            raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
+        self.calibration, self.test_priors = calibration, named_priors(test_priors, self.class_counts)
 
     # -- what methods are made from ----------------------------------------------------------------------------------
 
@@ -144,7 +153,8 @@ class Experiment:
         """The joint classifier on every reported split; empty where it is not known."""
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
-        return [self._judge(self.joint, part, "joint", "") for part in self.reported]
+        results = [self._judge(self.joint, part, "joint", "") for part in self.reported]
+        return self._with_more(results, self.joint, self._calibration_of(Choice(self.joint, Family.single(self.joint))))
 
     @property
     def reported(self) -> list[FeatureSet]:
@@ -197,14 +207,14 @@ class Experiment:
             raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
         selection = replace(self.selection, grid=tuple(float(value) for value in grid or method.grid))
 
-        def family_of(rows: FeatureSet) -> Family:
-            return self._family(method, options, rows, rows)
+        def family_of(fit_to: FeatureSet, target: FeatureSet) -> Family:
+            return self._family(method, options, fit_to, target)
 
         fits = "val" in method.needs
         split = self.chosen_on
-        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split))
+        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split, split))
         choice = selection.with_interval(choice)
-        results = list(self.joint_results)
+        results: list[Result] = []
         final = choice  # of the split that is reported first
         if split is not self.report_set and set(TRANSDUCTIVE) & set(method.needs):
             family = self._family(method, options, split, self.report_set)
@@ -225,6 +235,8 @@ class Experiment:
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
+        step = self._calibration_of(choice, family_of if fits else None)
+        results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
         if choice.best is not None or fits:
@@ -241,7 +253,7 @@ class Experiment:
             "signature": signature,
         }
         final.head.info.clear()
-        final.head.info.update(info)
+        final.head.info.update({**info, **({} if step is None else step.calibration.info())})
         per_group = self._per_group(final.head)
         about_groups = _per_group_notes(per_group, self.report_set.split)
         notes = (*final.family.notes, *about_groups, *self._range_notes(choice), *self.notes)
@@ -259,6 +271,32 @@ class Experiment:
             figure: {name: float(values[inside].mean()) for name, inside in members.items() if inside.any()}
             for figure, values in head.row_figures(rows).items()
         }
+
+    def _calibration_of(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
+        """The calibration after a choice, fitted where every row is judged by a head chosen on other rows."""
+        if self.calibration is None:
+            return None
+        split = self.chosen_on
+        if self.oracle:
+            return CalibrationStep(self.calibration, [(choice.head, split)])
+        folds = self.selection.chosen_by_fold(split, choice, family_of)
+        return CalibrationStep(self.calibration, [(head, split.subset(inside)) for head, inside in folds])
+
+    def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
+        """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
+        by_split = {part.split: part for part in self.reported}
+        changed = []
+        for result in results:
+            more = dict(result.more)
+            if step is not None:
+                part = by_split[result.split]
+                more["calibration"] = (
+                    step.cross_fitted(self.groups) if part is self.chosen_on else step.figures(head, part, self.groups)
+                )
+            if self.test_priors:
+                more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
+            changed.append(replace(result, more=more))
+        return changed
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
         return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device)
@@ -346,8 +384,8 @@ _MISSING = {
         "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5"
     ),
     "causal_head": (
-        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained as "
-        "CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
+        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
+        "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
     ),
 }
 

@@ -28,8 +28,8 @@ FOLDS = 5
 _MAY_DIFFER = 1e-3  # of the rows
 _ROUNDING = 1e-5  # of the largest score
 _SMALLEST = 1e-35  # less is where float32 loses digits
-#: labelled rows to the family of heads that is fitted to them
-FamilyOf = Callable[[FeatureSet], Family]
+#: labelled rows to fit to, and rows that may be looked at without labels, to a family of heads
+FamilyOf = Callable[[FeatureSet, FeatureSet], Family]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Choice:
         curve: accuracy on the rows of the choice, or None where there was nothing to choose.
         grid: values of the curve that are shown; the choice was made between the least and the greatest.
         best: the chosen value.
+        whole: of a family along several parameters, all of it; ``family`` is then along the inner one.
     """
 
     head: Head
@@ -49,6 +50,7 @@ class Choice:
     curve: Curve | None = None
     grid: tuple[float, ...] = ()
     best: Best | None = None
+    whole: Family | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,12 @@ class Selection:
         check_against_curve(choice, split, self.device)
         return choice
 
-    def choose_fitted(self, split: FeatureSet, family_of: FamilyOf) -> Choice:
-        """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all."""
-        family = family_of(split)
+    def choose_fitted(self, split: FeatureSet, family_of: FamilyOf, target: FeatureSet | None = None) -> Choice:
+        """The same for a method that fits to the split: the value is chosen by cross-fitting, the head fits all.
+
+        ``target`` are the rows that it is for, of which a transductive method sees no labels; default the split.
+        """
+        family = family_of(split, split if target is None else target)
         if family.parameter is None:
             return Choice(family.head(), family)
         return self._on(self._cross_fitted_curve(split, family_of), family)
@@ -91,7 +96,7 @@ class Selection:
     def _on(self, curve: Curve, family: Family) -> Choice:
         grid = self.grid or tuple(float(value) for value in curve.grid())
         best = curve.best(self.select, min(grid), max(grid))
-        return Choice(family.head_of(best), family.at(best.others), curve, grid, best)
+        return Choice(family.head_of(best), family.at(best.others), curve, grid, best, family)
 
     def with_interval(self, choice: Choice) -> Choice:
         """The choice with the bootstrap interval of its value."""
@@ -108,27 +113,53 @@ class Selection:
 
     def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> NDArray[np.bool_]:
         """Which rows are right, (N,), each by a head that was fitted and chosen on the other folds alone."""
-        folds = stratified_folds(split.labels, seed=self.seed, sample=split.sample)
         correct = np.zeros(len(split), dtype=bool)
-        for inside, rest in _each_fold(folds):
-            head = self.choose_fitted(split.subset(rest), family_of).head
+        for head, inside in self.fitted_by_fold(split, family_of):
             rows = split.subset(inside)
             correct[inside] = predict(head, rows, self.device) == rows.labels
         return correct
 
+    def fitted_by_fold(self, split: FeatureSet, family_of: FamilyOf) -> list[tuple[Head, NDArray[np.int64]]]:
+        """For every fold the head that was fitted and chosen on the other folds alone, and the rows of the fold."""
+        return [
+            (self.choose_fitted(split.subset(rest), family_of, split.subset(inside)).head, inside)
+            for inside, rest in _each_fold(self._folds(split))
+        ]
+
+    def chosen_by_fold(
+        self, split: FeatureSet, choice: Choice, family_of: FamilyOf | None = None
+    ) -> list[tuple[Head, NDArray[np.int64]]]:
+        """For every fold the head that is best on the other folds, and the rows of the fold.
+
+        Args:
+            split: N rows, those of the choice.
+            choice: what was chosen on all of them.
+            family_of: of a method that fits to the split; it is then fitted anew for every fold.
+        """
+        if family_of is not None:
+            return self.fitted_by_fold(split, family_of)
+        pairs = []
+        for inside, rest in _each_fold(self._folds(split)):
+            head = choice.head
+            if choice.curve is not None:
+                times = np.zeros(len(split))
+                times[rest] = 1.0
+                best = choice.curve.best(self.select, min(choice.grid), max(choice.grid), times)
+                head = (choice.whole or choice.family).head_of(best)
+            pairs.append((head, inside))
+        return pairs
+
     def _cross_fitted_curve(self, split: FeatureSet, family_of: FamilyOf) -> Curve:
         """The curve of which every row comes from a family that was fitted to the other folds."""
-        folds = stratified_folds(split.labels, seed=self.seed, sample=split.sample)
-        parts = [
-            (
-                inside,
-                family_of(split.subset(rest)).curve(
-                    split.subset(inside), self.groups, grid=self.grid, device=self.device
-                ),
-            )
-            for inside, rest in _each_fold(folds)
-        ]
+        parts = []
+        for inside, rest in _each_fold(self._folds(split)):
+            rows = split.subset(inside)
+            family = family_of(split.subset(rest), rows)
+            parts.append((inside, family.curve(rows, self.groups, grid=self.grid, device=self.device)))
         return _merged(parts, split.labels, split.sample)
+
+    def _folds(self, split: FeatureSet) -> NDArray[np.int64]:
+        return stratified_folds(split.labels, seed=self.seed, sample=split.sample)
 
 
 def _merged(

@@ -237,12 +237,12 @@ class Rebalanced(MetaEstimatorMixin, _HeadClassifier):  # type: ignore[misc]
         grid = tuple(map(float, self.grid if self.grid is not None else method.grid))
         selection = Selection(self.select, shot_groups(counts), grid, self.random_state)
 
-        def family_of(rows: FeatureSet) -> Any:
+        def family_of(rows: FeatureSet, target: FeatureSet) -> Any:
             return method(*({**needs, "val": rows}[need] for need in method.needs), **options)
 
         with _value_errors():
             fits = "val" in method.needs
-            choice = selection.choose_fitted(val, family_of) if fits else selection.choose(val, family_of(val))
+            choice = selection.choose_fitted(val, family_of) if fits else selection.choose(val, family_of(val, val))
         self.head_, self.curve_ = choice.head, choice.curve
         self.best_value_ = None if choice.best is None else choice.best.value
         return self

@@ -72,7 +72,7 @@ def export_head(
     layer = any_head.linear()
     if layer is None:
         raise DataError(
-            f"{name}: the head is not one linear layer over the features, so it cannot take the place of the classifier; "
+            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
             "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
         )
     head = layer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ltpost.cli.options import output_options, print_json
+from ltpost.cli.options import output_options, print_json, test_prior_option
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 
 
@@ -34,6 +34,10 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT
     "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
 )
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class too.")
+@click.option(
+    "--calibration", is_flag=True, help="Print NLL, ECE and Brier too, with the temperature that is saved with a head."
+)
+@test_prior_option
 @output_options
 def evaluate(
     heads: tuple[Path, ...],
@@ -42,6 +46,8 @@ def evaluate(
     many_shot: int,
     few_shot: int,
     per_class: bool,
+    calibration: bool,
+    test_priors: tuple[str, ...],
     csv_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -55,7 +61,14 @@ def evaluate(
 
     files = FeatureFolder(folder)
     split = split or ("val" if "test" not in files and "val" in files else "test")
-    report = evaluate_heads({str(path): load_head(path) for path in heads}, files[split], many_shot, few_shot)
+    report = evaluate_heads(
+        {str(path): load_head(path) for path in heads},
+        files[split],
+        many_shot,
+        few_shot,
+        calibration=calibration,
+        test_priors=test_priors,
+    )
     notes = files.notes([split])
     if csv_file is not None:
         report.to_csv(csv_file)

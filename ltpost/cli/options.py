@@ -16,7 +16,32 @@ from ltpost.scores.metrics import SELECT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
-EXPERIMENT = ("val", "test", "select", "oracle", "many_shot", "few_shot", "seed", "device", "expert")
+EXPERIMENT = (
+    "val",
+    "test",
+    "select",
+    "oracle",
+    "many_shot",
+    "few_shot",
+    "seed",
+    "device",
+    "expert",
+    "calibration",
+    "test_priors",
+)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+test_prior_option = click.option(
+    "--test-prior",
+    "test_priors",
+    callback=_names,
+    help="Report Top-1 under other class priors of the rows too: forward-50, uniform, backward-50 (any factor), or "
+    "dirichlet- before one; several parted by commas.",
+)
 
 
 class Grid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
@@ -101,6 +126,14 @@ def experiment_options(command: Command) -> Command:
     )
     @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, auto.")
     @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
+    @click.option(
+        "--calibration",
+        is_flag=False,
+        flag_value="temperature",
+        type=click.Choice(["temperature", "bcts", "vector"]),
+        help="Fit probabilities on val after every choice, by a temperature or KIND; report NLL, ECE and Brier.",
+    )
+    @test_prior_option
     @functools.wraps(command)
     def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
         from ltpost.data import distributed

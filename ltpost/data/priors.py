@@ -5,7 +5,6 @@ Counts always come from the training split; those of a balanced val or test spli
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def log_target_prior(target_prior: str, class_counts: Array) -> Array:
         return log_prior(class_counts)
     if PROFILE.fullmatch(target_prior):
         return np.log(profile(target_prior, class_counts))
-    if "," in target_prior and not os.path.exists(target_prior):
+    if "," in target_prior and not Path(target_prior).exists():
         return _log_of_numbers("target_prior=", target_prior.split(","), classes, UsageError)
     path = Path(target_prior)
     if not path.is_file():

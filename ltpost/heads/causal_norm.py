@@ -1,5 +1,7 @@
-"""The multi-head cosine classifier of "Long-tailed classification by keeping the good and removing the bad momentum
-causal effect" (Tang, Huang, Zhang, NeurIPS 2020, arXiv:2009.12991, equations 8 and 10), called CausalNorm in its code.
+"""The classifier CausalNorm, with several parts that compare by cosine, and what is taken away from it.
+
+Source: Tang, Huang, Zhang, "Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum Causal
+Effect", NeurIPS 2020, arXiv:2009.12991, equations 8 and 10.
 """
 
 from __future__ import annotations

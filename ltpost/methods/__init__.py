@@ -56,6 +56,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "sade": "sade",
         "do": "instance_weights",
     },
+    "Label shift": {
+        "em": "label_shift",
+        "em-bcts": "label_shift_calibrated",
+        "map-em": "label_shift_map",
+        "bbse": "black_box_shift",
+        "rlls": "regularized_shift",
+    },
 }
 TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
 #: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds

@@ -1,5 +1,4 @@
-"""Total direct effect (Tang, Huang, Zhang, "Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum
-Causal Effect", NeurIPS 2020, arXiv:2009.12991, Equation 10).
+"""Total direct effect (Tang, Huang, Zhang, "Long-Tailed Classification …", NeurIPS 2020, arXiv:2009.12991, Eq. 10).
 
     z_c = τ/K Σ_k (x̂_k - α cos(x_k, e_k) ê_k) · w_ck / (‖w_ck‖ + γ)
 

@@ -1,5 +1,4 @@
-"""Class-dependent temperatures, applied after training (Ye et al., "Identifying and Compensating for Feature Deviation in
-Imbalanced Deep Learning", arXiv:2001.01385).
+"""Class-dependent temperatures, applied after training (Ye et al., arXiv:2001.01385, "… Feature Deviation …").
 
     argmax_c  z_c (n_max / n_c)^γ
 

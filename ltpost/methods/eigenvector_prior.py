@@ -1,5 +1,6 @@
-"""Eigenvector prior (Zhu et al., "Generalized Logit Adjustment", arXiv:2310.08106, version 3; code in Frolic, NeurIPS
-2024): the prior that a model must have learned, from its mean prediction on each class.
+"""Eigenvector prior (Zhu et al., "Generalized Logit Adjustment", NeurIPS 2023, arXiv:2310.08106, version 3).
+
+The prior that a model must have learned, from its mean prediction on each class (code in Frolic, NeurIPS 2024):
 
     P[j, k] = mean of softmax(z)_j over rows labelled k,   q = P q,   Σ q = 1,   argmax_c  z_c - τ log q_c
 
@@ -28,7 +29,7 @@ def eigenvector_prior(val: FeatureSet, joint: Head) -> Family:
         Heads along τ, usually 0..2.
 
     NOTE[DIFF]: the paper has τ = 1 (``--tau-grid 1``). A class without a row gets the mean of all rows as its column.
-    The reference stops at a change of 1e-3 or after 100 steps; here at 1e-9, or after 10,000.
+    The reference stops at a change of 1e-3 or after 100 steps; here at 1e-7, or after 10,000.
     """
     return Family.affine(joint, safe_log(stationary(*class_posteriors(val, joint, val.labels))))
 

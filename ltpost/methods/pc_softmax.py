@@ -1,5 +1,6 @@
-"""PC-softmax: post-compensated softmax (Hong et al., "Disentangling Label Distribution for Long-tailed Visual
-Recognition", CVPR 2021, arXiv:2012.00321, Section 3.2).
+"""PC-softmax: post-compensated softmax (Hong et al., CVPR 2021, arXiv:2012.00321, Section 3.2).
+
+Paper: "Disentangling Label Distribution for Long-tailed Visual Recognition".
 
     argmax_c  z_c - log π_c + log π'_c                                                       (Equation 4)
 

@@ -1,5 +1,6 @@
-"""Prior rebalancing, also called IC (Tian et al., "Posterior Re-calibration for Imbalanced Datasets", NeurIPS 2020,
-arXiv:2010.11820, Section 3.2; code GT-RIPL/UNO-IC).
+"""Prior rebalancing, also called IC (Tian et al., NeurIPS 2020, arXiv:2010.11820, Section 3.2).
+
+Paper: "Posterior Re-calibration for Imbalanced Datasets"; code GT-RIPL/UNO-IC.
 
     p_c^(1-β) p_rc^β,   p_rc ∝ p_c π'_c / π_c            or   argmax_c  z_c - β (log π_c - log π'_c)
 

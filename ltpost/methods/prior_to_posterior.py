@@ -1,11 +1,12 @@
-"""Prior2Posterior (Bhat et al., "Prior2Posterior: Model Prior Correction for Long-Tailed Learning", WACV 2025,
-arXiv:2412.16540): logit adjustment by the prior that the model has, not the one that its data had.
+"""Prior2Posterior (Bhat et al., "Prior2Posterior: Model Prior Correction …", WACV 2025, arXiv:2412.16540).
+
+Logit adjustment by the prior that the model has, not the one that its data had:
 
     argmax_c  z_c - τ (log p_c - log π'_c),   p = mean of softmax(z / T) over training rows
 
-At the optimum of plain cross entropy with a bias, p is the class prior of the training set; after weight decay, mixup or
-a margin loss it is another one. What it does not do: say which rows to average over (the paper's own are not known to
-us): ``p2p`` takes the training rows, ``p2p-val`` the val rows, without their labels.
+At the optimum of plain cross entropy with a bias, p is the class prior of the training set; after weight decay, mixup
+or a margin loss it is another one. What it does not do: say which rows to average over, as the paper's own are not
+known to us. ``p2p`` takes the training rows, ``p2p-val`` the val rows, without their labels.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""RS, rescaled weights (Kim & Kim, "Adjusting Decision Boundary for Class Imbalanced Learning", IEEE Access 2020,
-arXiv:1912.01857, Section 3.3; code feidfoe/AdjustBnd4Imbalance).
+"""RS, rescaled weights (Kim & Kim, IEEE Access 2020, arXiv:1912.01857, Section 3.3).
+
+Paper: "Adjusting Decision Boundary for Class Imbalanced Learning"; code feidfoe/AdjustBnd4Imbalance.
 
     w̃_c = w_c / (n_c / n_max)^γ
 

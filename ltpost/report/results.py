@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from ltpost.heads import Array
 from ltpost.output import replacing
 from ltpost.scores.metrics import FIGURES, Figures
 from ltpost.tables import HEADINGS, percent, text_table
+
+#: columns of ``Result.more`` that are no shares, so that they are not printed as percent
+NO_SHARES = ("temperature", "nll", "nll before", "brier", "brier before", "set size")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Result:
         num_invalid: rows that could not be read, left out.
         single_classes: classes with one row, or with views of one sample only.
         remarks: sentences that a reader of these figures has to know.
+        more: other figures that were asked for: name of their table to column to value, NaN where there is none.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Result:
     num_invalid: int = 0
     single_classes: int = 0
     remarks: tuple[str, ...] = ()
+    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def per_class(self) -> Array:
@@ -82,6 +87,7 @@ class Result:
             "unreadable_rows": self.num_invalid,
             "classes_without_rows": [int(c) for c in missing],
             "notes": self.notes,
+            **{table: {name: _number(value) for name, value in row.items()} for table, row in self.more.items()},
         }
 
     def to_frame(self) -> Any:
@@ -118,7 +124,9 @@ class Report:
             title += f"; {first.num_invalid:,} unreadable rows left out"
         rows = [[result.name, result.detail, *(_cell(result, name) for name in FIGURES)] for result in results]
         notes = [f"note: {note}" for note in dict.fromkeys(note for result in results for note in result.notes)]
-        return "\n".join([title, text_table(["method", "", *HEADINGS.values()], rows, left=2), *notes])
+        tables = ["\n".join([title, text_table(["method", "", *HEADINGS.values()], rows, left=2), *notes])]
+        tables += [_more_table(name, results) for name in dict.fromkeys(name for one in results for name in one.more)]
+        return "\n\n".join(tables)
 
     def per_class_table(self) -> str:
         """Accuracy of every class, as text."""
@@ -145,6 +153,8 @@ class Report:
             for name, (low, high) in result.intervals.items():
                 record[f"{name}_low"] = None if np.isnan(low) else low
                 record[f"{name}_high"] = None if np.isnan(high) else high
+            for table, row in result.more.items():
+                record.update({f"{table}: {name}": _number(value) for name, value in row.items()})
             records.append(record)
         return records
 
@@ -152,7 +162,8 @@ class Report:
         """Write :meth:`records`, in one step; an empty cell for an empty group."""
         records = self.records()
         with replacing(path) as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(records[0]))
+            columns = dict.fromkeys(name for record in records for name in record)
+            writer = csv.DictWriter(file, fieldnames=list(columns))
             writer.writeheader()
             writer.writerows(records)
         return Path(path)
@@ -191,3 +202,24 @@ def _cell(result: Result, name: str) -> str:
     low, high = result.intervals[name]
     value = getattr(result.figures, name)
     return "–" if np.isnan(value) else f"{percent(value)} ±{100 * max(high - value, value - low):.1f}"
+
+
+def _more_table(name: str, results: Sequence[Result]) -> str:
+    """A table of other figures than accuracy by group."""
+    shown = [result for result in results if name in result.more]
+    columns = list(dict.fromkeys(column for result in shown for column in result.more[name]))
+    rows = [
+        [result.name, *(_plain_cell(column, result.more[name].get(column, np.nan)) for column in columns)]
+        for result in shown
+    ]
+    return f"{results[0].split}, {name}\n{text_table(['method', *columns], rows, left=1)}"
+
+
+def _plain_cell(column: str, value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:.3f}" if column in NO_SHARES else percent(value)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -5,6 +5,7 @@ The rows may be unlabelled. Nothing of N x C is kept; logits are float32, sums f
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +20,34 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-8  # of a class prior before its logarithm
 SCALE_ROWS = 10_000
+_KEPT_ELEMENTS = 2**24  # logits that are kept between passes, where they are so few: 64 MiB
+
+
+class Passes:
+    """Logits of heads on rows, block by block, for several passes; kept in memory where they are few.
+
+    Iterating gives (which pair, slice of its rows, logits (n, C) float32).
+
+    Args:
+        pairs: heads, and the rows for each.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Head, FeatureSet | UnlabelledRows]]):
+        self._pairs = pairs
+        few = sum(len(rows) * head.num_classes for head, rows in pairs) <= _KEPT_ELEMENTS
+        self._kept = [(k, part, scores.copy()) for k, part, scores in self._read()] if few else None
+
+    def _read(self) -> Iterator[tuple[int, slice, Array]]:
+        for k, (head, rows) in enumerate(self._pairs):
+            for part, scores in score_blocks(head, rows):
+                yield k, part, scores
+
+    def __iter__(self) -> Iterator[tuple[int, slice, Array]]:
+        return self._read() if self._kept is None else iter(self._kept)
 
 
 def softmax(scores: Array, offset: Array | float = 0.0, factor: float = 1.0) -> tuple[NDArray[np.float64], Array]:
-    """softmax(factor · scores + offset), (n, C) float64, and the log of its denominator, (n,)."""
+    """The softmax of factor · scores + offset, (n, C) float64, and the log of its denominator, (n,)."""
     shifted = scores.astype(np.float64) * factor + offset
     highest = shifted.max(axis=1, keepdims=True)
     shifted -= highest
@@ -72,11 +97,12 @@ def class_posteriors(
 
 
 def stationary(
-    sums: NDArray[np.float32], counts: NDArray[np.int64], tolerance: float = 1e-9, most: int = 10_000
+    sums: NDArray[np.float32], counts: NDArray[np.int64], tolerance: float = 1e-7, most: int = 10_000
 ) -> NDArray[np.float64]:
-    """Q = P q with Σ q = 1, (C,), for P[:, k] = sums[k] / counts[k].
+    """The prior q = P q with Σ q = 1, (C,), for P[:, k] = sums[k] / counts[k].
 
-    A class without a row gets the mean of all rows as its column. Power iteration, until the L1 change is ``tolerance``.
+    A class without a row gets the mean of all rows as its column. Power iteration, until the L1 norm of the change is
+    at most ``tolerance``.
     """
     there = counts > 0
     overall = sums.sum(axis=0, dtype=np.float64)
@@ -87,7 +113,7 @@ def stationary(
         step = step / step.sum()
         change = np.abs(step - prior).sum()
         prior = step
-        if change <= max(tolerance, 1e-7):  # float32 sums say no more
+        if change <= tolerance:  # sums of float32 say no more than the default
             break
     return np.asarray(prior, dtype=np.float64)
 

@@ -1,0 +1,284 @@
+"""Calibration after the choice: how sure a classifier says it is, against how often it is right.
+
+    temperature   softmax(z / T)
+    bcts          softmax(z / T + b)       bias-corrected temperature scaling
+    vector        softmax(s ∘ z + b)
+
+The parameters minimise the negative log-likelihood of labelled rows, which is convex in them (in 1/T). They change the
+probabilities, and not which class a head predicts: confidence is the probability of the class that the head predicts.
+
+Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature, vector, ECE); Alexandari,
+Kundaje, Shrikumar, "Maximum Likelihood with Bias-Corrected Calibration …", ICML 2020 (BCTS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.data.features import FeatureSet
+from ltpost.data.priors import GROUPS, ShotGroups
+from ltpost.errors import UsageError
+from ltpost.heads import Array, Head, RescaledHead
+from ltpost.heads.blocks import score_blocks
+from ltpost.scores.posteriors import Passes, softmax
+
+Kind = Literal["temperature", "bcts", "vector"]
+KINDS = ("temperature", "bcts", "vector")
+BINS = 15
+#: key of ``head.info`` under which a temperature is saved with a head
+TEMPERATURE = "temperature"
+_RANGE = (1e-3, 1e3)  # of a factor 1/T
+
+#: heads, and the labelled rows on which each of them is judged
+Parts = Sequence[tuple[Head, FeatureSet]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """softmax(scale ∘ z + offset).
+
+    Attributes:
+        kind: one of ``KINDS``.
+        scale: () or (C,).
+        offset: (C,), or None for zeros.
+        rows: to how many it was fitted.
+    """
+
+    kind: str
+    scale: Array
+    offset: Array | None = None
+    rows: int = 0
+
+    @property
+    def temperature(self) -> float:
+        """T; NaN where every class has a factor of its own."""
+        return 1 / float(self.scale) if np.ndim(self.scale) == 0 else np.nan
+
+    def apply(self, head: Head) -> RescaledHead:
+        """The head whose softmax is calibrated, for export. With an offset it may predict other classes."""
+        return RescaledHead(head, np.broadcast_to(self.scale, (head.num_classes,)), self.offset)
+
+    def info(self) -> dict[str, Any]:
+        """What is saved with a head, in ``head.info``; :meth:`of_info` reads it."""
+        if np.ndim(self.scale) == 0 and self.offset is None:
+            return {TEMPERATURE: self.temperature}
+        offset = None if self.offset is None else self.offset.tolist()
+        return {"calibration": {"kind": self.kind, "scale": self.scale.tolist(), "offset": offset}}
+
+    @classmethod
+    def of_info(cls, info: Mapping[str, Any]) -> Calibration:
+        """The calibration that is saved with a head; softmax(z) where there is none."""
+        if "calibration" in info:
+            saved = info["calibration"]
+            offset = None if saved["offset"] is None else np.asarray(saved["offset"])
+            return cls(saved["kind"], np.asarray(saved["scale"]), offset)
+        return cls("temperature", np.asarray(1 / info.get(TEMPERATURE, 1.0)))
+
+
+NONE = Calibration("none", np.asarray(1.0))
+
+
+def fit_calibration(
+    parts: Parts, kind: str = "temperature", *, balanced: bool = False, strength: float = 0.1
+) -> Calibration:
+    """The calibration that makes labelled rows most likely.
+
+    Args:
+        parts: heads, and the labelled rows for each; rows that a head was not fitted to.
+        kind: one of ``KINDS``.
+        balanced: count all classes alike, so that softmax refers to the uniform prior over classes.
+        strength: of the penalty strength/2 (‖b‖² + ‖s - mean s‖²) / C on what each class has of its own.
+
+    Raises:
+        UsageError: an unknown kind, or no rows.
+
+    Cost: one pass over the rows for each of 5 to 15 steps (temperature), or up to 100 (the others).
+    """
+    if kind not in KINDS:
+        raise UsageError(f"kind= must be one of {', '.join(KINDS)}, but is {kind!r}")
+    total = sum(len(rows) for _, rows in parts)
+    if total == 0:
+        raise UsageError("calibration needs at least one labelled row")
+    from scipy.optimize import minimize
+
+    classes = parts[0][0].num_classes
+    labels = np.concatenate([rows.labels for _, rows in parts])
+    counts = np.bincount(labels, minlength=classes)
+    weight = np.full(classes, 1 / total)
+    if balanced:
+        weight = 1 / (np.maximum(counts, 1) * (counts > 0).sum())
+    blocks = Passes(parts)
+    per_class, shifted = kind == "vector", kind != "temperature"
+    num_scales = classes if per_class else 1
+
+    def objective(x: Array) -> tuple[float, Array]:
+        scale, shift = x[:num_scales], x[num_scales:] if shifted else np.zeros(classes)
+        value, scale_gradient, shift_gradient = 0.0, np.zeros(num_scales), np.zeros(classes)
+        for k, part, scores in blocks:
+            own = parts[k][1].labels[part]
+            z = scores.astype(np.float64)
+            posterior, log_total = softmax(z * scale, shift)
+            index, w = np.arange(len(own)), weight[own]
+            value += float(w @ (log_total - (scale[own] if per_class else scale[0]) * z[index, own] - shift[own]))
+            posterior[index, own] -= 1
+            posterior *= w[:, None]
+            shift_gradient += posterior.sum(axis=0)
+            products = np.einsum("nc,nc->c", posterior, z)
+            scale_gradient += products if per_class else products.sum()
+        if shifted:
+            value += strength / 2 * float(shift @ shift) / classes
+            shift_gradient += strength * shift / classes
+        if per_class:
+            away = scale - scale.mean()
+            value += strength / 2 * float(away @ away) / classes
+            scale_gradient += strength * away / classes
+        return value, np.concatenate([scale_gradient, shift_gradient] if shifted else [scale_gradient])
+
+    start = np.concatenate([np.ones(num_scales), np.zeros(classes if shifted else 0)])
+    bounds = [_RANGE] * num_scales + [(None, None)] * (classes if shifted else 0)
+    found = minimize(
+        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100, "ftol": 1e-12}
+    ).x
+    scale = found[:num_scales] if per_class else np.asarray(found[0])
+    return Calibration(kind, scale, found[num_scales:] if shifted else None, total)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """How a head's probabilities do on each of N rows.
+
+    Attributes:
+        labels: (N,).
+        confidence: (N,), the probability of the class that the head predicts.
+        correct: (N,), whether that is the right one.
+        nll: (N,), minus the log of the probability of the right class.
+        brier: (N,), the squared distance of the probabilities to the right answer, 0..2.
+    """
+
+    labels: NDArray[np.int64]
+    confidence: Array
+    correct: NDArray[np.bool_]
+    nll: Array
+    brier: Array
+
+    @classmethod
+    def joined(cls, several: Sequence[RowScores]) -> RowScores:
+        """The rows of several, one after the other."""
+        return cls(*(np.concatenate([getattr(one, name) for one in several]) for name in cls.__dataclass_fields__))
+
+
+def row_scores(head: Head, rows: FeatureSet, calibration: Calibration = NONE) -> RowScores:
+    """One pass over the rows; nothing of N x C is kept."""
+    total = len(rows)
+    confidence, nll, brier = np.empty(total), np.empty(total), np.empty(total)
+    correct = np.empty(total, dtype=bool)
+    offset = 0.0 if calibration.offset is None else calibration.offset
+    for part, scores in score_blocks(head, rows):
+        own, predicted = rows.labels[part], scores.argmax(axis=1)
+        posterior, log_total = softmax(scores.astype(np.float64) * calibration.scale, offset)
+        index = np.arange(len(own))
+        confidence[part], correct[part] = posterior[index, predicted], predicted == own
+        right = posterior[index, own]
+        shifted = scores[index, own] * np.broadcast_to(calibration.scale, (head.num_classes,))[own]
+        nll[part] = log_total - shifted - np.broadcast_to(offset, (head.num_classes,))[own]
+        brier[part] = np.einsum("nc,nc->n", posterior, posterior) - 2 * right + 1
+    return RowScores(rows.labels, confidence, correct, nll, brier)
+
+
+def calibration_error(confidence: Array, correct: Array, weight: Array | None = None, bins: int = BINS) -> float:
+    """Expected calibration error: Σ_b (weight in b) |accuracy - mean confidence in b|, a fraction.
+
+    Bins are right-closed, ((b - 1)/B, b/B], as in Guo et al. and MiSLAS.
+
+    Args:
+        confidence: (N,).
+        correct: (N,).
+        weight: (N,), what each row counts; default alike.
+        bins: B.
+
+    >>> round(calibration_error(np.array([0.9, 0.9, 0.2]), np.array([1, 0, 0])), 4)
+    0.3333
+    """
+    if len(confidence) == 0:
+        return np.nan
+    weight = np.ones(len(confidence)) if weight is None else weight
+    where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(where, weights=weight * (correct - confidence), minlength=bins)
+    return float(np.abs(gaps).sum() / weight.sum())
+
+
+def calibration_figures(scores: RowScores, groups: ShotGroups | None) -> dict[str, float]:
+    """NLL, ECE, ECE with all classes counted alike, ECE of the rows of each group, and Brier score; NaN where empty."""
+    counts = np.bincount(scores.labels)
+    figures = {
+        "nll": float(scores.nll.mean()) if len(scores.nll) else np.nan,
+        "ece": calibration_error(scores.confidence, scores.correct),
+        "ece_balanced": calibration_error(scores.confidence, scores.correct, 1 / counts[scores.labels]),
+    }
+    for name in GROUPS:
+        inside = np.zeros(len(scores.labels), dtype=bool) if groups is None else getattr(groups, name)[scores.labels]
+        figures[f"ece_{name}"] = calibration_error(scores.confidence[inside], scores.correct[inside])
+    figures["brier"] = float(scores.brier.mean()) if len(scores.brier) else np.nan
+    return figures
+
+
+@dataclass(frozen=True)
+class CalibrationStep:
+    """What comes after a choice: a calibration that is fitted on the rows of the choice, and figures of it.
+
+    Args:
+        kind: one of ``KINDS``.
+        parts: heads and labelled rows; of a head that was chosen on these rows, one for each fold, which was chosen on
+            the other folds.
+    """
+
+    kind: str
+    parts: Parts
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The calibration fitted to all of the rows."""
+        return fit_calibration(self.parts, self.kind)
+
+    def figures(self, head: Head, rows: FeatureSet, groups: ShotGroups | None) -> dict[str, float]:
+        """Figures of a head on other rows than those of the choice."""
+        return self._table([(head, rows, self.calibration)], groups)
+
+    def cross_fitted(self, groups: ShotGroups | None) -> dict[str, float]:
+        """Figures on the rows of the choice: those of a fold under what is fitted to the other folds."""
+        if len(self.parts) == 1:  # the choice was an oracle's, and so is this
+            return self._table([(*self.parts[0], self.calibration)], groups)
+        judged = []
+        for k, (head, rows) in enumerate(self.parts):
+            others = [part for other, part in enumerate(self.parts) if other != k]
+            judged.append((head, rows, fit_calibration(others, self.kind)))
+        return self._table(judged, groups)
+
+    def _table(
+        self, judged: Sequence[tuple[Head, FeatureSet, Calibration]], groups: ShotGroups | None
+    ) -> dict[str, float]:
+        after = RowScores.joined([row_scores(*one) for one in judged])
+        before = RowScores.joined([row_scores(head, rows) for head, rows, _ in judged])
+        return comparison(calibration_figures(before, groups), calibration_figures(after, groups), self.calibration)
+
+
+def comparison(before: Mapping[str, float], after: Mapping[str, float], calibration: Calibration) -> dict[str, float]:
+    """One row of the table: what was fitted, figures with it, and the most usual ones without it."""
+    fitted = {} if np.isnan(calibration.temperature) else {"temperature": calibration.temperature}
+    return {**fitted, **after, "nll before": before["nll"], "ece before": before["ece"]}
+
+
+def saved_calibration_figures(head: Head, rows: FeatureSet, groups: ShotGroups | None) -> dict[str, float]:
+    """Figures of a head with the calibration that was saved with it, if any."""
+    calibration = Calibration.of_info(head.info)
+    return comparison(
+        calibration_figures(row_scores(head, rows), groups),
+        calibration_figures(row_scores(head, rows, calibration), groups),
+        calibration,
+    )
