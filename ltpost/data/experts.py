@@ -61,7 +61,7 @@ class SideBySide:
     def __init__(self, parts: Sequence[Any], *, mean: bool = False):
         self.parts, self.mean = list(parts), mean
         width = parts[0].shape[1] if mean else sum(part.shape[1] for part in parts)
-        self.shape = (len(parts[0]), width)
+        self.shape: tuple[int, ...] = (len(parts[0]), width)
         self.dtype = np.dtype(np.float32) if mean else np.result_type(*(part.dtype for part in parts))
 
     def __len__(self) -> int:
