@@ -3,9 +3,9 @@
     CE(z_e + τ_e log π, y),   τ_e = 0, 1, 2
 
 (Aimar et al., "Balanced Product of Calibrated Experts", CVPR 2023, without its mixup.) Each is a CIFAR ResNet of its
-own; none shares layers. Every network gets a folder: train, val and test with one plain row per image, and two augmented
-views of every image in ``val-views.h5`` and ``test-views.h5``. Training takes about five minutes a network on one core
-and is kept in ``benchmarks/cache``.
+own; none shares layers. Every network gets a folder: train, val and test with one plain row per image, and two
+augmented views of every image in ``val-views.h5`` and ``test-views.h5``. Training takes about five minutes a network
+on one core and is kept in ``benchmarks/cache``.
 
     python -m benchmarks.three_networks        prints the folders, for ltpost compare --features
 """

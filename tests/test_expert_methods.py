@@ -501,9 +501,7 @@ def test_experts_used_per_group(one_folder):
 
 
 def test_needs(one_folder, folder):
-    with pytest.raises(
-        DataError, match="holds one expert only, and mean of the experts needs several; extract a check"
-    ):
+    with pytest.raises(DataError, match="holds one expert only, and mean of the experts needs several; extract"):
         Experiment(folder).run("mean")
     with pytest.raises(DataError, match="holds one expert only"):
         Experiment(one_folder, expert=0).run("balpoe")

@@ -216,6 +216,14 @@ def test_wrong_views():
         test.two_views()
 
 
+def test_views_that_are_all_the_same():
+    test, views = make_split("test", 12), views_of(expert_sets("test"))[0]
+    views.attrs["views"] = '{"count": 2, "augment": "none", "tta": "off", "seed": 0}'
+    test.view_rows = views
+    with pytest.raises(DataError, match="must hold augmented views, .* extract it with --augment standard"):
+        test.two_views()
+
+
 def _relabelled(views):
     return FeatureSet(views.features, views.labels[::-1].copy(), sample=views.sample, view=views.view)
 
