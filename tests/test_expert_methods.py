@@ -518,3 +518,15 @@ def test_needs_views(missing, tmp_path):
             rf"--split {missing} --views 2 --augment standard --out .*{missing}-views.h5",
         ):
             Experiment(place).run(key)
+
+
+def test_numbers_keep_their_order_on_the_command_line(one_folder, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from ltpost.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(cli, ["balpoe", "--features", str(one_folder), "--taus", "2,0,0", "--json"])
+    assert json.loads(run.stdout)["params"]["taus"] == [2.0, 0.0, 0.0]
+    bad = CliRunner().invoke(cli, ["balpoe", "--features", str(one_folder), "--taus", "2,x,0"])
+    assert (bad.exit_code, "is not a grid" in bad.output) == (2, True)
