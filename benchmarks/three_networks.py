@@ -2,10 +2,12 @@
 
     CE(z_e + τ_e log π, y),   τ_e = 0, 1, 2
 
-(Aimar et al., "Balanced Product of Calibrated Experts", CVPR 2023, without its mixup.) Each is a CIFAR ResNet of its own;
-none shares layers. Val and test get one plain row per image, and two augmented views of every image in files of their
-own rows (``sample``, ``view``). Training takes about five minutes a network on one core and is kept in
-``benchmarks/cache``.
+(Aimar et al., "Balanced Product of Calibrated Experts", CVPR 2023, without its mixup.) Each is a CIFAR ResNet of its
+own; none shares layers. Every network gets a folder: train, val and test with one plain row per image, and two
+augmented views of every image in ``val-views.h5`` and ``test-views.h5``. Training takes about five minutes a network
+on one core and is kept in ``benchmarks/cache``.
+
+    python -m benchmarks.three_networks        prints the folders, for ltpost compare --features
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 
+import ltpost
 from ltpost.extract.cifar_resnet import CifarResNet
 
 SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -27,7 +30,6 @@ CACHE = Path(__file__).parent / "cache" / "three-networks"
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of CIFAR-100
 TAUS = (0.0, 1.0, 2.0)
 DEPTH, EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 8, 30, 128, 0.1, 5e-4
-CENTRE = 0  # the number of the plain view
 
 
 def pixels(images: np.ndarray) -> Tensor:
@@ -95,5 +97,85 @@ def networks() -> list[CifarResNet]:
     return found
 
 
+def with_views(images: np.ndarray, kind: str, count: int, seed: int) -> Tensor:
+    """``count`` augmented views of every image, (N, count, 3, 32, 32), normalised.
+
+    Args:
+        images: (N, 32, 32, 3) uint8.
+        kind: "standard", a crop and a flip as ``ltpost extract --augment standard`` makes them; "sade", with the colour
+            jitter, grey and blur of SADE's CIFAR views too.
+        count: of views.
+        seed: of the augmentation.
+    """
+    if kind == "standard":
+        random = torch.Generator().manual_seed(seed)
+        plain = pixels(images)
+        return torch.stack([augmented(plain, random) for _ in range(count)], dim=1)
+    from torchvision.transforms import v2
+
+    torch.manual_seed(seed)
+    change = v2.Compose(
+        [
+            v2.RandomCrop(32, padding=4),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], p=0.2),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    raw = torch.from_numpy(images).permute(0, 3, 1, 2)
+    views = torch.stack([torch.stack([change(image) for _ in range(count)]) for image in raw])
+    shape = views.shape
+    return pixels(views.flatten(0, 1).permute(0, 2, 3, 1).numpy()).reshape(shape)
+
+
+@torch.inference_mode()
+def features_of(network: CifarResNet, images: Tensor) -> np.ndarray:
+    """(N, 64) float32, what the classifier gets."""
+    found: list[Tensor] = []
+    hook = network.linear.register_forward_hook(lambda _, inputs, __: found.append(inputs[0].float()))
+    for batch in images.split(512):
+        network(batch.contiguous(memory_format=torch.channels_last))
+    hook.remove()
+    return torch.cat(found).numpy()
+
+
+def folders(kind: str = "standard", num_views: int = 2) -> list[Path]:
+    """A folder of feature files for each network: train, val, test, and augmented views of val and test."""
+    data = np.load(SHARED / "cifar100lt_resnet32" / "images.npz")
+    split = np.load(SHARED / "cifar100lt_resnet32" / "split_seed0.npz")
+    parts = {
+        "train": (data["x_train"], data["y_train"]),
+        "val": (data["x_test"][split["val_rows"]], data["y_test"][split["val_rows"]]),
+        "test": (data["x_test"][split["test_rows"]], data["y_test"][split["test_rows"]]),
+    }
+    places = [CACHE / kind / f"network{number}" for number in range(len(TAUS))]
+    if all((place / "test-views.h5").is_file() for place in places):
+        return places
+    inputs = {name: pixels(images) for name, (images, _) in parts.items()}
+    for name in ("val", "test"):
+        inputs[f"{name}-views"] = with_views(parts[name][0], kind, num_views, seed=len(name)).flatten(0, 1)
+    for network, place, tau in zip(networks(), places, TAUS, strict=True):
+        weight, bias = network.linear.weight.detach().numpy(), network.linear.bias.detach().numpy()
+        for name, images in inputs.items():
+            labels, columns = parts[name.removesuffix("-views")][1].astype(np.int64), {}
+            if name.endswith("-views"):
+                columns = {
+                    "sample": np.repeat(np.arange(len(labels)), num_views),
+                    "view": np.tile(np.arange(num_views), len(labels)),
+                }
+                labels = np.repeat(labels, num_views)
+            ltpost.FeatureSet(
+                features_of(network, images),
+                labels,
+                head=ltpost.LinearHead(weight, bias),
+                class_counts=data["class_counts"],
+                split=name.removesuffix("-views"),
+                attrs={"arch": f"cifar_resnet{DEPTH}", "tau": tau},
+                **columns,
+            ).save(place / f"{name}.h5")
+    return places
+
+
 if __name__ == "__main__":
-    networks()
+    print(",".join(map(str, folders())))

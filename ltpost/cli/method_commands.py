@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltpost import methods
-from ltpost.cli.options import Grid, experiment_options, output_options, print_json
+from ltpost.cli.options import Grid, Numbers, experiment_options, output_options, print_json
 from ltpost.data import distributed
 from ltpost.method import Method, Option
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: shorter names of options, beside the usual ones
 ALIASES = {"learning_rate": "--lr"}
-_TYPES = {int: int, float: float, str: str, tuple: Grid()}
+_TYPES = {int: int, float: float, str: str, tuple: Numbers()}
 
 head_option = click.option(
     "--out",

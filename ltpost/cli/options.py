@@ -59,6 +59,19 @@ class Grid(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
             self.fail(str(error), param, ctx)
 
 
+class Numbers(Grid):
+    """Numbers parted by commas, in their order and as often as they are given; or a grid."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse, or fail with the reason."""
+        numbers = super().convert(value, param, ctx)
+        if isinstance(value, str) and ":" not in value:
+            return tuple(float(part) for part in value.split(",") if part.strip())
+        return numbers
+
+
 def parse_grid(text: str) -> tuple[float, ...]:
     """Parse a grid of values.
 
@@ -103,7 +116,8 @@ def experiment_options(command: Command) -> Command:
         type=click.Path(path_type=Path),
         default=Path("features"),
         show_default=True,
-        help="Folder of the feature files <split>.h5; under torchrun also the parts of train, 'features/train-*.h5'.",
+        help="Folder of the feature files <split>.h5; under torchrun also the parts of train, 'features/train-*.h5'. "
+        "Several folders, a,b, are the experts of one ensemble.",
     )
     @click.option("--val", default="val", show_default=True, help="Split to choose on.")
     @click.option("--test", default="test", show_default=True, help="Split to report.")

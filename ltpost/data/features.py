@@ -5,6 +5,7 @@ What this module does not do: read or write files (``load``, ``write``), or stat
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -355,6 +356,11 @@ class FeatureSet:
             raise DataError(
                 f"{self.name}: has no views of its rows; write them beside it with ltpost extract --split "
                 f"{self.split or 'test'} --views 2 --augment standard --out FOLDER/{self.split or 'test'}-views.h5"
+            )
+        if json.loads(str(rows.attrs.get("views", "{}"))).get("augment") == "none":
+            raise DataError(
+                f"{rows.name}: must hold augmented views, but each image is shown several times as it is; extract it "
+                "with --augment standard"
             )
         order = np.lexsort((rows.view, rows.sample))
         samples = rows.sample[order]

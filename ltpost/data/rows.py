@@ -35,8 +35,8 @@ class Rows:
     """Rows of a matrix that stays where it is until indexed.
 
     ``source`` is an array (often a memory map), a chunked HDF5 dataset or the rows of several experts, ``index`` the
-    rows of it that are used and
-    ``columns`` the columns. A slice or an integer array gives a numpy array; ``np.asarray(rows)`` reads everything.
+    rows of it that count and ``columns`` the columns. A slice or an integer array gives a numpy array;
+    ``np.asarray(rows)`` reads everything.
     """
 
     def __init__(self, source: Array | Matrix, index: NDArray[np.int64] | None = None, columns: slice | None = None):

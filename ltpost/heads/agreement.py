@@ -27,9 +27,8 @@ Agreement = Callable[[Doubles], Doubles]
 
 PRECISION = 2.0**-10
 _NOTHING = 1e-6  # a gain below this is none: where all experts agree, the weights stay equal
-_LATTICE = 4  # starts are the points of the simplex at multiples of 1/4, for few experts
-_FEW = 4
-_TRIES = 3  # sweeps over all pairs of experts for each length of step
+_LATTICE = {2: 16, 3: 8, 4: 4}  # number of experts to the points of the simplex to start from, at multiples of 1/16, …
+_TRIES = 10  # sweeps over all pairs of experts for each length of step, at most
 
 
 def softmax(scores: Doubles) -> Doubles:
@@ -84,10 +83,10 @@ def _quadratic(matrices: Doubles, weights: Doubles) -> Doubles:
 def best_on_simplex(of: Agreement, num_rows: int, num_experts: int, precision: float = PRECISION) -> Doubles:
     """The weights (n, E) that maximise ``of``, for every row apart.
 
-    The best of equal weights and of a lattice (few experts: multiples of 1/4; many: one expert alone) is improved by
-    moving weight from one expert to another, in steps of 1/8, 1/16, … down to ``precision``; such moves lead along and
-    into every face of the simplex, so that the end is a local maximum up to the step. For three experts that is about
-    150 evaluations of ``of``. Where nothing is gained the weights stay equal.
+    The best of equal weights and of a lattice (:func:`starts`) is improved by moving weight from one expert to another,
+    in steps of 1/8, 1/16, … down to ``precision``; such moves lead along and into every face of the simplex, so that
+    the end is a local maximum up to the step. For three experts that is about 150 evaluations of ``of``. Where nothing
+    is gained the weights stay equal.
     """
     best = np.full((num_rows, num_experts), 1 / num_experts)
     value = of(best)
@@ -98,7 +97,7 @@ def best_on_simplex(of: Agreement, num_rows: int, num_experts: int, precision: f
         best[better], value[better] = moved[better], found[better]
         return bool(better.any())
 
-    for point in _starts(num_experts):
+    for point in starts(num_experts):
         take(np.broadcast_to(point, best.shape))
     step = 1 / 8
     while step >= precision:
@@ -116,13 +115,14 @@ def best_on_simplex(of: Agreement, num_rows: int, num_experts: int, precision: f
     return best
 
 
-def _starts(num_experts: int) -> list[Doubles]:
-    """Points of the simplex to start from.
+def starts(num_experts: int) -> list[Doubles]:
+    """Points of the simplex to start from: a lattice for up to four experts, one expert alone for more.
 
-    >>> [point.tolist() for point in _starts(2)][:3]
-    [[0.0, 1.0], [0.25, 0.75], [0.5, 0.5]]
+    >>> [point.tolist() for point in starts(3)][:2]
+    [[0.0, 0.0, 1.0], [0.0, 0.125, 0.875]]
     """
-    if num_experts > _FEW:
+    parts = _LATTICE.get(num_experts, 1)
+    if parts == 1:
         return list(np.eye(num_experts))
-    parts = product(range(_LATTICE + 1), repeat=num_experts)
-    return [np.array(part) / _LATTICE for part in parts if sum(part) == _LATTICE]
+    points = product(range(parts + 1), repeat=num_experts)
+    return [np.array(point) / parts for point in points if sum(point) == parts]

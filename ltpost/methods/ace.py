@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, class_list, shot_groups
+from ltpost.data.priors import class_list, shot_groups
 from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
 from ltpost.heads import AggregatedHead, Array, ExpertHead
@@ -27,20 +27,17 @@ def ace(
     *,
     knows: Literal["groups", "weights"] = "groups",
     rescale: Literal["off", "norms"] = "off",
-    many_shot: int = MANY_SHOT,
-    few_shot: int = FEW_SHOT,
 ) -> Family:
     """Averages, for every class, the logits of the experts that know the class.
 
     Args:
         experts: E heads; 2 or 3 where ``knows`` is groups.
         class_counts: (C,) training samples per class.
-        knows: groups: the first expert all classes, the second medium- and few-shot ones, the third few-shot ones;
+        knows: groups: the first expert all classes, the second those with at most 100 training samples, the third those
+            with fewer than 20;
             weights: an expert knows a class whose row of its weight is not zero.
         rescale: norms: logits of expert e times the mean square norm of the first expert's rows over that of its own,
             both over the classes that it knows; off: as they are.
-        many_shot: classes with more training samples are many-shot.
-        few_shot: classes with fewer are few-shot.
 
     Returns:
         One head, linear like the experts.
@@ -52,7 +49,7 @@ def ace(
     NOTE[DIFF]: the paper's code cannot be had. That logits are averaged over the experts that know a class is certain;
     that they are rescaled by square norms is from memory, so that ``rescale`` is off unless asked for.
     """
-    known = _by_groups(len(experts), class_counts, many_shot, few_shot) if knows == "groups" else _by_weights(experts)
+    known = _by_groups(len(experts), class_counts) if knows == "groups" else _by_weights(experts)
     nobody = np.flatnonzero(~known.any(axis=0))
     if len(nobody):
         raise DataError(f"no expert knows {class_list(nobody)}; use knows='groups'")
@@ -66,11 +63,11 @@ def ace(
     return Family.single(AggregatedHead(experts, scale))
 
 
-def _by_groups(count: int, class_counts: Array, many_shot: int, few_shot: int) -> NDArray[np.bool_]:
+def _by_groups(count: int, class_counts: Array) -> NDArray[np.bool_]:
     """(E, C), which expert knows which class."""
     if count not in (2, 3):
         raise UsageError(f"knows='groups' is for 2 or 3 experts, but there are {count}; use knows='weights'")
-    groups = shot_groups(class_counts, many_shot, few_shot)
+    groups = shot_groups(class_counts)
     return np.stack([np.ones_like(groups.many), ~groups.many, groups.few][:count])
 
 

@@ -128,7 +128,7 @@ def _train(
 
     def layer(inputs: int, outputs: int) -> nn.Linear:
         with torch.no_grad():
-            made = nn.Linear(inputs, outputs)
+            made = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
             for part in (made.weight, made.bias):
                 part.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
         return made
