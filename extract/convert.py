@@ -179,7 +179,7 @@ def _read_pickle(path: Path, split: str) -> FeatureSet:
 
 
 def _read_npz(path: Path, split: str) -> FeatureSet:
-    with reading(path, "an .npz file"), np.load(path, allow_pickle=False) as arrays:
+    with reading(path, "an .npz file"), path.open("rb") as stream, np.load(stream) as arrays:  # no pickles
         return _feature_set(str(path), split, {key: arrays[key] for key in arrays.files})
 
 

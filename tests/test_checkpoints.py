@@ -263,7 +263,7 @@ def test_one_expert_of_several(data, tmp_path):
     with pytest.raises(UsageError, match="expert= must be one of 0, 1, 2 or all for this file, but is 3"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert=3)
     torch.save(experts[0].state_dict(), tmp_path / "one.pth")
-    with pytest.raises(UsageError, match="expert= 1: .*one.pth has no experts"):
+    with pytest.raises(UsageError, match="expert=1: .*one.pth has no experts"):
         extract_features(tmp_path / "one.pth", data, "val", tmp_path, expert=1)
     with pytest.raises(UsageError, match="expert= must be a number, or all, but is 'best'"):
         extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="best")
@@ -635,3 +635,116 @@ def test_the_real_checkpoint_gets_a_new_head(tmp_path):
     predicted = (stored["feat_test"] @ weight.T + bias).argmax(1)
     np.testing.assert_array_equal(predicted, head.logits(stored["feat_test"]).argmax(1))
     assert new["acc1"] == torch.load(tmp_path / "c.pth.tar", weights_only=True)["acc1"]
+
+
+# -- as the training code of RIDE, SADE and BalPoE saves ---------------------------------------------------------------
+
+
+class ConfigParser:
+    """In place of parse_config.ConfigParser, which their BaseTrainer pickles beside the tensors."""
+
+    def __init__(self):
+        self.config = {"arch": {"type": "ResNet32Model"}, "trainer": {"monitor": "max val_accuracy"}}
+
+
+def save_as_ride(file: Path, accuracy: float = 0.0, key: str = "state_dict") -> dict[str, torch.Tensor]:
+    """Two CIFAR experts, saved as RIDE's ``BaseTrainer._save_checkpoint`` does."""
+    torch.manual_seed(0)
+    experts = [CifarResNet(20, C).eval() for _ in range(2)]
+    state = {}
+    for number, expert in enumerate(experts):
+        for name, value in expert.state_dict().items():
+            stage, rest = name.split(".", 1)
+            split = {"layer2": "layer2s", "layer3": "layer3s", "linear": "linears"}.get(stage)
+            state[f"backbone.{split}.{number}.{rest}" if split else f"backbone.{name}"] = value
+    optimizer = torch.optim.SGD(experts[0].parameters(), lr=0.1, momentum=0.9)
+    content = {"arch": "ResNet32Model", "epoch": 200, key: state, "optimizer": optimizer.state_dict(),
+               "monitor_best": accuracy, "config": ConfigParser()}  # fmt: skip
+    torch.save(content, file)
+    return state
+
+
+def follow_remedy(message: str, folder: Path) -> Path:
+    """Run the command that a refusal names, and give the file that it writes."""
+    code = message.split('python -c "', 1)[1].rsplit('"', 1)[0]
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_checkpoints; {code}"
+    run = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder / "clean.pth"
+
+
+def test_a_checkpoint_of_ride_as_its_trainer_saves_it(data, tmp_path, capsys):
+    state = save_as_ride(tmp_path / "ride.pth", accuracy=0.5)
+    with pytest.raises(DataError, match="ConfigParser, and ltpost never runs pickled code.*write a copy") as refusal:
+        extract_features(tmp_path / "ride.pth", data, "val", tmp_path, expert="all")
+    clean = follow_remedy(str(refusal.value), tmp_path)
+    kept = torch.load(clean, weights_only=True)
+    assert set(kept) == {"arch", "epoch", "state_dict", "optimizer", "monitor_best"}
+    assert kept["optimizer"]["param_groups"][0]["momentum"] == 0.9
+    path = extract_features(clean, data, "val", tmp_path / "all", expert="all")
+    found = ltpost.load(path)
+    assert found.num_experts == 2
+    out = export_head(found.head, clean, tmp_path / "new.pth", features=path)
+    new = torch.load(out, weights_only=True)
+    assert set(new) == set(kept)  # RIDE's test.py reads state_dict
+    np.testing.assert_allclose(new["state_dict"]["backbone.linears.1.weight"], state["backbone.linears.1.weight"])
+    assert "official forward pass" not in capsys.readouterr().err
+    one = extract_features(clean, data, "val", tmp_path / "one", expert=0)
+    export_head(ltpost.load(one).head, clean, tmp_path / "one.pth", features=one)
+    assert "only expert 0 of" in (told := capsys.readouterr().err)
+    assert "the official forward pass averages the logits of all 2 experts" in told
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict_best", None])
+def test_experts_are_found_wherever_they_are(key, data, tmp_path):
+    state = save_as_ride(tmp_path / "ride.pth")
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "c.pth")
+    with pytest.raises(DataError, match="several experts"):
+        extract_features(tmp_path / "c.pth", data, "val", tmp_path)
+    found = ltpost.load(extract_features(tmp_path / "c.pth", data, "val", tmp_path, expert="all"))
+    assert (found.num_experts, found.num_features) == (2, 128)
+
+
+# -- the accuracy that a checkpoint holds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({"best_acc1": torch.tensor(40.6)}, ("best_acc1", 0.406)),
+        ({"best_prec1": 40.6, "acc1": 39.5}, ("acc1", 0.395)),
+        ({"monitor_best": 0.48}, ("monitor_best", 0.48)),
+        ({"best_acc": np.float64(0.48)}, ("best_acc", 0.48)),
+        ({"best_acc1": 0}, None),
+        ({"monitor_best": float("inf")}, None),
+        ({"best_acc": {"many": 0.6}}, None),
+        ({"metric": True}, None),
+    ],
+)
+def test_stored_accuracy(stored, expected, resnet, tmp_path):
+    torch.save({"state_dict": resnet.state_dict(), **stored}, tmp_path / "c.pth")
+    found = read_checkpoint(tmp_path / "c.pth").accuracy
+    assert (found is None) if expected is None else found == (expected[0], pytest.approx(expected[1]))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.08, 0.4])
+def test_stored_accuracy_is_compared_with_the_measured_one(offset, cifar, tmp_path, capsys):
+    """400 images: chance explains a difference of about 11 points at most."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "val.npz", images=images, labels=np.zeros(400, np.int64))
+    torch.save(cifar.state_dict(), tmp_path / "c.pth")
+    predicted = ltpost.load(extract_features(tmp_path / "c.pth", tmp_path, "val", tmp_path)).logits[:].argmax(axis=1)
+    labels = np.where(np.arange(400) % 2, predicted, (predicted + 1) % C)  # a top-1 of 50 %
+    for split in ("val", "train"):
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    torch.save({"state_dict": cifar.state_dict(), "best_acc1": 100 * (0.5 + offset)}, tmp_path / "c.pth")
+    capsys.readouterr()
+    extract_features(tmp_path / "c.pth", tmp_path, "val", tmp_path)
+    told = capsys.readouterr().err
+    assert ("but the checkpoint holds best_acc1" in told) == (offset == 0.4)
+    assert ("warning: top-1 is 50.00, but the checkpoint holds best_acc1 90.00" in told) == (offset == 0.4)
+    extract_features(tmp_path / "c.pth", tmp_path, "train", tmp_path)
+    assert "the checkpoint holds" not in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"top-1 must be 90.00 .* but is 50.00: the checkpoint holds best_acc1"):
+        extract_features(tmp_path / "c.pth", tmp_path, "val", tmp_path / "e", expect_top1=90 if offset == 0.4 else 0.9)

@@ -387,7 +387,7 @@ def test_classifier_candidates(tmp_path):
     assert ltpost.load(extract_features(Two(), tmp_path, "val", tmp_path, head_key="fc")).num_features == 6
     with pytest.raises(DataError, match=r"'head' must be called once .* but was called never"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="head")
-    with pytest.raises(UsageError, match=r"head_key= nose: the model has no such nn.Linear"):
+    with pytest.raises(UsageError, match=r"head_key=nose: the model has no such nn.Linear"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="nose")
     before = (tmp_path / "val.h5").read_bytes()
     with pytest.raises(DataError, match=r"must reproduce the model's logits, but differ by .* scales"):

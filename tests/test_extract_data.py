@@ -226,7 +226,7 @@ def test_presets(tmp_path):
     save_levels(tmp_path / "val.npz", np.arange(100) % 5)
     with pytest.raises(UsageError, match="dataset= must be one of imagenet-lt, places-lt, inat18, cifar100-lt"):
         extract_features(Reads(), tmp_path, "val", tmp_path, dataset="mnist")
-    with pytest.raises(DataError, match="dataset= inat18 has 8142 classes, but the classifier has 4"):
+    with pytest.raises(DataError, match="dataset=inat18 has 8142 classes, but the classifier has 4"):
         extract_features(Reads(), tmp_path, "val", tmp_path, dataset="inat18")
     found = ltpost.load(extract_features(Reads(100), tmp_path, "val", tmp_path, dataset="cifar100-lt"))
     assert '"mean": [0.4914, 0.4822, 0.4465]' in found.attrs["transform"]

@@ -252,7 +252,7 @@ def _accuracy(container: Container) -> tuple[str, float] | None:
     """The key and the value, as a fraction, of the first stored accuracy. Values above 1 are percent."""
     for key in _ACCURACIES:
         value = container.get(key)
-        if isinstance(value, Tensor | np.ndarray | np.number) and np.size(value) == 1:
+        if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.number):
             value = value.item()
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
             return key, value / 100 if value > 1 else float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import zipfile
@@ -45,10 +46,12 @@ class NpzImages:
         size = int(np.prod(self.shape[1:]))
         with reading(self.file, "an .npz file"):
             if self._opened is None or self._opened[0] != os.getpid():
-                archive = zipfile.ZipFile(self.file)
-                stream = archive.open(f"{self.member}.npy")
-                _npy_header(stream)
-                self._opened = (os.getpid(), archive, stream, stream.tell())
+                with contextlib.ExitStack() as stack:
+                    archive = stack.enter_context(zipfile.ZipFile(self.file))
+                    stream = stack.enter_context(archive.open(f"{self.member}.npy"))
+                    _npy_header(stream)
+                    self._opened = (os.getpid(), archive, stream, stream.tell())
+                    stack.pop_all()  # they stay open for the next batch
             _, _, stream, begin = self._opened
             stream.seek(begin + start * size)
             pixels = np.frombuffer(stream.read((stop - start) * size), dtype=np.uint8)
@@ -124,7 +127,7 @@ def _npz_train(file: Path, split: str, key: str, members: set[str]) -> tuple[NDA
 
 
 def _npz_array(file: Path, key: str) -> NDArray[Any]:
-    with reading(file, f"an .npz file ('{key}')"), np.load(file, allow_pickle=False) as arrays:
+    with reading(file, f"an .npz file ('{key}')"), file.open("rb") as stream, np.load(stream) as arrays:
         return np.asarray(arrays[key])
 
 

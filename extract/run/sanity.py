@@ -54,19 +54,24 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
     The checkpoint's rows may be others of the same kind (val for test), so both accuracies are random:
     their difference has variance 2 p (1 - p) / N at most.
     """
-    stored, key = file.attrs.get("stored_accuracy"), file.attrs.get("stored_accuracy_key")
+    stored = file.attrs.get("stored_accuracy")
     if stored is None or file.attrs.get("split") == "train":
         return []
     noise = _DEVIATIONS * math.sqrt(2 * stored * (1 - stored) / rows) + _ROUNDING
     if abs(top1 - stored) <= noise:
         return []
     warning = (
-        f"warning: top-1 is {percent(top1)}, but the checkpoint holds {key} {percent(float(stored))}, and chance "
+        f"warning: top-1 is {percent(top1)}, but {_stored(file)}, and chance "
         f"explains a difference of {percent(noise)} at most: perhaps the pixels are not those of the training code "
         "(mean, std, size, crop), the classes are numbered otherwise, or the file is of another epoch or split than "
         "its accuracy"
     )
     return [warning]
+
+
+def _stored(file: h5py.File) -> str:
+    """What the checkpoint says of its accuracy."""
+    return f"the checkpoint holds {file.attrs['stored_accuracy_key']} {percent(float(file.attrs['stored_accuracy']))}"
 
 
 def _num_classes(file: h5py.File) -> int:
@@ -104,11 +109,12 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         "std=, dataset=), or the checkpoint belongs to other data"
     )
     if expect_top1 is not None:
+        hint = f"{_stored(file)}; " if "stored_accuracy" in file.attrs else ""
         expected = expect_top1 / 100 if expect_top1 > 1 else expect_top1
         if abs(found.top1 - expected) > _TOLERANCE:
             raise DataError(
-                f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(found.top1)}: {why}; the rows are "
-                "kept for a run without expect_top1=, or discarded by one with restart="
+                f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(found.top1)}: {hint}{why}; "
+                "the rows are kept for a run without expect_top1=, or discarded by one with restart="
             )
     elif found.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
         told.append(f"warning: top-1 {percent(found.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
