@@ -19,6 +19,7 @@ from test_extract_data import Reads, touch
 from torch import nn
 
 import ltpost
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
@@ -37,8 +38,7 @@ from ltpost.extract.run import writer
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import merge_shards
 from ltpost.extract.run.shards import Shard
-from ltpost.features import FeatureSet
-from ltpost.head import LinearHead
+from ltpost.heads import LinearHead
 
 # -- interrupted while a file is being finished ------------------------------------------------------------------------
 
