@@ -30,7 +30,7 @@ class FittedToVal:
     def method(self):
         def fit(val: FeatureSet) -> Family:
             """Fits the class means of val."""
-            self.seen.append({round(float(number)) for number in np.asarray(val.features)[:, 0]})
+            self.seen.append({round(1000 * float(number)) for number in np.asarray(val.features)[:, 0]})
             return self.family(val)
 
         return Method("fitted", fit, **WORDS)
@@ -52,7 +52,7 @@ def numbered(tmp_path):
     for split, start in (("val", 0), ("test", 1000)):
         labels = rng.permutation(np.repeat(np.arange(10), 12))
         features = rng.normal(size=(120, 30)).astype(np.float32)
-        features[:, 0] = start + np.arange(120)
+        features[:, 0] = (start + np.arange(120)) / 1000
         FeatureSet(features, labels, class_counts=COUNTS, split=split).save(tmp_path / f"{split}.h5")
     return tmp_path
 
