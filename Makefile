@@ -8,7 +8,7 @@ types:
 	mypy
 
 test:
-	pytest
+	pytest -n 2 --dist loadgroup
 
 wheel:
 	bash .ci/wheel

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on arrays this small, more threads only wait for each other
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,20 @@ def at_home(folder, monkeypatch):
     return folder.parent
 
 
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory):
+    """The folder in which ``ltpost demo`` ran, as a user runs it, and what it printed: output.txt."""
+    from click.testing import CliRunner
+
+    from ltpost.cli import cli
+
+    home = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        home.joinpath("output.txt").write_text(CliRunner().invoke(cli, ["demo"], catch_exceptions=False).stdout)
+    return home
+
+
 @pytest.fixture
 def fake_device(monkeypatch):
     """A device "fake", which computes as the CPU does; the list of the devices that were asked for."""
@@ -69,8 +85,12 @@ def fake_device(monkeypatch):
     return asked
 
 
-def in_processes(home, count, *args):
-    """Run a command in ``count`` processes as torchrun would; stdout and stderr of each, and every exit code."""
+def in_processes(home, count, *args, command=("-m", "ltpost")):
+    """Run ltpost, or another Python program, in ``count`` processes as torchrun would.
+
+    Returns:
+        stdout and stderr of each, and every exit code.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -79,8 +99,8 @@ def in_processes(home, count, *args):
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         env = {**os.environ, **{key: str(value) for key, value in numbers.items()}}
         env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-        command = [sys.executable, "-m", "ltpost", *args]
+        words = [sys.executable, *command, *args]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, env=env, cwd=home, **pipes))
+        running.append(subprocess.Popen(words, env=env, cwd=home, **pipes))
     outputs = [process.communicate(timeout=300) for process in running]
     return outputs, [process.returncode for process in running]

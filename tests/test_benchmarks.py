@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import multiprocessing
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,6 +23,30 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
+
+
+class _Inline:
+    """A process that runs where it is started; starting one, and importing torch in it, takes longer than its work."""
+
+    exitcode = 0
+
+    def __init__(self, target, args):
+        self.start, self.join = (lambda: target(*args)), (lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def _once(request, monkeypatch):
+    """What is timed is called once: what it takes is not tested. Not for the tests of timing itself."""
+    if "medians" in request.node.name:
+        return
+
+    def seconds(functions, repeats=1):
+        return {name: measure._seconds(function, 1) for name, function in functions.items()}
+
+    for part in (sweep, fitting, gpu, scaling):
+        monkeypatch.setattr(part, "medians", seconds)
+    inline = SimpleNamespace(Pipe=multiprocessing.Pipe, get_context=lambda how: SimpleNamespace(Process=_Inline))
+    monkeypatch.setattr(fitting, "multiprocessing", inline)
 
 
 @pytest.mark.parametrize("part", [sweep, fitting])

@@ -19,14 +19,12 @@ from ltpost.scores.predict import predict
 METHODS = ltpost.methods.all_keys()
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """The folder in which the demo ran, as a user runs it."""
-    home = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        home.joinpath("output.txt").write_text(CliRunner().invoke(cli, ["demo"], catch_exceptions=False).stdout)
-    return home
+pytestmark = pytest.mark.xdist_group("demo")
+
+
+@pytest.fixture
+def home(demo_home):
+    return demo_home
 
 
 @pytest.fixture
@@ -210,3 +208,12 @@ def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UsageError, match=r'pip install "ltpost\[demo\]"'):
         long_tailed_digits()
+
+
+def test_features_of_an_earlier_demo_are_taken_and_missing_ones_made(home, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(demo_module, "run_demo", ran.append)
+    assert demo_module.demo_features(home / "ltpost-demo") == home / "ltpost-demo" / "features"
+    assert not ran
+    assert demo_module.demo_features(tmp_path) == tmp_path / "features"
+    assert ran == [tmp_path]

@@ -1,53 +1,50 @@
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from conftest import in_processes
+from distributed_worker import fit
 from long_tail import long_tail
 
+from ltpost import load
+from ltpost.cli import cli
 from ltpost.data import distributed
 from ltpost.errors import UsageError
 from ltpost.heads import load_head
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-
-
-def fit_in_processes(count, files, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    running = []
-    for rank in range(count):
-        several = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(WORKER), *map(str, files), str(folder)]
-        running.append(subprocess.Popen(command, env={**plain, **(several if count > 1 else {})}))
-    assert [process.wait(timeout=300) for process in running] == [0] * count
-    return [{path.stem: load_head(path) for path in sorted((folder / str(rank)).iterdir())} for rank in range(count)]
+LAYOUTS = ("shared", "apart")
+pytestmark = pytest.mark.xdist_group("distributed")
 
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """Heads of one process, of two that share a file, and of two with a file each."""
+    """Heads of one process; and by layout and rank of two that share a file, and of two with a file each."""
     folder = tmp_path_factory.mktemp("distributed")
     train = long_tail(num_classes=6, num_features=8, most=90, split="")
-    whole = train.save(folder / "train.h5")
+    train.save(folder / "train.h5")
     cut = 70  # of different sizes
-    parts = [
-        train.subset(np.arange(cut)).save(folder / "train-0.h5"),
-        train.subset(np.arange(cut, len(train))).save(folder / "train-1.h5"),
-    ]
-    one = fit_in_processes(1, [whole], folder / "one")
-    return one[0], fit_in_processes(2, [whole], folder / "shared"), fit_in_processes(2, parts, folder / "apart")
+    train.subset(np.arange(cut)).save(folder / "train-0.h5")
+    train.subset(np.arange(cut, len(train))).save(folder / "train-1.h5")
+    outputs, codes = in_processes(folder, 2, str(folder), command=[str(WORKER)])
+    assert codes == [0, 0], outputs
+    found = {
+        layout: [
+            {path.stem: load_head(path) for path in sorted((folder / layout / rank).iterdir())} for rank in ("0", "1")
+        ]
+        for layout in LAYOUTS
+    }
+    return fit(load(folder / "train.h5")), found
 
 
-@pytest.mark.parametrize("layout", [1, 2], ids=["one file", "a file each"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_give_what_one_gives(heads, layout):
-    expected, found = heads[0], heads[layout][0]
+    expected, found = heads[0], heads[1][layout][0]
     assert set(found) == set(expected)
     assert len(expected) == 10
     for name, head in expected.items():
@@ -63,9 +60,9 @@ def test_two_processes_give_what_one_gives(heads, layout):
             assert other == pytest.approx(objective, rel=1e-6), name
 
 
-@pytest.mark.parametrize("layout", [1, 2], ids=["one file", "a file each"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_processes_have_the_same_head(heads, layout):
-    first, second = heads[layout]
+    first, second = heads[1][layout]
     for name in first:
         tensors, others = first[name].state()[1], second[name].state()[1]
         assert {key: tensor.tobytes() for key, tensor in tensors.items()} == {
@@ -100,7 +97,7 @@ def two_hosts():
 
 
 @pytest.mark.parametrize("method", [["crt", "--strengths", "0.1", "--tolerance", "1e-6"], ["ncm"]], ids=["crt", "ncm"])
-def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_path, method):
+def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_path, method, monkeypatch):
     train = long_tail(num_classes=6, num_features=8, most=90, split="")
     val = long_tail(num_classes=6, num_features=8, most=40, seed=1, head=train.head, class_counts=train.class_counts)
     folders = [tmp_path / name / "features" for name in ("one", "a", "b")]
@@ -111,7 +108,8 @@ def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_pat
     train.subset(np.arange(70)).save(folders[1] / "train-0.h5")
     train.subset(np.arange(70, len(train))).save(folders[2] / "train-1.h5")
     ltpost = ["-m", "ltpost", *method, "--features"]
-    subprocess.run([sys.executable, *ltpost, "features"], cwd=tmp_path / "one", check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path / "one")
+    CliRunner().invoke(cli, [*method, "--features", "features"], catch_exceptions=False)
     running = []
     for rank, (name, card, _) in enumerate(two_hosts):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]

@@ -450,6 +450,7 @@ def together(tmp_path_factory):
     return alone, json.loads(outputs[0][0])
 
 
+@pytest.mark.xdist_group("together")
 @every_method
 def test_two_processes_print_what_one_prints(key, together):
     alone, both = (printed["results"] for printed in together)

@@ -1,8 +1,8 @@
 """The examples run as a user runs them: each on its own, in one folder; the notebook through its kernel."""
 
-import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +14,15 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
 NOTEBOOK = EXAMPLES / "notebook.ipynb"
 
 
+pytestmark = pytest.mark.xdist_group("demo")
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the examples leave their files; the first that needs the demo's makes them."""
-    return tmp_path_factory.mktemp("examples")
+def folder(tmp_path_factory, demo_home):
+    """Where the examples leave their files, with those of the demo, as after an example that has made them."""
+    folder = tmp_path_factory.mktemp("examples")
+    shutil.copytree(demo_home / "ltpost-demo", folder / "ltpost-examples" / "demo")
+    return folder
 
 
 def run(words, folder, **variables):
@@ -32,12 +37,15 @@ def run(words, folder, **variables):
 
 @pytest.fixture(scope="module")
 def printed(folder):
-    """What a script prints; each runs once, with warnings as errors."""
-    return functools.cache(lambda name: run(["-W", "error", EXAMPLES / name], folder))
+    """Name of a script to what it prints, with warnings as errors. One process runs them all, each as a program."""
+    code = "import runpy, sys\nfor path in sys.argv[1:]: print(f'\\f{path}'); runpy.run_path(path, run_name='__main__')"
+    texts = run(["-W", "error", "-c", code, *(EXAMPLES / name for name in SCRIPTS)], folder).split("\f")[1:]
+    return {Path(text.partition("\n")[0]).name: text.partition("\n")[2] for text in texts}
 
 
 def test_there_are_examples():
-    assert SCRIPTS[:4] == ["01_feature_file.py", "02_tau_norm.py", "03_compare.py", "04_own_model.py"]
+    names = ["feature_file", "tau_norm", "compare", "own_model", "own_method"]
+    assert SCRIPTS[:5] == [f"0{number}_{name}.py" for number, name in enumerate(names, 1)]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -49,18 +57,24 @@ def test_scripts_are_short(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_run(name, printed, folder):
-    assert "joint" in printed(name)
+    assert "joint" in printed[name]
     assert {path.name for path in folder.iterdir()} == {"ltpost-examples"}
 
 
+def test_a_method_of_ones_own_is_compared_like_any_other(printed):
+    names = [line.split()[0] for line in printed["05_own_method.py"].splitlines() if "±" in line]
+    assert names == ["joint", "effective-prior"] * 2 + ["joint", "la"] * 2  # on test, then on val
+    assert "temperature 2.0" in printed["05_own_method.py"]
+
+
 def test_tau_normalization_by_hand_helps_rare_classes(printed):
-    lines = printed("02_tau_norm.py").splitlines()
+    lines = printed["02_tau_norm.py"].splitlines()
     few = {line.split()[0]: float(line.split()[5]) for line in lines if "±" in line}
     assert few["tnorm"] > few["joint"] + 3
 
 
 def test_a_model_of_ones_own_predicts_like_its_head(printed):
-    output = printed("04_own_model.py")
+    output = printed["04_own_model.py"]
     top1 = next(line for line in output.splitlines() if line.startswith("crt")).split()[-2]
     assert float(output.split()[-1]) == pytest.approx(float(top1) / 100, abs=1e-4)
 
