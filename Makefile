@@ -1,4 +1,4 @@
-.PHONY: check lint types test bench
+.PHONY: check lint types test bench torture
 check: lint types test
 
 lint:
@@ -12,3 +12,6 @@ test:
 
 bench:
 	python -m benchmarks
+
+torture:
+	python -m benchmarks.reliability
