@@ -1,4 +1,4 @@
-.PHONY: check lint types test wheel docs bench
+.PHONY: check lint types test wheel docs bench torture
 check: lint types test
 
 lint:
@@ -18,3 +18,6 @@ docs:
 
 bench:
 	python -m benchmarks
+
+torture:
+	python -m benchmarks.reliability

@@ -17,12 +17,15 @@ from types import FrameType
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _MOMENT = 1.0  # seconds
 _first: tuple[int, float] | None = None  # the signal, and when it came
+_process = 0  # that takes signals
 
 
 def catch() -> None:
     """Take the signals from now on, but those that whoever started the process wants ignored (nohup)."""
+    global _process
     if threading.current_thread() is not threading.main_thread():
         return
+    _process = os.getpid()
     for name in SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -36,9 +39,6 @@ def say() -> int:
         sys.stderr.write(f"Stopped by {signal.Signals(number).name}; no file is half-written.\n")
         sys.stderr.flush()
     return 128 + number
-
-
-_process = os.getpid()
 
 
 def _stop(number: int, _: FrameType | None) -> None:
