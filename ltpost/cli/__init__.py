@@ -26,12 +26,13 @@ COMMANDS = {
     "info": "info",
     "compare": "method_commands",
     "evaluate": "evaluate",
+    "diagnose": "diagnose",
     "demo": "demo",
 }
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "demo"),
+    "Results": ("compare", "evaluate", "diagnose", "demo"),
 }
 
 

@@ -53,8 +53,7 @@ def evaluate(
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
 
-    files = FeatureFolder(folder)
-    rows = files[split or ("val" if "test" not in files and "val" in files else "test")]
+    rows = FeatureFolder(folder).reported(split)
     report = evaluate_heads({str(path): load_head(path) for path in heads}, rows, many_shot, few_shot)
     if csv_file is not None:
         report.to_csv(csv_file)
