@@ -13,7 +13,7 @@ import numpy as np
 
 from ltpost.diagnostics import pictures
 from ltpost.diagnostics.finding import Finding
-from ltpost.diagnostics.subject import Subject, per_row
+from ltpost.diagnostics.subject import Subject, mean_of_known, per_row
 
 
 def cone(subject: Subject) -> Finding:
@@ -33,7 +33,7 @@ def cone(subject: Subject) -> Finding:
         "mean cosine of features: within a class, and between different classes of two groups",
         ["group", "within", *(f"to {name}" for name in names)],
         rows,
-        {"between": float(between[-1, -1]), "within": float(np.nanmean(within)), "groups": names, "matrix": between},
+        {"between": float(between[-1, -1]), "within": mean_of_known(within), "groups": names, "matrix": between},
         lambda ax: pictures.group_matrix(names, names, between, ("classes of", "and other classes of"), ax),
         {"within": within},
     )

@@ -40,7 +40,9 @@ class Finding:
         Raises:
             UsageError: matplotlib is not installed.
         """
-        return self.picture(ax)
+        ax = self.picture(ax)
+        ax.set_title(self.key.replace("_", " "), loc="left", fontsize=10)
+        return ax
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: NaN becomes null."""

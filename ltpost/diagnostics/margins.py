@@ -10,7 +10,7 @@ import numpy as np
 
 from ltpost.diagnostics import pictures
 from ltpost.diagnostics.finding import Finding
-from ltpost.diagnostics.subject import Subject, per_row
+from ltpost.diagnostics.subject import Subject, mean_of_known, per_row
 
 _SHARES = (0.1, 0.5, 0.9)
 
@@ -23,7 +23,7 @@ def margins(subject: Subject) -> Finding:
     values: dict[str, dict[str, float]] = {}
     for name, classes in subject.members().items():
         inside = margin[classes[subject.labels]]
-        found = [float(np.nanmean(mean[classes])), *np.quantile(inside, _SHARES).tolist(), float((inside > 0).mean())]
+        found = [mean_of_known(mean[classes]), *np.quantile(inside, _SHARES).tolist(), float((inside > 0).mean())]
         values[name] = dict(zip(("mean", "q10", "q50", "q90", "positive"), found, strict=True))
         rows.append([name, *found])
     shown = {"10 %": "q10", "median": "q50", "90 %": "q90"}

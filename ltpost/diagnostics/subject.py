@@ -90,8 +90,7 @@ class Subject:
         """Rows of a table: the group, and the mean over its classes of each of ``per_class``, NaN left out."""
         rows: list[list[str | float]] = []
         for name, classes in self.members().items():
-            inside = [values[classes] for values in per_class]
-            rows.append([name, *(float(np.nanmean(v)) if np.isfinite(v).any() else np.nan for v in inside)])
+            rows.append([name, *(mean_of_known(values[classes]) for values in per_class)])
         return rows
 
     @cached_property
@@ -171,6 +170,12 @@ def per_row(sums: Array, totals: Array) -> Array:
     with np.errstate(invalid="ignore"):
         means: Array = np.where(totals > 0, sums / np.where(totals > 0, totals, 1), np.nan)
     return means
+
+
+def mean_of_known(values: Array) -> float:
+    """Mean of the values that are finite; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def unit_rows(matrix: Array) -> Array:
