@@ -4,7 +4,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from ltpost import UsageError
 from ltpost.data.priors import class_list, log_prior, shot_groups
-from ltpost.scores.metrics import FIGURES, bootstrap_figures, figures, row_weights, selection_score
+from ltpost.scores.metrics import FIGURES, figures, row_weights, selection_score
 
 COUNTS = np.array([500, 101, 100, 20, 19, 1])
 
@@ -65,31 +65,6 @@ def test_harmonic_mean_is_of_the_groups_that_there_are():
     values = np.array([[0.5], [np.nan], [0.25], [0.4], [0.4]])
     assert selection_score(values, "harmonic")[0] == pytest.approx(2 / (1 / 0.5 + 1 / 0.25))
     assert selection_score(np.zeros((5, 1)), "harmonic")[0] == 0
-
-
-def test_bootstrap_equals_resampling_rows():
-    """The binomial short cut against drawing row numbers: the same interval, up to Monte Carlo error."""
-    rng = np.random.default_rng(0)
-    totals, hits = np.full(6, 30), np.array([27, 20, 15, 12, 8, 3])
-    groups = shot_groups(COUNTS)
-    correct = np.concatenate([np.arange(30) < h for h in hits])
-    drawn = []
-    for _ in range(3000):
-        rows = rng.integers(0, 30, (6, 30)) + 30 * np.arange(6)[:, None]
-        drawn.append(vars(figures(correct[rows].sum(1), totals, groups)))
-    ours = bootstrap_figures(hits, totals, groups, num=3000, seed=1)
-    for name in FIGURES:
-        expected = np.quantile([row[name] for row in drawn], [0.025, 0.975])
-        np.testing.assert_allclose(ours[name], expected, atol=0.02)
-
-
-def test_bootstrap_is_seeded_and_empty_groups_have_none():
-    hits, totals = np.array([5, 5]), np.array([10, 10])
-    groups = shot_groups(np.array([500, 400]))
-    assert (
-        bootstrap_figures(hits, totals, groups, seed=3)["all"] == bootstrap_figures(hits, totals, groups, seed=3)["all"]
-    )
-    assert np.isnan(bootstrap_figures(hits, totals, groups)["few"]).all()
 
 
 def test_log_prior_and_class_list():

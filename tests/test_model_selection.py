@@ -1,6 +1,7 @@
 import numpy as np
 from conftest import COUNTS, make_split
 
+from ltpost import FeatureSet
 from ltpost.model_selection import cross_fit, stratified_folds
 from ltpost.scores.curve import GridCurve
 from ltpost.scores.sweep import affine_curve
@@ -15,6 +16,27 @@ def test_folds_are_stratified_and_balanced():
     folds = stratified_folds(labels, 5)
     for c in range(7):
         assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
+
+
+def test_views_of_a_sample_lie_in_one_fold():
+    sample = np.random.default_rng(0).permutation(np.repeat(np.arange(30), 3)) * 11
+    labels = (sample // 11) % 3
+    folds = stratified_folds(labels, 5, seed=3, sample=sample)
+    for one in np.unique(sample):
+        assert len(set(folds[sample == one])) == 1
+    np.testing.assert_array_equal(np.bincount(folds), 18)
+    for c in range(3):
+        np.testing.assert_array_equal(np.bincount(folds[labels == c]), 6)
+
+
+def test_cross_fit_of_copies_chooses_as_of_single_rows():
+    """With every row four times, as views of one sample, every view is judged as its row is."""
+    split = make_split("val", 20)
+    rows = np.repeat(np.arange(len(split)), 4)
+    one = affine_curve(split, SLOPE, None)
+    four = affine_curve(FeatureSet(split.features[rows], split.labels[rows], head=split.head, sample=rows), SLOPE, None)
+    np.testing.assert_array_equal(cross_fit(four, "all", 0, 2), cross_fit(one, "all", 0, 2)[rows])
+    np.testing.assert_allclose(four.bootstrap_best("all", 0, 2), one.bootstrap_best("all", 0, 2), atol=1e-6)
 
 
 def test_cross_fit_chooses_without_the_rows_it_judges():

@@ -30,12 +30,13 @@ COMMANDS = {
     "split": "split",
     "compare": "method_commands",
     "evaluate": "evaluate",
+    "diagnose": "diagnose",
     "demo": "demo",
 }
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "demo"),
+    "Results": ("compare", "evaluate", "diagnose", "demo"),
 }
 
 

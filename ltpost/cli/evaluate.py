@@ -60,16 +60,16 @@ def evaluate(
     from ltpost.heads import load_head
 
     files = FeatureFolder(folder)
-    split = split or ("val" if "test" not in files and "val" in files else "test")
+    rows = files.reported(split)
     report = evaluate_heads(
         {str(path): load_head(path) for path in heads},
-        files[split],
+        rows,
         many_shot,
         few_shot,
         calibration=calibration,
         test_priors=test_priors,
     )
-    notes = files.notes([split])
+    notes = files.notes([rows.split])
     if csv_file is not None:
         report.to_csv(csv_file)
     if as_json:

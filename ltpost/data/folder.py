@@ -188,6 +188,10 @@ class FeatureFolder:
                 notes.append(f"the training split was not compared with the others: {error}")
         return tuple(dict.fromkeys([*notes, *notes_on_pairs([self._loaded[split] for split in names])]))
 
+    def reported(self, split: str | None = None) -> FeatureSet:
+        """The split of this name; default test, or val where there is no test."""
+        return self[split or ("val" if "test" not in self and "val" in self else "test")]
+
     def _adopt(self, found: FeatureSet, other: str) -> None:
         """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)

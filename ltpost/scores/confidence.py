@@ -27,7 +27,7 @@ from ltpost.heads import Array
 from ltpost.scores.metrics import FIGURES, class_weights
 
 PRIOR_ROWS = 2.0
-_NO_VARIANCE = 1e-12  # a sum of weights is 1 but for rounding; one row of a million has a larger variance
+_NO_VARIANCE = 1e-11  # this is rounding; one wrong row of a million has a larger variance
 Interval = tuple[float, float]
 
 
@@ -93,7 +93,7 @@ def figure_intervals(moments: ClassMoments, groups: ShotGroups | None, level: fl
     for name, weights in zip(FIGURES, class_weights(moments.totals, groups), strict=True):
         intervals[name] = (np.nan, np.nan)
         if not np.isnan(weights).any():
-            accuracy = float(np.clip(weights @ moments.mean, 0.0, 1.0))
+            accuracy = round(float(weights @ moments.mean), 12)  # weights add up to 1 but for rounding
             size = _effective_size(moments, weights, accuracy * (1 - accuracy))
             intervals[name] = wilson(accuracy, size, level)
     return intervals

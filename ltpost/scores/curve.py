@@ -116,9 +116,9 @@ class Curve:
         """
         margin = (high - low) / 2
         values = [best.value for best in self._best_of_resamples(select, low - margin, high + margin, num, seed)]
-        interval = np.clip(np.quantile(values, [0.025, 0.975]), low, high)
+        least, greatest = np.quantile(values, 0.025, method="lower"), np.quantile(values, 0.975, method="higher")
         chosen = self.best(select, low, high).value
-        return float(min(interval[0], chosen)), float(max(interval[1], chosen))
+        return float(min(np.clip(least, low, high), chosen)), float(max(np.clip(greatest, low, high), chosen))
 
     def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
         """The best value of each resample."""

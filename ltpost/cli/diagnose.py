@@ -1,0 +1,63 @@
+"""``ltpost diagnose``: why a head is right where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ltpost.cli.options import print_json
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT
+
+
+@click.command()
+@click.option("--head", "head_file", type=click.Path(path_type=Path), help="A saved head.  [default: the joint one]")
+@click.option("--split", help="Split to look at.  [default: test, or val where there is no test]")
+@click.option(
+    "--features",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature files <split>.h5.",
+)
+@click.option("--only", help="Which diagnostics, such as norms,collapse.  [default: all]")
+@click.option(
+    "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
+)
+@click.option(
+    "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
+)
+@click.option("--pictures", type=click.Path(path_type=Path), help="Folder for one picture of each, <name>.png.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every class.")
+def diagnose(
+    head_file: Path | None,
+    split: str | None,
+    folder: Path,
+    only: str | None,
+    many_shot: int,
+    few_shot: int,
+    pictures: Path | None,
+    as_json: bool,
+) -> None:
+    """Norms, margins, confusion, collapse and more of a head, by many-, medium- and few-shot classes.
+
+    Example: ltpost diagnose --head heads/crt.safetensors --only norms,gains --pictures pictures
+    """
+    from ltpost import diagnostics
+    from ltpost.data.folder import FeatureFolder
+    from ltpost.heads import load_head
+
+    rows = FeatureFolder(folder).reported(split)
+    head = None if head_file is None else load_head(head_file)
+    keys = [key.strip() for key in (only or "").split(",") if key.strip()]
+    groups = rows.shot_groups(many_shot, few_shot)
+    diagnosis = diagnostics.diagnose(rows, head, groups, only=keys, name=str(head_file or ""))
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for key, finding in diagnosis.findings.items():
+            finding.plot().figure.savefig(pictures / f"{key}.png", dpi=120)
+    if as_json:
+        print_json(diagnosis.as_dict())
+    else:
+        click.echo(str(diagnosis))

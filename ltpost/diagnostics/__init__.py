@@ -1,0 +1,110 @@
+"""Diagnostics of a head on the rows of a split: why it is right where it is, and what rebalancing changed.
+
+    diagnosis = diagnose(val, head)
+    print(diagnosis)
+
+Each diagnostic is one file with its definition, source and cost. All stream over the rows in blocks, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltpost.data.features import FeatureSet
+from ltpost.data.priors import ShotGroups
+from ltpost.diagnostics.alignment import alignment
+from ltpost.diagnostics.collapse import collapse
+from ltpost.diagnostics.cone import cone
+from ltpost.diagnostics.confusion import confusion
+from ltpost.diagnostics.effective_prior import effective_prior
+from ltpost.diagnostics.finding import Finding
+from ltpost.diagnostics.gains import gains
+from ltpost.diagnostics.importance import importance
+from ltpost.diagnostics.margins import margins
+from ltpost.diagnostics.norms import norms
+from ltpost.diagnostics.separability import separability
+from ltpost.diagnostics.subject import Subject
+from ltpost.errors import DataError, UsageError
+from ltpost.heads import Head
+
+DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
+    "norms": norms,
+    "margins": margins,
+    "confusion": confusion,
+    "effective_prior": effective_prior,
+    "gains": gains,
+    "cone": cone,
+    "separability": separability,
+    "alignment": alignment,
+    "collapse": collapse,
+    "importance": importance,
+}
+
+__all__ = ["DIAGNOSTICS", "Diagnosis", "Finding", "Subject", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What all diagnostics found.
+
+    Attributes:
+        name: of the rows and the head.
+        findings: by the name of the diagnostic.
+        left_out: name of a diagnostic to why it was left out.
+    """
+
+    name: str
+    findings: dict[str, Finding]
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "name": self.name,
+            **{key: finding.as_dict() for key, finding in self.findings.items()},
+            "left_out": self.left_out,
+        }
+
+    def __str__(self) -> str:
+        parts = [self.name, *(f"{key}: {finding}" for key, finding in self.findings.items())]
+        parts += [f"{key}: left out; {why}" for key, why in self.left_out.items()]
+        return "\n\n".join(parts)
+
+
+def diagnose(
+    feature_set: FeatureSet,
+    head: Head | None = None,
+    groups: ShotGroups | None = None,
+    *,
+    only: Sequence[str] = (),
+    name: str = "",
+) -> Diagnosis:
+    """Run diagnostics; those for which the rows or the head do not suffice are left out, with the reason.
+
+    Args:
+        feature_set: labelled rows with ``class_counts``.
+        head: the classifier; default the joint one.
+        groups: many/medium/few-shot classes; default from the counts.
+        only: which diagnostics, of ``DIAGNOSTICS``; default all.
+        name: what to call the head.
+
+    Raises:
+        UsageError: a diagnostic that there is not.
+        DataError: no rows, or no class counts.
+    """
+    for key in only:
+        if key not in DIAGNOSTICS:
+            raise UsageError(f"only= must name diagnostics out of {', '.join(DIAGNOSTICS)}, but names {key!r}")
+    subject = Subject(feature_set, head, groups)
+    findings: dict[str, Finding] = {}
+    left_out: dict[str, str] = {}
+    for key in only or DIAGNOSTICS:
+        try:
+            findings[key] = DIAGNOSTICS[key](subject)
+        except DataError as error:
+            left_out[key] = str(error)
+    called = name or ("joint classifier" if head is None else "head")
+    title = f"{called} on {feature_set.split or feature_set.name}, {len(feature_set):,} rows; groups: {subject.groups}"
+    return Diagnosis(title, findings, left_out)
