@@ -27,6 +27,22 @@ TABLE = {
     "crt": "crt",
     "marc": "marc",
     "balanced-softmax": "balanced_softmax",
+    "ldam": "ldam",
+    "vs": "vs_head",
+    "cdt": "cdt_head",
+    "cb-ce": "class_balanced_head",
+    "cb-focal": "class_balanced_focal",
+    "lade": "lade_head",
+    "gcl": "gcl",
+    "los": "los",
+    "gm": "geometric_mean_head",
+    "cosine-la": "cosine_head",
+    "wb": "weight_balancing",
+    "mislas": "mislas",
+    "h2t": "h2t",
+    "do-head": "do_head",
+    "vector-scaling": "vector_scaling",
+    "bias-only": "bias_only",
 }
 
 

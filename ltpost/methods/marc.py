@@ -40,7 +40,9 @@ def marc(train: FeatureSet, head: LinearHead, class_counts: Array, *, rho: float
     Raises:
         DataError: a class without training samples.
     """
-    return rescale(train, head, Loss(weight=inverse_power(class_counts, rho)), fit, name="marc", shift_unit=head.norms())
+    return rescale(
+        train, head, Loss(weight=inverse_power(class_counts, rho)), fit, name="marc", shift_unit=head.norms()
+    )
 
 
 METHOD = Method(
