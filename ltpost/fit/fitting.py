@@ -19,7 +19,7 @@ from ltpost.fit.layer import Layer
 from ltpost.fit.loss import HeadLoss
 from ltpost.fit.options import Fit, HeadFit
 from ltpost.fit.sampling import rows_per_class
-from ltpost.heads import Array, Head
+from ltpost.heads import Array, Head, LinearHead
 
 if TYPE_CHECKING:
     from ltpost.fit.sgd import Mix
@@ -89,6 +89,7 @@ def rescale(
     name: str,
     shift_unit: Array | None = None,
     factors: bool = True,
+    absent: bool = False,
 ) -> Family:
     """The joint classifier, rescaled class by class.
 
@@ -100,12 +101,13 @@ def rescale(
         name: of the method, for messages and the progress bar.
         shift_unit: (C,) u, to free a shift b too; default factors only.
         factors: whether to free f; else only the shift.
+        absent: whether classes may be without a row.
 
     Returns, raises:
         As :func:`refit`.
     """
     solver, notes = fit.chosen_solver(name, train)
-    counts = rows_per_class(train)
+    counts = rows_per_class(train, absent)
     from ltpost.fit import solve
 
     if solver == "sgd":
@@ -114,6 +116,36 @@ def rescale(
         return Family.single(head, params={**fit.params(solver), **asdict(recipe)}, notes=notes)
     path = solve.rescale_convex(train, counts, joint, loss, fit, name, shift_unit, factors)
     return _along_strengths(path, fit, notes)
+
+
+def gated(
+    train: FeatureSet, head: LinearHead, loss: HeadLoss, fit: Fit, *, name: str, unit: bool, scale: float
+) -> Family:
+    """The joint classifier, adjusted as far as a gate of the features opens (:class:`~ltpost.heads.GatedHead`).
+
+    Args:
+        train: training features (N, D) and labels; several views of a sample are several rows.
+        head: the joint classifier.
+        loss: of logits and labels.
+        fit: how to minimise it. It is not convex; with convex a descent from the start ends in a local minimum, and the
+            penalty pulls all parameters to the start.
+        name: of the method, for messages and the progress bar.
+        unit: whether x and w_c are taken at unit length.
+        scale: what those cosines are multiplied with, at the start.
+
+    Returns, raises:
+        As :func:`refit`.
+    """
+    solver, notes = fit.chosen_solver(name, train)
+    counts = rows_per_class(train)
+    Layer(start=head).check(train.name, train.num_classes, train.features.shape[1])
+    from ltpost.fit import solve
+
+    recipe = fit.recipe(train) if solver == "sgd" else None
+    heads = solve.gate(train, counts, head, loss, fit, recipe, name, unit, scale)
+    if recipe is not None:
+        return Family.single(next(heads), params={**fit.params(solver), **asdict(recipe)}, notes=notes)
+    return _along_strengths(heads, fit, notes)
 
 
 def _along_strengths(path: Iterator[Head], fit: Fit, notes: tuple[str, ...]) -> Family:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltpost.heads import Array, Head, LinearHead, RescaledHead
+from ltpost.heads import Array, GatedHead, Head, LinearHead, RescaledHead
 
 
 class Model(Protocol):
@@ -181,6 +181,62 @@ class Factors:
         scale = None if self.factor is None else self.factor.cpu().numpy()
         offset = None if self.shift is None or self.unit is None else (self.shift * self.unit).cpu().numpy()
         return RescaledHead(self.base, scale, offset, info=info)
+
+
+class Gated:
+    """(1 + g α_c) z_c + g β_c,  g = σ(v · x + v₀),  z = W x + b with W and b fixed.
+
+    Args:
+        base: the linear head.
+        device: where to train.
+        unit: whether x is given at unit length; then z = s cos(x, w_c) without bias, and s is trained too.
+        scale: s at the start.
+    """
+
+    def __init__(self, base: LinearHead, device: torch.device, unit: bool, scale: float):
+        self._base, self._unit = base, unit
+        bias = np.zeros(base.num_classes) if base.bias is None or unit else base.bias
+        self._weight = torch.tensor(base.weight, device=device)
+        if unit:
+            self._weight /= self._weight.norm(dim=1, keepdim=True).clamp_(min=1e-12)
+        self._bias = torch.tensor(bias, dtype=torch.float32, device=device)
+        self.alpha = torch.ones(base.num_classes, device=device)
+        self.beta = torch.zeros(base.num_classes, device=device)
+        self.gate = torch.full((base.num_features,), 0.1, device=device)
+        self.gate_bias = torch.zeros(1, device=device)
+        self.scale = torch.tensor([scale if unit else 1.0], device=device)
+        own = (self.alpha, self.beta, self.gate, self.gate_bias)
+        self.parameters: Sequence[Tensor] = (*own, self.scale) if unit else own
+        self.rates: Sequence[float] = [1.0] * len(self.parameters)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """See :class:`Model`."""
+        self._plain = torch.addmm(self._bias, x, self._weight.T)
+        self._opening = (x @ self.gate + self.gate_bias).sigmoid_()[:, None]
+        return (1 + self._opening * self.alpha).mul_(self._plain * self.scale).add_(self._opening * self.beta)
+
+    def backward(self, x: Tensor, gradient: Tensor) -> None:
+        """See :class:`Model`."""
+        opening, z = self._opening, self._plain * self.scale
+        opened = opening * gradient
+        torch.sum(opened, 0, out=self.beta.grad)
+        torch.sum(opened * z, 0, out=self.alpha.grad)
+        of_gate = (gradient * (self.alpha * z + self.beta)).sum(1) * (opening * (1 - opening))[:, 0]
+        torch.mv(x.T, of_gate, out=self.gate.grad)
+        torch.sum(of_gate, 0, keepdim=True, out=self.gate_bias.grad)
+        if self._unit:
+            of_scale = gradient.mul_(1 + opening * self.alpha).mul_(self._plain).sum().reshape(1)
+            assert self.scale.grad is not None
+            self.scale.grad.copy_(of_scale)
+
+    def project_(self) -> None:
+        """Nothing is forbidden."""
+
+    def head(self, info: dict[str, Any]) -> GatedHead:
+        """See :class:`Model`."""
+        base = LinearHead((self._weight * self.scale).cpu().numpy()) if self._unit else self._base
+        alpha, beta, gate = (part.cpu().numpy().copy() for part in (self.alpha, self.beta, self.gate))
+        return GatedHead(base, alpha, beta, gate, float(self.gate_bias), self._unit, info=info)
 
 
 def shorten_(rows: Tensor, radius: float) -> Tensor:

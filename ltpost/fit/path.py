@@ -59,8 +59,8 @@ def convex_path(
 
     The remembered curvature is corrected for the new strength: where a step s changed the gradient by y, it now changes
     it by y + (new - old strength) s. Where the prediction is no better than the last solution, the first direction of
-    L-BFGS is therefore the tangent of the path. ``begin`` is another point to begin with, for a loss that is not convex.
-    The path then goes from weak to strong: under a strong penalty all descents would end in one minimum.
+    L-BFGS is therefore the tangent of the path. ``begin`` is another point to begin with, for a loss that is not
+    convex. The path then goes from weak to strong: under a strong penalty all descents would end in one minimum.
 
     Yields:
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like

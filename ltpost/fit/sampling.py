@@ -25,8 +25,8 @@ from ltpost.heads import Array
 SAMPLERS = ("instance", "class-balanced", "square-root", "progressive")
 
 
-def rows_per_class(train: FeatureSet) -> NDArray[np.int64]:
-    """Training rows of every class, (C,), each at least 1; several views of a sample are several rows.
+def rows_per_class(train: FeatureSet, absent: bool = False) -> NDArray[np.int64]:
+    """Training rows of every class, (C,), each at least 1 unless ``absent``; several views are several rows.
 
     Of all processes, where there are several (``distributed``).
 
@@ -34,11 +34,11 @@ def rows_per_class(train: FeatureSet) -> NDArray[np.int64]:
         DataError: naming the classes without a row.
     """
     counts = sum_array(np.bincount(train.labels, minlength=train.num_classes).astype(np.int64))
-    absent = np.flatnonzero(counts == 0)
-    if len(absent):
+    none = np.flatnonzero(counts == 0)
+    if len(none) and not absent:
         raise DataError(
             f"{train.name}: fitting needs at least one row of each of the {train.num_classes} classes, but there is "
-            f"none of {class_list(absent, train.class_names)}; extract the whole training split"
+            f"none of {class_list(none, train.class_names)}; extract the whole training split"
         )
     return counts
 

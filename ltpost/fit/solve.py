@@ -17,9 +17,10 @@ from torch.nn.functional import normalize
 from ltpost.data.features import FeatureSet
 from ltpost.data.tensors import Matrix, find_device, training_features, training_logits
 from ltpost.errors import UsageError
+from ltpost.fit.full_batch import FullBatch
 from ltpost.fit.layer import Layer
 from ltpost.fit.loss import HeadLoss
-from ltpost.fit.models import Cosine, Factors, Linear, Model, Scaled
+from ltpost.fit.models import Cosine, Factors, Gated, Linear, Model, Scaled
 from ltpost.fit.options import Fit, HeadFit, Recipe
 from ltpost.fit.path import convex_path
 from ltpost.fit.problems import Regression, Rescaling
@@ -172,6 +173,28 @@ def rescale_sgd(
     device = find_device(fit.device)
     logits = training_logits(train, device)
     return train_by_sgd(Factors(joint, device, shift_unit, factors), logits, train, loss, fit, recipe, name)
+
+
+def gate(
+    train: FeatureSet,
+    counts: NDArray[np.int64],
+    head: LinearHead,
+    loss: HeadLoss,
+    fit: Fit,
+    recipe: Recipe | None,
+    name: str,
+    unit: bool,
+    scale: float,
+) -> Iterator[Head]:
+    """Gated heads: one by the recipe, or without a recipe one for every strength."""
+    check_sampler(fit.sampler)
+    device = find_device(fit.device)
+    features, model = _features(train, device, torch.float32, unit), Gated(head, device, unit, scale)
+    if recipe is not None:
+        return iter([train_by_sgd(model, features, train, loss, fit, recipe, name)])
+    rows = _labels_and_weights(train, counts, loss, fit.sampler, device)
+    problem = FullBatch(model, features, *rows, train.num_classes, loss.on(device))
+    return convex_path(problem, fit.strengths, fit.tolerance, description=name, progress=fit.progress)
 
 
 def train_by_sgd(

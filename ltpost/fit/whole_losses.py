@@ -143,11 +143,10 @@ class _BoundLade(WholeLoss):
         return total + self._value * each.sum() / self._total_mass
 
     def curvature(self, scores: Tensor) -> Tensor:
+        push = (scores.double() - self._shift).exp_().mul_(self._push.clamp(min=0)).to(scores)
         p = (scores + self._log_prior).softmax(1)
-        p.addcmul_(p, p, value=-1)
-        push: Tensor = (scores.double() - self._shift).exp_().mul_(self._push.clamp(min=0))
-        p.add_(push.to(p))
-        return p
+        result: Tensor = p.addcmul_(p, p, value=-1).add_(push)
+        return result
 
 
 def _of_each(weights: Tensor | float, scores: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ TABLE = {
     "do-head": "do_head",
     "vector-scaling": "vector_scaling",
     "bias-only": "bias_only",
+    "disalign": "disalign",
+    "class-offsets": "class_offsets",
 }
 
 
