@@ -15,7 +15,7 @@ from ltpost.heads import Head
 
 
 class FullBatch:
-    """The loss over θ, what is added to the parameters of a model, one after the other; a :class:`~ltpost.fit.path.Problem`.
+    """The loss over θ, what is added to the parameters of a model; a :class:`~ltpost.fit.path.Problem`.
 
     Args:
         model: its parameters as they are now are the start.

@@ -140,7 +140,7 @@ class _BoundLade(WholeLoss):
         total = cross_entropy_(scores, labels, weights)
         scores.add_(push)
         scores.scatter_add_(1, labels[:, None], (self._pull[labels] * each).to(scores)[:, None])
-        return total + self._value * each.sum() / self._total_mass
+        return total.add(self._value * each.sum() / self._total_mass)
 
     def curvature(self, scores: Tensor) -> Tensor:
         push = (scores.double() - self._shift).exp_().mul_(self._push.clamp(min=0)).to(scores)
