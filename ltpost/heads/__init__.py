@@ -1,13 +1,14 @@
 """Heads: classifiers over cached rows. Every method returns one; evaluation, reports and export know nothing else.
 
 ``protocol`` says what a head can do. ``linear`` is the usual head, ``rescaled`` what most methods make of it, ``joint``
-the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear. ``aggregated``
-and ``routed`` combine several experts, ``mixed`` is between two heads, ``pairwise`` and ``causal_norm`` belong to one
-method each.
+the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear, ``gated`` a head
+whose adjustment depends on the row. ``aggregated`` and ``routed`` combine several experts, ``mixed`` is between two
+heads, ``pairwise`` and ``causal_norm`` belong to one method each.
 """
 
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, JoinedHead
 from ltpost.heads.causal_norm import CausalNormHead
+from ltpost.heads.gated import GatedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.loading import load_head
@@ -23,6 +24,7 @@ __all__ = [
     "Array",
     "CausalNormHead",
     "ExpertHead",
+    "GatedHead",
     "Head",
     "HeadRows",
     "InstanceWeightedHead",

@@ -11,6 +11,7 @@ from typing import Any
 from ltpost.errors import DataError
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, experts_from_state
 from ltpost.heads.causal_norm import CausalNormHead
+from ltpost.heads.gated import GatedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.mixed import MixedHead
@@ -53,6 +54,7 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "linear": LinearHead.from_state,
     "joint": JointHead.from_state,
     "rescaled": _rescaled,
+    "gated": GatedHead.from_state,
     "normalized-mean": NormalizedMeanHead.from_state,
     "expert": lambda spec, tensors: ExpertHead(head_from_state(spec["head"], tensors), int(spec["number"])),
     "aggregated": _aggregated,
