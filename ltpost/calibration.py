@@ -233,7 +233,7 @@ class CalibrationStep:
     """What comes after a choice: a calibration that is fitted on the rows of the choice, and figures of it.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``KINDS``, or "none".
         parts: heads and labelled rows; of a head that was chosen on these rows, one for each fold, which was chosen on
             the other folds.
     """
@@ -244,6 +244,8 @@ class CalibrationStep:
     @cached_property
     def calibration(self) -> Calibration:
         """The calibration fitted to all of the rows."""
+        if self.kind == NONE.kind:
+            return NONE
         return fit_calibration(self.parts, self.kind)
 
     def figures(self, head: Head, rows: FeatureSet, groups: ShotGroups | None) -> dict[str, float]:

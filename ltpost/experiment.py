@@ -19,6 +19,7 @@ from typing import Any
 from ltpost import methods
 from ltpost._version import __version__
 from ltpost.calibration import KINDS, CalibrationStep
+from ltpost.conformal import all_set_figures
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
@@ -57,6 +58,8 @@ class Experiment:
         progress: show bars, on a terminal.
         calibration: fit probabilities after every choice, one of ``calibration.KINDS``, and report how good they are.
         test_priors: report the accuracy under these class priors of the rows too, see ``scores.test_priors``.
+        coverage: make sets of classes on val that hold the right one with this probability, and report their size and
+            coverage on test.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -78,6 +81,7 @@ class Experiment:
         progress: bool = True,
         calibration: str | None = None,
         test_priors: Sequence[str] = (),
+        coverage: float | None = None,
     ):
         self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
         self.selection = Selection(select, seed=seed, device=device)
@@ -104,7 +108,10 @@ class Experiment:
         self.selection = replace(self.selection, groups=self.groups)
         if calibration is not None and calibration not in KINDS:
             raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
-        self.calibration, self.test_priors = calibration, named_priors(test_priors, self.class_counts)
+        if coverage is not None and not 0 < coverage < 1:
+            raise UsageError(f"coverage= must lie between 0 and 1, but is {coverage:g}")
+        self.calibration, self.coverage = calibration, coverage
+        self.test_priors = named_priors(test_priors, self.class_counts)
 
     # -- what methods are made from ----------------------------------------------------------------------------------
 
@@ -134,7 +141,7 @@ class Experiment:
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
         results = [self._judge(self.joint, part, "joint", "") for part in self.reported]
-        return self._with_more(results, self.joint, self._calibration_of(Choice(self.joint, Family.single(self.joint))))
+        return self._with_more(results, self.joint, self._after(Choice(self.joint, Family.single(self.joint))))
 
     @property
     def reported(self) -> list[FeatureSet]:
@@ -210,7 +217,7 @@ class Experiment:
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
-        step = self._calibration_of(choice, family_of if fits else None)
+        step = self._after(choice, family_of if fits else None)
         results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
@@ -219,31 +226,44 @@ class Experiment:
         signature = self._signature(method, params, selected_on)
         info = {"method": method.key, "params": params, "selected_on": selected_on, "signature": signature}
         final.head.info.clear()
-        final.head.info.update({**info, **({} if step is None else step.calibration.info())})
+        final.head.info.update(
+            {**info, **({} if self.calibration is None or step is None else step.calibration.info())}
+        )
         notes = (*choice.family.notes, *self._range_notes(choice))
         return Outcome(method.key, final, params, selected_on, results, signature, notes)
 
-    def _calibration_of(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
-        """The calibration after a choice, fitted where every row is judged by a head chosen on other rows."""
-        if self.calibration is None:
+    def _after(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
+        """What comes after a choice, where every row of it is judged by a head that was chosen on other rows."""
+        if self.calibration is None and self.coverage is None:
             return None
-        split = self.chosen_on
+        split, kind = self.chosen_on, self.calibration or "none"
         if self.oracle:
-            return CalibrationStep(self.calibration, [(choice.head, split)])
+            return CalibrationStep(kind, [(choice.head, split)])
         folds = self.selection.chosen_by_fold(split, choice, family_of)
-        return CalibrationStep(self.calibration, [(head, split.subset(inside)) for head, inside in folds])
+        return CalibrationStep(kind, [(head, split.subset(inside)) for head, inside in folds])
 
     def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
         """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
         by_split = {part.split: part for part in self.reported}
         changed = []
         for result in results:
-            more = dict(result.more)
-            if step is not None:
-                part = by_split[result.split]
+            more, part = dict(result.more), by_split[result.split]
+            if step is not None and self.calibration is not None:
+                fitted_here = part is self.chosen_on
                 more["calibration"] = (
-                    step.cross_fitted(self.groups) if part is self.chosen_on else step.figures(head, part, self.groups)
+                    step.cross_fitted(self.groups) if fitted_here else step.figures(head, part, self.groups)
                 )
+            if step is not None and self.coverage is not None and part is not self.chosen_on:
+                sets = all_set_figures(
+                    step.parts,
+                    head,
+                    part,
+                    self.coverage,
+                    class_counts=self.class_counts,
+                    groups=self.groups,
+                    calibration=step.calibration,
+                )
+                more.update({f"{kind} sets": row for kind, row in sets.items()})
             if self.test_priors:
                 more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
             changed.append(replace(result, more=more))

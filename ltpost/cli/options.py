@@ -28,6 +28,7 @@ EXPERIMENT = (
     "expert",
     "calibration",
     "test_priors",
+    "coverage",
 )
 
 
@@ -132,6 +133,12 @@ def experiment_options(command: Command) -> Command:
         flag_value="temperature",
         type=click.Choice(["temperature", "bcts", "vector"]),
         help="Fit probabilities on val after every choice, by a temperature or KIND; report NLL, ECE and Brier.",
+    )
+    @click.option(
+        "--coverage",
+        type=float,
+        help="Make sets of classes on val that hold the right one with this probability, such as 0.9; report their "
+        "size and coverage on test.",
     )
     @test_prior_option
     @functools.wraps(command)

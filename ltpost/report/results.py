@@ -24,7 +24,14 @@ from ltpost.scores.metrics import FIGURES, Figures
 from ltpost.tables import HEADINGS, percent, text_table
 
 #: columns of ``Result.more`` that are no shares, so that they are not printed as percent
-NO_SHARES = ("temperature", "nll", "nll before", "brier", "brier before", "set size")
+NO_SHARES = (
+    "temperature",
+    "nll",
+    "nll before",
+    "brier",
+    "brier before",
+    *(f"set size{end}" for end in ("", " many", " medium", " few")),
+)
 
 
 @dataclass(frozen=True)
