@@ -8,7 +8,8 @@ A row's set is every class c with score_c(x) ≤ q_c; labelled rows tell q.
 
 With n rows, the quantile is the ⌈(n + 1) · level⌉-th smallest score, ∞ where that is more than n (1 for a class of
 interp-q). Sets of ``softmax`` and ``pas`` hold the right class with probability ``level`` over rows like the labelled
-ones; those of ``interp-q`` trade that for classes. What this does not do: let rows be rejected.
+ones; those of ``interp-q`` trade that for classes. ``pas`` is made for probabilities under the prior π, those of the
+joint classifier: a head that was adjusted already is corrected twice. What this does not do: let rows be rejected.
 
 Source: Ding, Fermanian, Salmon, "Conformal prediction for long-tailed classification", arXiv:2507.06867.
 """

@@ -77,7 +77,7 @@ class Result:
             "rows": int(self.totals.sum()),
             "unreadable_rows": self.num_invalid,
             "classes_without_rows": [int(c) for c in missing],
-            **{table: {name: _number(value) for name, value in row.items()} for table, row in self.more.items()},
+            **{_key(table): {_key(name): _number(v) for name, v in row.items()} for table, row in self.more.items()},
         }
 
     def to_frame(self) -> Any:
@@ -143,7 +143,7 @@ class Report:
                 record[f"{name}_low"] = None if np.isnan(low) else low
                 record[f"{name}_high"] = None if np.isnan(high) else high
             for table, row in result.more.items():
-                record.update({f"{table}: {name}": _number(value) for name, value in row.items()})
+                record.update({_key(f"{table}_{name}"): _number(value) for name, value in row.items()})
             records.append(record)
         return records
 
@@ -212,3 +212,8 @@ def _plain_cell(column: str, value: float) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _key(name: str) -> str:
+    """A name for JSON and CSV."""
+    return name.replace(" ", "_").replace("-", "_")
