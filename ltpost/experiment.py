@@ -37,8 +37,8 @@ from ltpost.scores.curve import Curve
 from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.tables import percent
 
-#: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
-CAUSAL_NORM = "causal_norm.safetensors"
+#: head files beside the feature files: a classifier trained as CausalNorm, and one made from class names
+CAUSAL_NORM, ZERO_SHOT = "causal_norm.safetensors", "zero_shot.safetensors"
 
 
 class Experiment:
@@ -123,11 +123,15 @@ class Experiment:
     @cached_property
     def causal_head(self) -> CausalNormHead:
         """The CausalNorm classifier beside the feature files."""
-        path = self.folder.path / CAUSAL_NORM
-        head = load_head(path)
+        head = load_head(self.folder.path / CAUSAL_NORM)
         if not isinstance(head, CausalNormHead):
-            raise DataError(f"{path}: must hold a CausalNorm head, but holds {head!r}")
+            raise DataError(f"{self.folder.path / CAUSAL_NORM}: must hold a CausalNorm head, but holds {head!r}")
         return head
+
+    @cached_property
+    def zero_shot(self) -> Head:
+        """The zero-shot classifier beside the feature files."""
+        return load_head(self.folder.path / ZERO_SHOT)
 
     @cached_property
     def train(self) -> FeatureSet:
@@ -159,6 +163,7 @@ class Experiment:
             "val": lambda: fit_to,
             "target": lambda: UnlabelledRows(target),
             "causal_head": lambda: self.causal_head,
+            "zero_shot": lambda: self.zero_shot,
         }
         for need in missing(self, method):
             raise DataError(_MISSING[need].format(name=what.name, folder=self.folder.path, title=method.title))
@@ -330,6 +335,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "val": lambda experiment: True,
     "target": lambda experiment: True,
     "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
+    "zero_shot": lambda experiment: (experiment.folder.path / ZERO_SHOT).is_file(),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
@@ -342,6 +348,10 @@ _MISSING = {
     "causal_head": (
         "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
         "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
+    ),
+    "zero_shot": (
+        "{folder}: has no zero_shot.safetensors, which {title} needs: a classifier over the same features, made "
+        "from class names; LinearHead(scale * text_vectors).save writes it"
     ),
 }
 

@@ -34,6 +34,7 @@ NEEDS = {
     "val": "val labels",
     "target": "unlabelled rows to classify",
     "causal_head": "CausalNorm classifier",
+    "zero_shot": "zero-shot classifier",
 }
 SETTINGS = ("seed", "device", "progress")
 #: fields of an option dataclass that are no options

@@ -68,6 +68,23 @@ def test_a_strong_penalty_leaves_the_temperature(kind):
     assert nll(val.joint, val, more) == pytest.approx(nll(val.joint, val, one), abs=1e-4)
 
 
+def test_a_bias_alone_leaves_the_scale():
+    val = make_split("val")
+    bias, both = (fit_calibration([(val.joint, val)], kind, strength=1e-6) for kind in ("bias", "bcts"))
+    assert bias.temperature == 1
+    assert nll(val.joint, val) > nll(val.joint, val, bias) > nll(val.joint, val, both)
+    gradient = (posterior(val.joint, val, bias) - np.eye(10)[val.labels]).mean(axis=0)
+    assert np.abs(gradient).max() < 1e-4
+
+
+def test_another_start_ends_at_the_same_point():
+    val = make_split("val")
+    for kind in ("temperature", "bcts", "vector"):
+        one = fit_calibration([(val.joint, val)], kind)
+        two = fit_calibration([(val.joint, val)], kind, start=fit_calibration([(val.joint, make_split("test"))], kind))
+        assert nll(val.joint, val, two) == pytest.approx(nll(val.joint, val, one), abs=1e-5)
+
+
 def test_balanced_weights_count_all_classes_alike():
     val = make_split("val")
     doubled = val.subset(np.concatenate([np.arange(len(val)), np.flatnonzero(val.labels == 0)]))
@@ -195,9 +212,9 @@ def test_calibration_of_real_probabilities():
 
 
 def test_wrong_settings_are_named(folder):
-    with pytest.raises(UsageError, match="calibration= must be one of temperature, bcts, vector"):
+    with pytest.raises(UsageError, match="calibration= must be one of temperature, bias, bcts, vector"):
         Experiment(folder, calibration="platt")
-    with pytest.raises(UsageError, match="kind= must be one of temperature, bcts, vector, but is 'platt'"):
+    with pytest.raises(UsageError, match="kind= must be one of temperature, bias, bcts, vector, but is 'platt'"):
         fit_calibration([(make_split("val").joint, make_split("val"))], "platt")
     with pytest.raises(UsageError, match="calibration needs at least one labelled row"):
         fit_calibration([(make_split("val").joint, make_split("val").subset(np.array([], dtype=int)))])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ltpost import methods
+from ltpost.calibration import fit_calibration
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import log_prior, log_target_prior, profile
 from ltpost.data.unlabelled import UnlabelledRows
@@ -353,6 +354,25 @@ def test_two_heads_are_brought_to_one_scale(tmp_path):
     assert np.array_equal(predict(ends.head(1.0), val), predict(load_head(path), val))
     with pytest.raises(DataError, match="no such head file"):
         made("mix", train, val.joint, other="nowhere.safetensors")
+
+
+def test_a_zero_shot_classifier_is_added_without_its_own_prior(folder):
+    with pytest.raises(DataError, match="has no zero_shot.safetensors, which generalized logit adjustment needs"):
+        Experiment(folder).run("gla")
+    val, skew = make_split("val"), np.linspace(3, -3, 10)
+    biased = LinearHead(val.head.weight, val.head.bias + skew)
+    biased.save(folder / "zero_shot.safetensors")
+    outcome = Experiment(folder).run("gla")
+    assert outcome.head.linear() is not None
+    families = [made("gla", val, val.joint, COUNTS, other, strength=1e-5) for other in (biased, val.head)]
+    for t in (0.0, 0.5, 1.0):  # a bias of the zero-shot classifier makes no difference
+        one, two = (logits_of(family.head(t), val) for family in families)
+        assert np.abs((one - one[:, :1]) - (two - two[:, :1])).max() < 0.05
+    assert np.array_equal(predict(families[0].head(0.0), val), predict(made("pc-softmax", *_tempered(val)).head(), val))
+
+
+def _tempered(val):
+    return fit_calibration([(val.joint, val)]).apply(val.joint), COUNTS
 
 
 # -- two parameters ---------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def experiment_options(command: Command) -> Command:
         "--calibration",
         is_flag=False,
         flag_value="temperature",
-        type=click.Choice(["temperature", "bcts", "vector"]),
+        type=click.Choice(["temperature", "bias", "bcts", "vector"]),
         help="Fit probabilities on val after every choice, by a temperature or KIND; report NLL, ECE and Brier.",
     )
     @click.option(

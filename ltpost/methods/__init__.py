@@ -36,6 +36,7 @@ TABLE = {
     "eigenprior-free": "eigenvector_prior_unlabelled",
     "tde": "causal_effect",
     "mix": "mixed_heads",
+    "gla": "zero_shot_ensemble",
     "tnorm-la": "tau_norm_adjusted",
     "crt-la": "crt_adjusted",
     "em": "label_shift",
