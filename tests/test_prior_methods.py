@@ -239,9 +239,15 @@ def test_pairwise_votes_of_equal_classes_follow_the_logits():
     assert np.array_equal(predict(PairwiseHead(val.joint, np.ones(len(COUNTS))), val), predict(val.joint, val))
 
 
+def test_two_classes_are_told_apart_by_orthogonal_weights():
+    head = PairwiseHead(JointHead(2), np.array([1.0, 0.5]))
+    assert head.votes(np.array([[1.0, 0.9], [0.4, 1.0], [1.0, 0.2]])).argmax(axis=1).tolist() == [1, 1, 0]
+    assert head.rho == np.pi / 2
+
+
 def test_pairwise_adjustment_uses_the_length_of_class_means(tmp_path):
     train, val = make_split("train"), make_split("val")
-    head = made("pairwise", train, val.joint, COUNTS).head_at(0.5)
+    head = made("pairwise", train, val.head, COUNTS).head_at(0.5)
     means = [np.linalg.norm(train.features[train.labels == c].mean(axis=0)) for c in range(len(COUNTS))]
     slow = np.array([n**0.5 * m for n, m in zip(COUNTS, means, strict=True)])
     assert np.allclose(head.spread / head.spread[0], slow / slow[0], rtol=1e-4)
@@ -346,14 +352,14 @@ def test_a_mixture_with_a_head_that_is_not_linear_is_saved_whole(tmp_path):
 
 def test_two_heads_are_brought_to_one_scale(tmp_path):
     train, val = make_split("train"), make_split("val")
-    family = made("mix", train, val.joint)
+    family = made("mix", train, val.head)
     assert spread_of_logits(train, family.head(0.0)) == pytest.approx(1, rel=1e-4)
     assert spread_of_logits(train, family.head(1.0)) == pytest.approx(1, rel=1e-4)
     path = made("la", val.joint, COUNTS).head(1.0).save(tmp_path / "la.safetensors")
-    ends = made("mix", train, val.joint, other=str(path))
+    ends = made("mix", train, val.head, other=str(path))
     assert np.array_equal(predict(ends.head(1.0), val), predict(load_head(path), val))
     with pytest.raises(DataError, match="no such head file"):
-        made("mix", train, val.joint, other="nowhere.safetensors")
+        made("mix", train, val.head, other="nowhere.safetensors")
 
 
 def test_a_zero_shot_classifier_is_added_without_its_own_prior(folder):
