@@ -22,9 +22,9 @@ class PairwiseHead(Saved):
 
         θ(c, c') = ρ a_c' / (a_c + a_c'),   ρ = arccos(-1 / (C - 1)),   κ(c, c') = sin θ(c, c') + cos ρ sin θ(c', c)
 
-    As both angles sum to ρ, κ(c, c') = sin ρ cos θ(c', c), and the factor sin ρ makes no difference. θ(c, c') is the angle between the weight of c and its boundary with c'; ρ is the angle between two weights under
-    neural collapse. A rare class, whose a is small, gets the wider angle. Takes O(N C²) steps, a C x C matrix is never
-    made.
+    θ(c, c') is the angle between the weight of c and its boundary with c'; ρ is the angle between two weights under
+    neural collapse. A rare class, whose a is small, gets the wider angle. As both angles sum to ρ, κ(c, c') is
+    sin ρ cos θ(c', c), and the factor sin ρ makes no difference. Takes O(N C²) steps; a C x C matrix is never made.
 
     NOTE[DIFF]: with two classes ρ = π, every κ is 0 and the formula says nothing. ρ = π/2 is taken then, its value for
     many classes.
