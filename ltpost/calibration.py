@@ -1,6 +1,7 @@
 """Calibration after the choice: how sure a classifier says it is, against how often it is right.
 
     temperature   softmax(z / T)
+    bias          softmax(z + b)
     bcts          softmax(z / T + b)       bias-corrected temperature scaling
     vector        softmax(s ∘ z + b)
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,7 @@ from ltpost.heads import Array, Head, RescaledHead
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores.posteriors import Passes, softmax
 
-Kind = Literal["temperature", "bcts", "vector"]
-KINDS = ("temperature", "bcts", "vector")
+KINDS = ("temperature", "bias", "bcts", "vector")
 BINS = 15
 #: key of ``head.info`` under which a temperature is saved with a head
 TEMPERATURE = "temperature"
@@ -85,7 +85,12 @@ NONE = Calibration("none", np.asarray(1.0))
 
 
 def fit_calibration(
-    parts: Parts, kind: str = "temperature", *, balanced: bool = False, strength: float = 0.1
+    parts: Parts,
+    kind: str = "temperature",
+    *,
+    balanced: bool = False,
+    strength: float = 0.1,
+    start: Calibration | None = None,
 ) -> Calibration:
     """The calibration that makes labelled rows most likely.
 
@@ -94,6 +99,7 @@ def fit_calibration(
         kind: one of ``KINDS``.
         balanced: count all classes alike, so that softmax refers to the uniform prior over classes.
         strength: of the penalty strength/2 (‖b‖² + ‖s - mean s‖²) / C on what each class has of its own.
+        start: one of the same kind to start from; the result is the same, in fewer passes.
 
     Raises:
         UsageError: an unknown kind, or no rows.
@@ -140,10 +146,12 @@ def fit_calibration(
             scale_gradient += strength * away / classes
         return value, np.concatenate([scale_gradient, shift_gradient] if shifted else [scale_gradient])
 
-    start = np.concatenate([np.ones(num_scales), np.zeros(classes if shifted else 0)])
-    bounds = [_RANGE] * num_scales + [(None, None)] * (classes if shifted else 0)
+    begin = Calibration(kind, np.ones(num_scales)) if start is None else start
+    shift = np.zeros(classes) if begin.offset is None else begin.offset
+    first = np.concatenate([np.broadcast_to(begin.scale, (num_scales,)), shift if shifted else []])
+    bounds = [(1.0, 1.0) if kind == "bias" else _RANGE] * num_scales + [(None, None)] * (classes if shifted else 0)
     found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100, "ftol": 1e-12}
+        objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100, "ftol": 1e-12}
     ).x
     scale = found[:num_scales] if per_class else np.asarray(found[0])
     return Calibration(kind, scale, found[num_scales:] if shifted else None, total)
@@ -233,7 +241,7 @@ class CalibrationStep:
     """What comes after a choice: a calibration that is fitted on the rows of the choice, and figures of it.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``KINDS``, or "none".
         parts: heads and labelled rows; of a head that was chosen on these rows, one for each fold, which was chosen on
             the other folds.
     """
@@ -244,6 +252,8 @@ class CalibrationStep:
     @cached_property
     def calibration(self) -> Calibration:
         """The calibration fitted to all of the rows."""
+        if self.kind == NONE.kind:
+            return NONE
         return fit_calibration(self.parts, self.kind)
 
     def figures(self, head: Head, rows: FeatureSet, groups: ShotGroups | None) -> dict[str, float]:
@@ -257,7 +267,7 @@ class CalibrationStep:
         judged = []
         for k, (head, rows) in enumerate(self.parts):
             others = [part for other, part in enumerate(self.parts) if other != k]
-            judged.append((head, rows, fit_calibration(others, self.kind)))
+            judged.append((head, rows, fit_calibration(others, self.kind, start=self.calibration)))
         return self._table(judged, groups)
 
     def _table(

@@ -21,6 +21,7 @@ import numpy as np
 from ltpost import methods
 from ltpost._version import __version__
 from ltpost.calibration import KINDS, CalibrationStep
+from ltpost.conformal import all_set_figures
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
@@ -39,8 +40,8 @@ from ltpost.scores.curve import Curve
 from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.tables import percent
 
-#: file beside the feature files, with a classifier that is not linear and was trained as CausalNorm
-CAUSAL_NORM = "causal_norm.safetensors"
+#: head files beside the feature files: a classifier trained as CausalNorm, and one made from class names
+CAUSAL_NORM, ZERO_SHOT = "causal_norm.safetensors", "zero_shot.safetensors"
 
 
 class Experiment:
@@ -61,6 +62,8 @@ class Experiment:
         progress: show bars, on a terminal.
         calibration: fit probabilities after every choice, one of ``calibration.KINDS``, and report how good they are.
         test_priors: report the accuracy under these class priors of the rows too, see ``scores.test_priors``.
+        coverage: make sets of classes on val that hold the right one with this probability, and report their size and
+            coverage on test.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -83,6 +86,7 @@ class Experiment:
         progress: bool = True,
         calibration: str | None = None,
         test_priors: Sequence[str] = (),
+        coverage: float | None = None,
     ):
         self.folder: FeatureFolder | FeatureSets
         given = {"train": train, "val": val, "test": test}
@@ -119,7 +123,10 @@ class Experiment:
         self.selection = replace(self.selection, groups=self.groups)
         if calibration is not None and calibration not in KINDS:
             raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
-        self.calibration, self.test_priors = calibration, named_priors(test_priors, self.class_counts)
+        if coverage is not None and not 0 < coverage < 1:
+            raise UsageError(f"coverage= must lie between 0 and 1, but is {coverage:g}")
+        self.calibration, self.coverage = calibration, coverage
+        self.test_priors = named_priors(test_priors, self.class_counts)
 
     # -- what methods are made from ----------------------------------------------------------------------------------
 
@@ -131,11 +138,15 @@ class Experiment:
     @cached_property
     def causal_head(self) -> CausalNormHead:
         """The CausalNorm classifier beside the feature files."""
-        path = self.folder.path / CAUSAL_NORM
-        head = load_head(path)
+        head = load_head(self.folder.path / CAUSAL_NORM)
         if not isinstance(head, CausalNormHead):
-            raise DataError(f"{path}: must hold a CausalNorm head, but holds {head!r}")
+            raise DataError(f"{self.folder.path / CAUSAL_NORM}: must hold a CausalNorm head, but holds {head!r}")
         return head
+
+    @cached_property
+    def zero_shot(self) -> Head:
+        """The zero-shot classifier beside the feature files."""
+        return load_head(self.folder.path / ZERO_SHOT)
 
     @cached_property
     def train(self) -> FeatureSet:
@@ -154,7 +165,7 @@ class Experiment:
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
         results = [self._judge(self.joint, part, "joint", "") for part in self.reported]
-        return self._with_more(results, self.joint, self._calibration_of(Choice(self.joint, Family.single(self.joint))))
+        return self._with_more(results, self.joint, self._after(Choice(self.joint, Family.single(self.joint))))
 
     @property
     def reported(self) -> list[FeatureSet]:
@@ -174,6 +185,7 @@ class Experiment:
             "experts": lambda: what.experts,
             "views": lambda: UnlabelledRows(target),
             "causal_head": lambda: self.causal_head,
+            "zero_shot": lambda: self.zero_shot,
         }
         for need in missing(self, method):
             bare = next((part for part in self.reported if not part.has_views), what)
@@ -235,7 +247,7 @@ class Experiment:
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
-        step = self._calibration_of(choice, family_of if fits else None)
+        step = self._after(choice, family_of if fits else None)
         results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
@@ -253,7 +265,8 @@ class Experiment:
             "signature": signature,
         }
         final.head.info.clear()
-        final.head.info.update({**info, **({} if step is None else step.calibration.info())})
+        calibrated = self.calibration is not None and step is not None
+        final.head.info.update({**info, **(step.calibration.info() if calibrated else {})})
         per_group = self._per_group(final.head)
         about_groups = _per_group_notes(per_group, self.report_set.split)
         notes = (*final.family.notes, *about_groups, *self._range_notes(choice), *self.notes)
@@ -272,27 +285,38 @@ class Experiment:
             for figure, values in head.row_figures(rows).items()
         }
 
-    def _calibration_of(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
-        """The calibration after a choice, fitted where every row is judged by a head chosen on other rows."""
-        if self.calibration is None:
+    def _after(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
+        """What comes after a choice, where every row of it is judged by a head that was chosen on other rows."""
+        if self.calibration is None and self.coverage is None:
             return None
-        split = self.chosen_on
+        split, kind = self.chosen_on, self.calibration or "none"
         if self.oracle:
-            return CalibrationStep(self.calibration, [(choice.head, split)])
+            return CalibrationStep(kind, [(choice.head, split)])
         folds = self.selection.chosen_by_fold(split, choice, family_of)
-        return CalibrationStep(self.calibration, [(head, split.subset(inside)) for head, inside in folds])
+        return CalibrationStep(kind, [(head, split.subset(inside)) for head, inside in folds])
 
     def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
         """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
         by_split = {part.split: part for part in self.reported}
         changed = []
         for result in results:
-            more = dict(result.more)
-            if step is not None:
-                part = by_split[result.split]
+            more, part = dict(result.more), by_split[result.split]
+            if step is not None and self.calibration is not None:
+                fitted_here = part is self.chosen_on
                 more["calibration"] = (
-                    step.cross_fitted(self.groups) if part is self.chosen_on else step.figures(head, part, self.groups)
+                    step.cross_fitted(self.groups) if fitted_here else step.figures(head, part, self.groups)
                 )
+            if step is not None and self.coverage is not None and part is not self.chosen_on:
+                sets = all_set_figures(
+                    step.parts,
+                    head,
+                    part,
+                    self.coverage,
+                    class_counts=self.class_counts,
+                    groups=self.groups,
+                    calibration=step.calibration,
+                )
+                more.update({f"{kind} sets": row for kind, row in sets.items()})
             if self.test_priors:
                 more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
             changed.append(replace(result, more=more))
@@ -366,6 +390,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "experts": lambda experiment: experiment.report_set.num_experts > 1,
     "views": lambda experiment: all(part.has_views for part in experiment.reported),
     "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
+    "zero_shot": lambda experiment: (experiment.folder.path / ZERO_SHOT).is_file(),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
@@ -386,6 +411,10 @@ _MISSING = {
     "causal_head": (
         "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
         "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
+    ),
+    "zero_shot": (
+        "{folder}: has no zero_shot.safetensors, which {title} needs: a classifier over the same features, made "
+        "from class names; LinearHead(scale * text_vectors).save writes it"
     ),
 }
 

@@ -25,7 +25,7 @@ KEYS = [
     "balanced-softmax",
     "ldam",
     "vs",
-    "cdt",
+    "cdt-head",
     "cb-ce",
     "cb-focal",
     "lade",
@@ -75,7 +75,7 @@ N = LISTS[2]
 CASES = {
     "balanced-softmax": (slow.balanced_softmax(N), {}),
     "vs": (slow.vs(N, 0.2, 0.7), {"options": {"gamma": 0.2, "tau": 0.7}}),
-    "cdt": (slow.vs(N, 0.3, 0.0), {}),
+    "cdt-head": (slow.vs(N, 0.3, 0.0), {}),
     "cb-ce": (slow.weighted(slow.effective_number(N, 0.99), slow.minus_log_p), {"options": {"beta": 0.99}}),
     "cb-focal": (slow.weighted(slow.effective_number(N, 0.9999), slow.focal(1.0)), {"options": {"starts": 2}}),
     "ldam": (slow.ldam(N, 0.5, 30.0), {"features": slow.unit(LISTS[0])}),
@@ -164,7 +164,7 @@ def same(first, second):
     [
         ("vs", {"gamma": 0.0}, "balanced-softmax", {}),
         ("lade", {"alpha": 0.0}, "balanced-softmax", {}),
-        ("cdt", {"gamma": 0.0}, "cb-ce", {"beta": 0.0}),
+        ("cdt-head", {"gamma": 0.0}, "cb-ce", {"beta": 0.0}),
         ("los", {"smoothing": 0.0}, "cb-ce", {"beta": 0.0}),
         ("wb", {"threshold": 50.0}, "cb-ce", {}),
         ("do-head", {"prefer": "many"}, "cb-ce", {"beta": 0.0}),

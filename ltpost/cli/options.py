@@ -28,6 +28,7 @@ EXPERIMENT = (
     "expert",
     "calibration",
     "test_priors",
+    "coverage",
 )
 
 
@@ -40,7 +41,7 @@ test_prior_option = click.option(
     "test_priors",
     callback=_names,
     help="Report Top-1 under other class priors of the rows too: forward-50, uniform, backward-50 (any factor), or "
-    "dirichlet- before one; several parted by commas.",
+    "dirichlet- before one; several parted by commas.  [default: none]",
 )
 
 
@@ -144,8 +145,15 @@ def experiment_options(command: Command) -> Command:
         "--calibration",
         is_flag=False,
         flag_value="temperature",
-        type=click.Choice(["temperature", "bcts", "vector"]),
-        help="Fit probabilities on val after every choice, by a temperature or KIND; report NLL, ECE and Brier.",
+        type=click.Choice(["temperature", "bias", "bcts", "vector"]),
+        help="Fit probabilities on val after every choice, and report NLL, ECE and Brier; without a "
+        "value, by one temperature.  [default: none]",
+    )
+    @click.option(
+        "--coverage",
+        type=float,
+        help="Make sets of classes on val that hold the right one with this probability, such as 0.9; report their "
+        "size and coverage on test.  [default: none]",
     )
     @test_prior_option
     @functools.wraps(command)

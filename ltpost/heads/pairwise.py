@@ -23,8 +23,11 @@ class PairwiseHead(Saved):
         θ(c, c') = ρ a_c' / (a_c + a_c'),   ρ = arccos(-1 / (C - 1)),   κ(c, c') = sin θ(c, c') + cos ρ sin θ(c', c)
 
     θ(c, c') is the angle between the weight of c and its boundary with c'; ρ is the angle between two weights under
-    neural collapse. A rare class, whose a is small, gets the wider angle. Takes O(N C²) steps, a C x C matrix is never
-    made.
+    neural collapse. A rare class, whose a is small, gets the wider angle. As both angles sum to ρ, κ(c, c') is
+    sin ρ cos θ(c', c), and the factor sin ρ makes no difference. Takes O(N C²) steps; a C x C matrix is never made.
+
+    NOTE[DIFF]: with two classes ρ = π, every κ is 0 and the formula says nothing. ρ = π/2 is taken then, its value for
+    many classes.
 
     Args:
         base: its logits are z.
@@ -39,7 +42,7 @@ class PairwiseHead(Saved):
         if spread.shape != (base.num_classes,) or not (spread > 0).all():
             raise DataError(f"a pairwise head needs (C,) = ({base.num_classes},) positive values of a")
         self.base, self.spread = base, spread
-        self.rho = float(np.arccos(-1 / max(1, base.num_classes - 1)))
+        self.rho = float(np.arccos(-1 / (base.num_classes - 1))) if base.num_classes > 2 else np.pi / 2
         self.info: dict[str, Any] = {}
 
     @property
@@ -48,10 +51,9 @@ class PairwiseHead(Saved):
         return self.base.num_classes
 
     def factors(self, c: int) -> tuple[Array, Array]:
-        """κ(c, c') and κ(c', c) for all c', (C,) each."""
-        share = self.spread / (self.spread[c] + self.spread)
-        mine, theirs = np.sin(self.rho * share), np.sin(self.rho * (1 - share))
-        return mine + np.cos(self.rho) * theirs, theirs + np.cos(self.rho) * mine
+        """κ(c, c') / sin ρ and κ(c', c) / sin ρ for all c', (C,) each."""
+        angle = self.rho * self.spread / (self.spread[c] + self.spread)  # θ(c, c')
+        return np.cos(self.rho - angle), np.cos(angle)
 
     def widest_angle(self) -> float:
         """The greatest θ, in radians; the formula is made for angles below π/2."""

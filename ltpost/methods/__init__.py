@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "mix": "mixed_heads",
         "tnorm-la": "tau_norm_adjusted",
         "crt-la": "crt_adjusted",
+        "gla": "zero_shot_ensemble",
     },
     "Fitted heads": {
         "marc": "marc",

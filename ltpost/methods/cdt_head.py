@@ -42,5 +42,5 @@ METHOD = Method(
     chosen="strength (convex)",
     variant="head only",
     how="L-BFGS, or SGD recipe",
-    example="ltpost cdt --gamma 0.2",
+    example="ltpost cdt-head --gamma 0.2",
 )

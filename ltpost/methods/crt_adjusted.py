@@ -9,8 +9,6 @@ chosen together: the exact sweep over τ for every fitted classifier.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ltpost.data.features import FeatureSet
@@ -58,11 +56,14 @@ def crt_adjusted(
     def at(exponent: float) -> Family:
         weight = counts**-exponent
         family = refit(train, Loss(weight=weight * counts.sum() / (counts @ weight)), fit, name="crt-la")
-        more = {"params": family.params, "notes": family.notes}
         if family.parameter is None:
-            return replace(Family.affine(family.head(), log_pi), **more)
+            return Family.affine(family.head(), log_pi, params=family.params, notes=family.notes)
         return Family.crossed(
-            family.parameter, fit.strengths, lambda value: Family.affine(family.head(value), log_pi), **more
+            family.parameter,
+            fit.strengths,
+            lambda value: Family.affine(family.head(value), log_pi),
+            params=family.params,
+            notes=family.notes,
         )
 
     return Family.crossed("reweighting", reweighting, at)

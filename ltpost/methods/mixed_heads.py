@@ -14,7 +14,7 @@ import numpy as np
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
-from ltpost.heads import Head, RescaledHead, load_head
+from ltpost.heads import Head, LinearHead, RescaledHead, load_head
 from ltpost.method import Method
 from ltpost.methods.nearest_class_mean import nearest_class_mean
 from ltpost.scores.posteriors import spread_of_logits
@@ -22,12 +22,12 @@ from ltpost.scores.posteriors import spread_of_logits
 GRID = tuple(round(0.1 * k, 10) for k in range(11))
 
 
-def mixed_heads(train: FeatureSet, joint: Head, *, other: str = "ncm") -> Family:
+def mixed_heads(train: FeatureSet, head: LinearHead, *, other: str = "ncm") -> Family:
     """Mixes the joint classifier with another one.
 
     Args:
         train: training features (N, D) and labels; up to 10,000 of them tell the scale of both classifiers.
-        joint: the joint classifier.
+        head: the joint classifier, (C, D).
         other: the other classifier: ncm, the cosine to class means, or a head file that ltpost saved.
 
     Returns:
@@ -40,9 +40,9 @@ def mixed_heads(train: FeatureSet, joint: Head, *, other: str = "ncm") -> Family
     if not other:
         raise UsageError("other= must be ncm or a head file, but is empty")
     second = nearest_class_mean(train).head() if other == "ncm" else load_head(other)
-    if second.num_classes != joint.num_classes:
-        raise DataError(f"{other}: has {second.num_classes} classes, but the joint classifier {joint.num_classes}")
-    scaled = [RescaledHead(head, np.full(head.num_classes, 1 / _spread(head, train))) for head in (joint, second)]
+    if second.num_classes != head.num_classes:
+        raise DataError(f"{other}: has {second.num_classes} classes, but the joint classifier {head.num_classes}")
+    scaled = [RescaledHead(one, np.full(one.num_classes, 1 / _spread(one, train))) for one in (head, second)]
     return Family.mixed(scaled[0], scaled[1])
 
 

@@ -21,18 +21,20 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import log_prior
 from ltpost.family import Family
 from ltpost.fit.sampling import rows_per_class
-from ltpost.heads import Array, Head, PairwiseHead
+from ltpost.heads import Array, LinearHead, PairwiseHead
 from ltpost.method import Method
 
 GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 
-def pairwise_adjustment(train: FeatureSet, joint: Head, class_counts: Array, *, feature_norms: bool = True) -> Family:
+def pairwise_adjustment(
+    train: FeatureSet, head: LinearHead, class_counts: Array, *, feature_norms: bool = True
+) -> Family:
     """Lets every pair of classes vote, with the boundary between them moved towards the frequent one.
 
     Args:
         train: training features (N, D) and labels.
-        joint: the joint classifier, or one that reads its logits.
+        head: the joint classifier, (C, D).
         class_counts: (C,) training samples per class, all positive.
         feature_norms: multiply n_c^τ by the norm of the class's mean training feature, as the paper's code does.
 
@@ -50,7 +52,7 @@ def pairwise_adjustment(train: FeatureSet, joint: Head, class_counts: Array, *, 
 
     def head_at(tau: float) -> PairwiseHead:
         spread = tau * log_pi + log_norms
-        return PairwiseHead(joint, np.exp(spread - spread.max()))
+        return PairwiseHead(head, np.exp(spread - spread.max()))
 
     widest = head_at(max(GRID)).widest_angle()
     notes: tuple[str, ...] = ()

@@ -24,7 +24,14 @@ from ltpost.scores.metrics import FIGURES, Figures
 from ltpost.tables import HEADINGS, percent, text_table
 
 #: columns of ``Result.more`` that are no shares, so that they are not printed as percent
-NO_SHARES = ("temperature", "nll", "nll before", "brier", "brier before", "set size")
+NO_SHARES = (
+    "temperature",
+    "nll",
+    "nll before",
+    "brier",
+    "brier before",
+    *(f"set size{end}" for end in ("", " many", " medium", " few")),
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Result:
             "unreadable_rows": self.num_invalid,
             "classes_without_rows": [int(c) for c in missing],
             "notes": self.notes,
-            **{table: {name: _number(value) for name, value in row.items()} for table, row in self.more.items()},
+            **{_key(table): {_key(name): _number(v) for name, v in row.items()} for table, row in self.more.items()},
         }
 
     def to_frame(self) -> Any:
@@ -154,7 +161,7 @@ class Report:
                 record[f"{name}_low"] = None if np.isnan(low) else low
                 record[f"{name}_high"] = None if np.isnan(high) else high
             for table, row in result.more.items():
-                record.update({f"{table}: {name}": _number(value) for name, value in row.items()})
+                record.update({_key(f"{table}_{name}"): _number(value) for name, value in row.items()})
             records.append(record)
         return records
 
@@ -223,3 +230,8 @@ def _plain_cell(column: str, value: float) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _key(name: str) -> str:
+    """A name for JSON and CSV."""
+    return name.replace(" ", "_").replace("-", "_")

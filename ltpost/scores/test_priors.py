@@ -2,9 +2,9 @@
 
     acc(p) = Σ_c p_c h_c / n_c
 
-The usual protocol (LADE, SADE) draws a long-tailed subset of the test rows: 12,058 of 50,000 for ImageNet-LT with factor
-50. This is its expectation, from all rows. It answers how a head does on such rows as it is; a head that knows their
-prior is another one (``ltpost pc-softmax --target-prior backward-50``).
+The usual protocol (LADE, SADE) draws a long-tailed subset of the test rows: 12,058 of 50,000 for ImageNet-LT with
+factor 50. This is its expectation, from all rows. It says how a head does on such rows as it is; a head that knows
+their prior is another one (``ltpost pc-softmax --target-prior backward-50``).
 """
 
 from __future__ import annotations
