@@ -33,8 +33,8 @@ NEEDS = {
     "class_counts": "counts",
     "val": "val labels",
     "target": "unlabelled rows to classify",
-    "experts": "several experts",
-    "views": "two augmented views of the rows to classify",
+    "experts": "experts",
+    "views": "augmented views",
 }
 #: needs that let a method see the rows that it is applied to, without their labels: it is made anew for every split
 TRANSDUCTIVE = ("target", "views")

@@ -289,6 +289,18 @@ def test_instance_weights_of_rows(space, similarity):
         ltpost.instance_weights(TEST.experts, UnlabelledRows(ensemble(views=False)))
 
 
+def test_shrunk_instance_weights():
+    family = ltpost.instance_weights(TEST.experts, UnlabelledRows(TEST), shrink=True)
+    full = ltpost.instance_weights(TEST.experts, UnlabelledRows(TEST)).head()
+    np.testing.assert_array_equal(scores(family.head(1.0)), scores(full))
+    np.testing.assert_array_equal(predict(family.head(0.0), TEST), predict(TEST.joint, TEST))
+    curve, weights = family.curve(TEST), full.weights(TEST)
+    for t in np.linspace(0, 1, 21):
+        slow = np.einsum("ne,nec->nc", (1 - t) / 3 + t * weights, LOGITS)
+        np.testing.assert_allclose(scores(family.head(t)), slow, atol=1e-4)
+        np.testing.assert_array_equal(curve.correct(t), predict(family.head(t), TEST) == TEST.labels)
+
+
 def test_sade_follows_the_recipe():
     """The same steps by torch's SGD, from a theta of 1/3 each."""
     options = {"epochs": 2, "learning_rate": 0.5, "weight_decay": 5e-4, "batch_size": 32, "seed": 4}
@@ -404,7 +416,7 @@ def heads(rows):
     hidden = tuple((np.ones((2, rows.expert(e).num_features or 0), np.float32), np.ones(2, np.float32)) for e in (0, 1))
     made = {
         "aggregated": AggregatedHead(rows.experts, np.random.default_rng(0).random((3, 10)), np.arange(10.0)),
-        "instance": InstanceWeightedHead(rows.experts, "logits", "cosine"),
+        "instance": InstanceWeightedHead(rows.experts, "logits", "cosine", 0.7),
     }
     if rows.num_features is not None:
         made["routed"] = RoutedHead(rows.experts, Gates(hidden, np.ones(6, np.float32), -1.0), 4, 0.4)
