@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COUNTS, make_split
-from ensembles import ensemble, expert_sets, save_folder, save_folders
+from ensembles import ensemble, expert_sets, save_folder, save_folders, views_of
 
 import ltpost
 from ltpost import DataError, Experiment, FeatureSet, LinearHead, UsageError, load_head
@@ -289,6 +289,18 @@ def test_instance_weights_of_rows(space, similarity):
         ltpost.instance_weights(TEST.experts, UnlabelledRows(ensemble(views=False)))
 
 
+def test_shrunk_instance_weights():
+    family = ltpost.instance_weights(TEST.experts, UnlabelledRows(TEST), shrink=True)
+    full = ltpost.instance_weights(TEST.experts, UnlabelledRows(TEST)).head()
+    np.testing.assert_array_equal(scores(family.head(1.0)), scores(full))
+    np.testing.assert_array_equal(predict(family.head(0.0), TEST), predict(TEST.joint, TEST))
+    curve, weights = family.curve(TEST), full.weights(TEST)
+    for t in np.linspace(0, 1, 21):
+        slow = np.einsum("ne,nec->nc", (1 - t) / 3 + t * weights, LOGITS)
+        np.testing.assert_allclose(scores(family.head(t)), slow, atol=1e-4)
+        np.testing.assert_array_equal(curve.correct(t), predict(family.head(t), TEST) == TEST.labels)
+
+
 def test_sade_follows_the_recipe():
     """The same steps by torch's SGD, from a theta of 1/3 each."""
     options = {"epochs": 2, "learning_rate": 0.5, "weight_decay": 5e-4, "batch_size": 32, "seed": 4}
@@ -404,7 +416,7 @@ def heads(rows):
     hidden = tuple((np.ones((2, rows.expert(e).num_features or 0), np.float32), np.ones(2, np.float32)) for e in (0, 1))
     made = {
         "aggregated": AggregatedHead(rows.experts, np.random.default_rng(0).random((3, 10)), np.arange(10.0)),
-        "instance": InstanceWeightedHead(rows.experts, "logits", "cosine"),
+        "instance": InstanceWeightedHead(rows.experts, "logits", "cosine", 0.7),
     }
     if rows.num_features is not None:
         made["routed"] = RoutedHead(rows.experts, Gates(hidden, np.ones(6, np.float32), -1.0), 4, 0.4)
@@ -530,3 +542,62 @@ def test_numbers_keep_their_order_on_the_command_line(one_folder, tmp_path, monk
     assert json.loads(run.stdout)["params"]["taus"] == [2.0, 0.0, 0.0]
     bad = CliRunner().invoke(cli, ["balpoe", "--features", str(one_folder), "--taus", "2,x,0"])
     assert (bad.exit_code, "is not a grid" in bad.output) == (2, True)
+
+
+def in_memory(sets, views, key):
+    """What a method predicts on rows with views, from the sets and the views of every expert."""
+    rows, method = side_by_side(sets), ltpost.methods.get(key)
+    rows.view_rows = side_by_side(views)
+    known = {
+        "experts": lambda: rows.experts,
+        "head": lambda: rows.head,
+        "class_counts": lambda: rows.class_counts,
+        "views": lambda: UnlabelledRows(rows),
+        "train": lambda: rows,
+    }
+    family = method(*(known[need]() for need in method.needs))
+    return predict(family.head(None if family.parameter is None else 0.5), rows)
+
+
+def changed(one, *, features=lambda x: x, order=None, rows=None):
+    """Other features, classes in another order, or some rows only."""
+    order = np.arange(one.num_classes) if order is None else order
+    rows = np.arange(len(one)) if rows is None else rows
+    return FeatureSet(
+        features(one.features)[rows],
+        np.argsort(order)[one.labels[rows]],
+        head=LinearHead(one.head.weight[order], one.head.bias[order]),
+        class_counts=one.class_counts[order],
+        sample=None if one.sample is None else one.sample[rows],
+        view=None if one.view is None else one.view[rows],
+    )
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_half_precision_and_absent_classes(key):
+    sets = expert_sets("test", noise=0.5)
+    views = views_of(sets)
+    plain = in_memory(sets, views, key)
+    half = [[changed(one, features=lambda x: x.astype(np.float16)) for one in part] for part in (sets, views)]
+    assert (in_memory(*half, key) == plain).mean() > 0.95
+    for one in sets:
+        assert one.features.dtype == np.float32
+    if key != "early-exit":  # fits to train rows of every class
+        kept = np.flatnonzero(sets[0].labels != 4)
+        fewer = [changed(one, rows=kept) for one in sets]
+        rows = np.flatnonzero(views[0].labels != 4)
+        seen = [changed(one, rows=rows) for one in views]
+        seen = [
+            FeatureSet(one.features, one.labels, head=one.head, sample=np.arange(len(rows)) // 2, view=one.view)
+            for one in seen
+        ]
+        assert (in_memory(fewer, seen, key) == plain[kept]).mean() > 0.9  # sade sees other rows
+
+
+@pytest.mark.parametrize("key", [key for key in METHODS if key != "early-exit"])  # which draws rows class by class
+def test_the_order_of_classes_does_not_matter(key):
+    order = np.random.default_rng(1).permutation(10)
+    sets = expert_sets("test", noise=0.5)
+    views = views_of(sets)
+    renamed = [[changed(one, order=order) for one in part] for part in (sets, views)]
+    np.testing.assert_array_equal(order[in_memory(*renamed, key)], in_memory(sets, views, key))

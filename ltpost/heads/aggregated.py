@@ -209,10 +209,17 @@ class InstanceWeightedHead(Saved):
         experts: E of them.
         space: what is compared: combined ``logits``, or their ``softmax``.
         similarity: ``cosine`` or ``dot``.
+        strength: t, how far the weights go from equal ones (0) to those of most agreement (1): (1 - t)/E + t λ_i.
     """
 
-    def __init__(self, experts: Sequence[ExpertHead], space: Space = "softmax", similarity: Similarity = "cosine"):
-        self.experts, self.space, self.similarity = list(experts), space, similarity
+    def __init__(
+        self,
+        experts: Sequence[ExpertHead],
+        space: Space = "softmax",
+        similarity: Similarity = "cosine",
+        strength: float = 1.0,
+    ):
+        self.experts, self.space, self.similarity, self.strength = list(experts), space, similarity, float(strength)
         self.info: dict[str, Any] = {}
         self._known: tuple[HeadRows, Array] | None = None
 
@@ -222,11 +229,16 @@ class InstanceWeightedHead(Saved):
         return self.experts[0].num_classes
 
     def weights(self, rows: HeadRows) -> NDArray[np.float32]:
-        """λ, (N, E). Those of the rows that were asked for last are kept.
+        """The weights of the experts for every row, (N, E).
 
         Raises:
             DataError: the rows have no views.
         """
+        equal = np.float32(1 / len(self.experts))
+        return np.asarray(equal + np.float32(self.strength) * (self._agreeing(rows) - equal), dtype=np.float32)
+
+    def _agreeing(self, rows: HeadRows) -> NDArray[np.float32]:
+        """λ, (N, E). Those of the rows that were asked for last are kept."""
         if self._known is not None and self._known[0] is rows:
             return self._known[1]
         views, index = rows.two_views()
@@ -266,8 +278,8 @@ class InstanceWeightedHead(Saved):
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """The experts; weights are found anew for the rows that the head is used on."""
         specs, tensors = experts_state(self.experts)
-        spec = {"kind": "instance-weighted", "experts": specs, "space": self.space, "similarity": self.similarity}
-        return spec, tensors
+        said = {"space": self.space, "similarity": self.similarity, "strength": self.strength}
+        return {"kind": "instance-weighted", "experts": specs, **said}, tensors
 
 
 def stacked_logits(experts: Sequence[ExpertHead], rows: HeadRows, key: Key) -> NDArray[np.float64]:

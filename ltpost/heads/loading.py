@@ -41,7 +41,7 @@ def _aggregated(spec: Spec, tensors: Mapping[str, Array]) -> AggregatedHead:
 
 def _instance_weighted(spec: Spec, tensors: Mapping[str, Array]) -> InstanceWeightedHead:
     experts = experts_from_state(spec["experts"], tensors, head_from_state)
-    return InstanceWeightedHead(experts, spec["space"], spec["similarity"])
+    return InstanceWeightedHead(experts, spec["space"], spec["similarity"], spec["strength"])
 
 
 def _routed(spec: Spec, tensors: Mapping[str, Array]) -> RoutedHead:
