@@ -108,6 +108,14 @@ class Experiment:
         return train if self.folder.parts else distributed.shard(train)
 
     @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that train and every reported split have, in the order of train."""
+        if "train" not in self.folder:
+            return ()
+        parts = [*self.reported, self.chosen_on]
+        return tuple(name for name in self.folder["train"].layers if all(name in part.layers for part in parts))
+
+    @cached_property
     def joint_results(self) -> list[Result]:
         """The joint classifier on every reported split; empty where it is not known."""
         if self.report_set.head is None and not self.report_set.has_logits:
@@ -129,6 +137,7 @@ class Experiment:
             "class_counts": lambda: what.class_counts,
             "val": lambda: fit_to,
             "target": lambda: UnlabelledRows(target),
+            "layers": lambda: self.layers,
         }
         for need in missing(self, method):
             raise DataError(_MISSING[need].format(name=what.name, folder=self.folder.path, title=method.title))
@@ -258,6 +267,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
     "val": lambda experiment: True,
     "target": lambda experiment: True,
+    "layers": lambda experiment: bool(experiment.layers),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5, which {title} fits to; run ltpost extract --split train",
@@ -266,6 +276,10 @@ _MISSING = {
     "class_counts": (
         "{name}: has no 'class_counts' (C,), which {title} needs; ltpost extract counts them in the training split, or "
         "reads them from --class-counts FILE"
+    ),
+    "layers": (
+        "{folder}: {title} needs 'layers/<name>' (N, D_l) in train and in every split that is chosen on or reported, but no "
+        "layer is in all of them; extract them with ltpost extract --layers auto"
     ),
 }
 

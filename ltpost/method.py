@@ -33,6 +33,7 @@ NEEDS = {
     "class_counts": "counts",
     "val": "val labels",
     "target": "unlabelled rows to classify",
+    "layers": "earlier layers",
 }
 SETTINGS = ("seed", "device", "progress")
 #: fields of an option dataclass that are no options

@@ -11,7 +11,8 @@ import numpy as np
 
 from ltpost._version import __version__
 from ltpost.data.features import FeatureSet
-from ltpost.data.rows import StoredDataset
+from ltpost.data.layers import Layer
+from ltpost.data.rows import Rows, StoredDataset
 from ltpost.data.write import FORMAT, FORMAT_VERSION, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
@@ -98,6 +99,7 @@ def _read(source: Path, file: h5py.File, part: bool) -> FeatureSet:
         view=_array(file, "view"),
         valid=_array(file, "valid"),
         expert_bias=_array(file, "head/expert_bias"),
+        layers=_layers(source, file),
         split=str(attrs.get("split", source.stem)),
         part=part or "shard" in attrs,
         attrs=attrs,
@@ -117,6 +119,22 @@ def _stored(source: Path, file: h5py.File, key: str) -> Any:
     if dataset.ndim == 0 or dataset.dtype.hasobject or dataset.id.get_offset() is None:
         return np.empty(dataset.shape, dataset.dtype) if dataset.size == 0 else StoredDataset(source, dataset)
     return np.memmap(source, dataset.dtype, "r", offset=dataset.id.get_offset(), shape=dataset.shape)
+
+
+def _layers(source: Path, file: h5py.File) -> dict[str, Layer]:
+    """The datasets of the group ``layers``, by name."""
+    if "layers" not in file:
+        return {}
+    group = file["layers"]
+    if not isinstance(group, h5py.Group):
+        raise DataError(f"{source}: 'layers' must be a group of datasets (N, D_l), but is a dataset")
+    layers = {}
+    for name, dataset in group.items():
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{source}: 'layers/{name}' must be a dataset (N, D_l), but is a group")
+        attrs = {key: _scalar(value) for key, value in dataset.attrs.items()}
+        layers[name] = Layer(Rows(_stored(source, file, f"layers/{name}")), attrs)
+    return layers
 
 
 def _scalar(value: Any) -> Any:

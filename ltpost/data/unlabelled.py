@@ -26,6 +26,7 @@ class UnlabelledRows:
         # functions instead of bound methods, so that no attribute leads back to the labelled split
         self._read_features: Callable[[Key], Array] = lambda key: rows.read_features(key)
         self._read_logits: Callable[[Key, Array | None], Array] = lambda key, out: rows.read_logits(key, out)
+        self._read_layer: Callable[[str, Key], Array] = lambda name, key: rows.read_layer(name, key)
         self._check_finite: Callable[[str, Array, Key], None] = lambda *block: rows.check_finite(*block)
 
     def __len__(self) -> int:
@@ -43,6 +44,10 @@ class UnlabelledRows:
     def read_logits(self, key: Key, out: Array | None = None) -> Array:
         """Stored logits (n, C) float32 of some rows."""
         return self._read_logits(key, out)
+
+    def read_layer(self, name: str, key: Key) -> Array:
+        """Pooled features (n, D_l) of a layer for some rows, as stored."""
+        return self._read_layer(name, key)
 
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""

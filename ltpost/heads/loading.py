@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
+from ltpost.heads.changed import ChangedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
+from ltpost.heads.neighbours import NeighbourHead
 from ltpost.heads.normalized import NormalizedMeanHead
 from ltpost.heads.protocol import Array, Head, Spec
+from ltpost.heads.prototypes import PrototypeHead
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.saving import ENTRY
+from ltpost.heads.summed import SummedHead
 
 
 def _rescaled(spec: Spec, tensors: Mapping[str, Array]) -> RescaledHead:
@@ -32,6 +36,10 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "joint": JointHead.from_state,
     "rescaled": _rescaled,
     "normalized-mean": NormalizedMeanHead.from_state,
+    "changed": ChangedHead.from_state,
+    "summed": lambda spec, tensors: SummedHead.from_state(spec, tensors, head_from_state),
+    "prototypes": PrototypeHead.from_state,
+    "neighbours": NeighbourHead.from_state,
 }
 
 

@@ -46,6 +46,9 @@ class HeadRows(Protocol):
     def read_logits(self, key: Key, out: Array | None = None) -> Array:
         """Stored logits (n, C)."""
 
+    def read_layer(self, name: str, key: Key) -> Array:
+        """Pooled features (n, D_l) of an earlier layer, checked to be finite; DataError where it is not stored."""
+
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""
 

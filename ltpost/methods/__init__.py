@@ -25,6 +25,12 @@ TABLE = {
     "ncm": "nearest_class_mean",
     "lws": "lws",
     "crt": "crt",
+    "lda": "linear_discriminant",
+    "layers": "layer_discriminants",
+    "knn": "nearest_neighbours",
+    "prototypes": "prototype_classifier",
+    "tailcalib": "tail_calibration",
+    "alphanet": "alphanet",
 }
 
 
