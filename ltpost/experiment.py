@@ -160,6 +160,14 @@ class Experiment:
         return self.folder.notes(self._names)
 
     @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that train and every reported split have, in the order of train."""
+        if "train" not in self.folder:
+            return ()
+        parts = [*self.reported, self.chosen_on]
+        return tuple(name for name in self.folder["train"].layers if all(name in part.layers for part in parts))
+
+    @cached_property
     def joint_results(self) -> list[Result]:
         """The joint classifier on every reported split; empty where it is not known."""
         if self.report_set.head is None and not self.report_set.has_logits:
@@ -186,6 +194,7 @@ class Experiment:
             "views": lambda: UnlabelledRows(target),
             "causal_head": lambda: self.causal_head,
             "zero_shot": lambda: self.zero_shot,
+            "layers": lambda: self.layers,
         }
         for need in missing(self, method):
             bare = next((part for part in self.reported if not part.has_views), what)
@@ -265,8 +274,9 @@ class Experiment:
             "signature": signature,
         }
         final.head.info.clear()
-        calibrated = self.calibration is not None and step is not None
-        final.head.info.update({**info, **(step.calibration.info() if calibrated else {})})
+        if step is not None and self.calibration is not None:
+            info.update(step.calibration.info())
+        final.head.info.update(info)
         per_group = self._per_group(final.head)
         about_groups = _per_group_notes(per_group, self.report_set.split)
         notes = (*final.family.notes, *about_groups, *self._range_notes(choice), *self.notes)
@@ -391,6 +401,7 @@ _HAS: dict[str, Callable[[Experiment], bool]] = {
     "views": lambda experiment: all(part.has_views for part in experiment.reported),
     "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
     "zero_shot": lambda experiment: (experiment.folder.path / ZERO_SHOT).is_file(),
+    "layers": lambda experiment: bool(experiment.layers),
 }
 _MISSING = {
     "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
@@ -415,6 +426,10 @@ _MISSING = {
     "zero_shot": (
         "{folder}: has no zero_shot.safetensors, which {title} needs: a classifier over the same features, made "
         "from class names; LinearHead(scale * text_vectors).save writes it"
+    ),
+    "layers": (
+        "{folder}: {title} needs 'layers/<name>' (N, D_l) in train and in every split that is chosen on or reported, "
+        "but no layer is in all of them; extract them with ltpost extract --layers auto"
     ),
 }
 

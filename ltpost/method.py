@@ -37,6 +37,7 @@ NEEDS = {
     "views": "two augmented views of the rows to classify",
     "causal_head": "CausalNorm classifier",
     "zero_shot": "zero-shot classifier",
+    "layers": "earlier layers",
 }
 #: needs that let a method see the rows that it is applied to, without their labels: it is made anew for every split
 TRANSDUCTIVE = ("target", "views")

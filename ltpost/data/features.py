@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ltpost.data import checks, write
 from ltpost.data.experts import columns_of, widths_of
+from ltpost.data.layers import Layer
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.data.rows import BLOCK_ELEMENTS, Rows, decoded, parts
 from ltpost.errors import DataError
@@ -43,6 +44,7 @@ class FeatureSet:
         valid: (N,), 0 where an input could not be read.
         expert_bias: (E, C), the bias of each of several experts; see :meth:`expert`.
         experts: the feature sets of several experts that this one combines; see ``data.experts.side_by_side``.
+        layers: name to (N, D_l) pooled features of an earlier layer, or to a :class:`~ltpost.data.layers.Layer`.
         part: the rows are a part of the split, so that ``class_counts`` need not count them.
         split: its name ("train", "val", "test", …).
         attrs: provenance.
@@ -67,6 +69,7 @@ class FeatureSet:
         valid: Any = None,
         expert_bias: Any = None,
         experts: Sequence[FeatureSet] = (),
+        layers: Mapping[str, Any] | None = None,
         part: bool = False,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
@@ -114,6 +117,10 @@ class FeatureSet:
         self.num_invalid = 0 if keep is None else len(all_labels) - len(keep)
         self._features = self._kept(matrices["features"], keep)
         self._logits = self._kept(matrices["logits"], keep)
+        #: name to the pooled features of an earlier layer of the network, unread
+        self.layers = {
+            key: Layer.checked(name, key, value, len(all_labels), keep) for key, value in (layers or {}).items()
+        }
         self.labels: NDArray[np.int64] = all_labels if keep is None else all_labels[keep]
         self.sample = integers["sample"] if keep is None or integers["sample"] is None else integers["sample"][keep]
         self.view = integers["view"] if keep is None or integers["view"] is None else integers["view"][keep]
@@ -219,6 +226,7 @@ class FeatureSet:
             "view": self.view,
         }
         shapes = {key: f"{value.shape} {value.dtype}" for key, value in arrays.items() if value is not None}
+        shapes.update({f"layers/{key}": f"{layer.shape} {layer.dtype}" for key, layer in self.layers.items()})
         if self.class_names is not None:
             shapes["class_names"] = f"({len(self.class_names)},) text"
         if self._paths is not None:
@@ -264,6 +272,9 @@ class FeatureSet:
 
         sizes = (self.num_features, other.num_features)
         agree(None in sizes or sizes[0] == sizes[1], "D, the columns of 'features' ({} and {})".format(*sizes))
+        for key in self.layers.keys() & other.layers.keys():
+            widths = [layer.shape[1] for layer in (self.layers[key], other.layers[key])]
+            agree(widths[0] == widths[1], f"the columns of 'layers/{key}' ({widths[0]} and {widths[1]})")
         for key in ("class_counts", "class_names"):
             mine, theirs = getattr(self, key), getattr(other, key)
             agree(mine is None or theirs is None or np.array_equal(mine, theirs), f"'{key}'")
@@ -389,6 +400,7 @@ class FeatureSet:
         part._experts = {number: expert.subset(rows) for number, expert in self._experts.items()}
         part._features = None if self._features is None else self._features.subset(rows)
         part._logits = None if self._logits is None else self._logits.subset(rows)
+        part.layers = {key: layer.subset(rows) for key, layer in self.layers.items()}
         part.sample = None if self.sample is None else self.sample[rows]
         part.view = None if self.view is None else self.view[rows]
         part._paths = None if self._paths is None else np.asarray(self._paths[:])[rows]
@@ -415,6 +427,25 @@ class FeatureSet:
         block: Array = self.features[key]
         return block
 
+    def read_layer(self, name: str, key: Key) -> Array:
+        """Pooled features (n, D_l) of a layer for some rows, as stored, checked to be finite.
+
+        Raises:
+            DataError: there is no such layer, or a value is NaN or infinite.
+        """
+        if name not in self.layers:
+            listed = ", ".join(self.layers) or "none"
+            raise DataError(f"{self.name}: must hold 'layers/{name}', but the layers in it are {listed}")
+        block = self.layers[name].rows[key]
+        self.check_finite(f"layers/{name}", block, key)
+        return block
+
+    def layer_blocks(self, name: str) -> Iterator[tuple[slice, Array]]:
+        """Blocks ``(slice, pooled features)`` of a layer, of all rows in order."""
+        size = max(16, BLOCK_ELEMENTS // self.layers[name].shape[1]) if name in self.layers else 1
+        for part, key in parts(len(self), size):
+            yield part, self.read_layer(name, key)
+
     def read_logits(self, key: Key, out: Array | None = None) -> Array:
         """Stored logits (n, C) float32 of some rows, checked to be finite; ``out`` is memory to read into."""
         assert self._logits is not None
@@ -433,6 +464,7 @@ class FeatureSet:
             datasets["features"] = (self._features.shape, self._features.dtype)
         if self._logits is not None:
             datasets["logits"] = (self._logits.shape, np.float32)
+        datasets.update({f"layers/{key}": (layer.shape, layer.dtype) for key, layer in self.layers.items()})
         for key in ("sample", "view"):
             if getattr(self, key) is not None:
                 datasets[key] = ((len(self),), np.int64)
@@ -458,6 +490,8 @@ class FeatureSet:
                 for key in ("sample", "view"):
                     if key in datasets:
                         file[key][:] = getattr(self, key)
+                for key, layer in self.layers.items():
+                    layer.write(file[f"layers/{key}"])
                 if paths is not None:
                     file["paths"][:] = paths
                 file.attrs["state"] = "complete"

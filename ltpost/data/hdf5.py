@@ -55,16 +55,19 @@ class File:
             raise DataError(f"{path}: {reason}; write it again with ltpost extract") from None
         self._heaps_are_sound = False
 
-    def attribute(self, name: str) -> Any:
-        """One root attribute as a Python number or str; None where there is none.
+    def attribute(self, name: str, of: str = "") -> Any:
+        """One attribute as a Python number or str; None where there is none. Of the root, or of the dataset ``of``.
 
         Raises:
             DataError: it has no value or several, or cannot be read.
         """
+        node = self.dataset(of) if of else self._file
+        if node is None:
+            return None
         with self._said(f"attribute '{name}'"):
-            if not h5py.h5a.exists(self._file.id, name.encode()):
+            if not h5py.h5a.exists(node.id, name.encode()):
                 return None
-            stored = h5py.h5a.open(self._file.id, name.encode())
+            stored = h5py.h5a.open(node.id, name.encode())
             shape, kind = stored.shape, stored.get_type()
         self._require(shape is not None and math.prod(shape) == 1, f"attribute '{name}' must be one value")
         self._require(
@@ -74,8 +77,22 @@ class File:
         if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
             self._check_heaps()
         with self._said(f"attribute '{name}'"):
-            value = np.asarray(self._file.attrs[name]).reshape(-1)[0]
+            value = np.asarray(node.attrs[name]).reshape(-1)[0]
         return decoded(value) if isinstance(value, (str, bytes)) else value.item()
+
+    def members(self, group: str) -> list[str]:
+        """The names in a group; none where there is no such group.
+
+        Raises:
+            DataError: there is a dataset of that name, or a name is not UTF-8.
+        """
+        with self._said(f"'{group}'"):
+            found = self._find(self._file, group, group, 0)
+        if found is None:
+            return []
+        self._require(isinstance(found, h5py.Group), f"'{group}' must be a group of datasets, but is a dataset")
+        with self._said(f"'{group}'"):
+            return [str(name) for name in found]
 
     def dataset(self, key: str) -> h5py.Dataset | None:
         """A dataset whose values all lie in this file, unread; None where there is none.
@@ -183,7 +200,7 @@ class File:
 
     def _extents(self) -> Iterator[tuple[int, int]]:
         """Where the large matrices lie, which need not be searched."""
-        for key in ("features", "logits"):
+        for key in ("features", "logits", *(f"layers/{name}" for name in self.members("layers"))):
             with self._said(f"'{key}'"):
                 found = self._find(self._file, key, key, 0)
                 if not isinstance(found, h5py.Dataset):

@@ -11,7 +11,8 @@ from ltpost._version import __version__
 from ltpost.data import checks
 from ltpost.data.features import FeatureSet
 from ltpost.data.hdf5 import File
-from ltpost.data.rows import decoded
+from ltpost.data.layers import Layer
+from ltpost.data.rows import Rows, decoded
 from ltpost.data.write import FORMAT, FORMAT_VERSION, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
@@ -23,6 +24,10 @@ ATTRIBUTES = (
     "head_scale", "layout", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert", "experts",
     "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "ltpost_version", "torch_version", "created",
 )  # fmt: skip
+
+
+#: attributes of a layer that are read
+LAYER_ATTRIBUTES = ("module", "pooling")
 
 
 def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
@@ -93,6 +98,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
         view=file.values("view"),
         valid=file.values("valid"),
         expert_bias=_floats(source, file, "head/expert_bias"),
+        layers=_layers(file),
         split=str(attrs.get("split", source.stem)),
         part=part or "shard" in attrs,
         attrs=attrs,
@@ -121,3 +127,16 @@ def _floats(source: Path, file: File, key: str) -> Array | None:
     checks.require(name, value.dtype.kind == "f", f"'{key}' must be floating point, but is {value.dtype}")
     checks.require(name, is_finite(value), checks.FINITE.format(key))
     return value.astype(np.float32)
+
+
+def _layers(file: File) -> dict[str, Layer]:
+    """The pooled features of earlier layers, by name."""
+    layers = {}
+    for name in file.members("layers"):
+        key = f"layers/{name}"
+        attrs = {attribute: file.attribute(attribute, key) for attribute in LAYER_ATTRIBUTES}
+        stored = file.stored(key)
+        layers[name] = Layer(
+            stored if isinstance(stored, Rows) else Rows(stored), {k: v for k, v in attrs.items() if v is not None}
+        )
+    return layers

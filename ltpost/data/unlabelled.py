@@ -32,6 +32,7 @@ class UnlabelledRows:
         self._read_logits: Callable[[Key, Array | None], Array] = lambda key, out: rows.read_logits(key, out)
         self._expert: Callable[[int], UnlabelledRows] = lambda number: UnlabelledRows(rows.expert(number))
         self._two_views: Callable[[], tuple[FeatureSet, NDArray[np.int64]]] = lambda: rows.two_views()
+        self._read_layer: Callable[[str, Key], Array] = lambda name, key: rows.read_layer(name, key)
         self._check_finite: Callable[[str, Array, Key], None] = lambda *block: rows.check_finite(*block)
 
     def __len__(self) -> int:
@@ -58,6 +59,10 @@ class UnlabelledRows:
         """Rows that show augmented views, and which two of them show each row; see :meth:`FeatureSet.two_views`."""
         rows, index = self._two_views()
         return UnlabelledRows(rows), index
+
+    def read_layer(self, name: str, key: Key) -> Array:
+        """Pooled features (n, D_l) of a layer for some rows, as stored."""
+        return self._read_layer(name, key)
 
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""

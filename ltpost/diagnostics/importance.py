@@ -49,7 +49,7 @@ def gradients(subject: Subject) -> dict[str, Array]:
     """Derivative by W of the loss of every group, (C, D) float64 each."""
     layer = subject.linear
     members = {name: classes for name, classes in subject.members().items() if name != "all"}
-    sums = {name: np.zeros(layer.shape) for name in members}
+    sums = {name: np.zeros(layer.weight.shape) for name in members}
     for part, block in subject.rows.feature_blocks():
         labels = subject.labels[part]
         residual = softmax(layer.logits(block).astype(np.float64))

@@ -13,8 +13,9 @@ from ltpost.data.class_sums import class_sums
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import GROUPS, ShotGroups
 from ltpost.errors import DataError
-from ltpost.heads import Array, Head, LinearHead
+from ltpost.heads import Array, Head
 from ltpost.heads.blocks import score_blocks
+from ltpost.heads.protocol import Layer
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Subject:
         return rows
 
     @cached_property
-    def linear(self) -> LinearHead:
+    def linear(self) -> Layer:
         """The head as one linear layer.
 
         Raises:

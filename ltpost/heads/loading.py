@@ -11,16 +11,20 @@ from typing import Any
 from ltpost.errors import DataError
 from ltpost.heads.aggregated import AggregatedHead, ExpertHead, InstanceWeightedHead, experts_from_state
 from ltpost.heads.causal_norm import CausalNormHead
+from ltpost.heads.changed import ChangedHead
 from ltpost.heads.gated import GatedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.mixed import MixedHead
+from ltpost.heads.neighbours import NeighbourHead
 from ltpost.heads.normalized import NormalizedMeanHead
 from ltpost.heads.pairwise import PairwiseHead
 from ltpost.heads.protocol import Array, Head, Spec
+from ltpost.heads.prototypes import PrototypeHead
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.routed import RoutedHead, gates_from_tensors
 from ltpost.heads.saving import ENTRY, is_finite
+from ltpost.heads.summed import SummedHead
 
 _FLOATS = ("F16", "F32", "F64")
 
@@ -63,6 +67,10 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "causal-norm": CausalNormHead.from_state,
     "mixed": lambda spec, tensors: MixedHead.from_state(spec, tensors, head_from_state),
     "pairwise": lambda spec, tensors: PairwiseHead(head_from_state(spec["base"], tensors), tensors["spread"]),
+    "changed": ChangedHead.from_state,
+    "summed": lambda spec, tensors: SummedHead.from_state(spec, tensors, head_from_state),
+    "prototypes": PrototypeHead.from_state,
+    "neighbours": NeighbourHead.from_state,
 }
 
 

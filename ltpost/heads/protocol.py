@@ -97,6 +97,9 @@ class HeadRows(Protocol):
             DataError: there are none.
         """
 
+    def read_layer(self, name: str, key: Key) -> Array:
+        """Pooled features (n, D_l) of an earlier layer, checked to be finite; DataError where it is not stored."""
+
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""
 

@@ -82,6 +82,14 @@ GROUPS: dict[str, dict[str, str]] = {
         "bbse": "black_box_shift",
         "rlls": "regularized_shift",
     },
+    "Feature space": {
+        "lda": "linear_discriminant",
+        "layers": "layer_discriminants",
+        "knn": "nearest_neighbours",
+        "prototypes": "prototype_classifier",
+        "tailcalib": "tail_calibration",
+        "alphanet": "alphanet",
+    },
 }
 TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
 #: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds

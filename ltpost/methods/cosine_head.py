@@ -56,7 +56,9 @@ def cosine_head(
     loss = Loss(offset=tau * log_prior(class_counts), scale=np.full(len(class_counts), scale))
     begin: LinearHead | None = None
     if start == "class-means":
-        begin = nearest_class_mean(train).head().linear()
+        mean = nearest_class_mean(train).head()
+        assert isinstance(mean, LinearHead)  # the cosine metric gives one
+        begin = mean
     return refit(train, loss, fit, name="cosine-la", layer=Layer(start=begin, cosine=True))
 
 

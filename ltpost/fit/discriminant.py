@@ -1,0 +1,70 @@
+"""Linear discriminants in closed form, from class means and one shrunk covariance that all classes share.
+
+    S_λ = (1 - λ) S + λ tr(S)/D I        z_c = x · S_λ⁻¹ m_c - ½ m_c · S_λ⁻¹ m_c
+
+One eigendecomposition S = U diag(s) Uᵀ serves every λ: S_λ⁻¹ = U diag(1 / ((1 - λ) s + λ mean(s))) Uᵀ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.data.scatter import ClassScatter
+from ltpost.errors import DataError
+from ltpost.heads import Array, LinearHead
+
+
+class Discriminants:
+    """Linear discriminants for every shrinkage of the covariance.
+
+    Args:
+        means: (C, D) m, those of the data or shrunk ones.
+        scatter: of the training rows; its covariance is the scatter divided by the number of rows.
+        name: what to call the rows in a message.
+
+    Raises:
+        DataError: no class has two rows that differ, so that there is no covariance.
+    """
+
+    def __init__(self, means: NDArray[np.float64], scatter: ClassScatter, name: str):
+        covariance = scatter.within / max(1, int(scatter.counts.sum()))
+        # rounding leaves about 1e-16 of the squared means where rows do not differ
+        scale = float(np.square(scatter.means).max(initial=0.0)) * len(covariance)
+        if not np.trace(covariance) > 1e-12 * scale:
+            raise DataError(
+                f"{name}: a covariance needs two rows that differ in at least one class, but there are none; "
+                "extract the whole training split, or use ncm"
+            )
+        spectrum, self._basis = np.linalg.eigh(covariance)
+        self._spectrum = np.maximum(spectrum, 0)
+        self.means = means
+
+    def head(self, shrinkage: float) -> LinearHead:
+        """The classifier at λ = ``shrinkage`` in 0..1; at 0 directions without variance are left out."""
+        shrunk = (1 - shrinkage) * self._spectrum + shrinkage * self._spectrum.mean()
+        usable = shrunk > 1e-12 * shrunk.max()
+        inverse = np.where(usable, 1 / np.where(usable, shrunk, 1), 0)
+        weight = (self.means @ self._basis * inverse) @ self._basis.T
+        return LinearHead(weight, -0.5 * np.einsum("cd,cd->c", weight, self.means))
+
+
+def means_towards_the_centre(means: NDArray[np.float64], class_counts: Array) -> NDArray[np.float64]:
+    """Class means, those of rare classes pulled towards the mean of all class means.
+
+        g + s_c (m_c - g)        s_c = max(0.1, 1 + 0.1 (ln n_c - ln n_max))
+
+    The mean of few training rows, which the network has memorised, lies farther out than the mean of unseen rows.
+
+    Args:
+        means: (C, D).
+        class_counts: (C,) positive.
+
+    >>> means_towards_the_centre(np.array([[2.0], [0.0]]), np.array([100, 100])).ravel()
+    array([2., 0.])
+    """
+    logs = np.log(np.asarray(class_counts, dtype=np.float64))
+    shrinkage = np.maximum(0.1, 1 + 0.1 * (logs - logs.max()))
+    centre = means.mean(axis=0)
+    pulled: NDArray[np.float64] = centre + shrinkage[:, None] * (means - centre)
+    return pulled
