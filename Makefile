@@ -20,4 +20,4 @@ bench:
 	python -m benchmarks
 
 torture:
-	python -m benchmarks.reliability
+	OMP_NUM_THREADS=1 python -m benchmarks.reliability

@@ -7,10 +7,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import SHARED, make_split
 from safetensors.numpy import save_file
 
 from ltpost import DataError, Experiment, FeatureSet, LinearHead, evaluate, load, load_head
+from ltpost.cli import cli
+from ltpost.cli.info import in_a_child
 from tests.fuzz import KINDS, features, heads
 from tests.fuzz.__main__ import run
 
@@ -327,3 +330,35 @@ def test_the_fuzzer_finds_what_is_wrong(monkeypatch, tmp_path):
     assert heads.check(heads.Case(path, "none")) == "ok"
     monkeypatch.setattr(heads, "load_head", lambda path: LinearHead(np.ones((4, 5))))
     assert heads.check(heads.Case(path, "none")) == "wrong: logits"
+
+
+# -- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def test_info_safe_prints_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.h5", "-b.h5"):
+        features.write(tmp_path / name)
+    for words in ([], ["--json"]):
+        plain, safe = (
+            CliRunner().invoke(cli, ["info", *options, *words, "--", "a.h5", "-b.h5"], catch_exceptions=False)
+            for options in ([], ["--safe"])
+        )
+        assert safe.exit_code == 0
+        assert safe.stdout == plain.stdout
+
+
+def test_info_safe_refuses_hangs_and_crashes(tmp_path, monkeypatch):
+    path = spoilt(tmp_path / "val.h5", virtual)
+    with pytest.raises(DataError, match="val.h5: 'features' takes its values from other datasets") as caught:
+        in_a_child(path)
+    assert "Error" not in str(caught.value)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    for code, message in (
+        ("exec sleep 60", "reading it has not ended after 0.5 s; do not open this file"),
+        ("kill -SEGV $$", "reading it ends the process by signal 11; do not open this file"),
+    ):
+        (tmp_path / "python").write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / "python").chmod(0o755)
+        with pytest.raises(DataError, match=message):
+            in_a_child(path, seconds=0.5 if "sleep" in code else 60)

@@ -25,6 +25,8 @@ from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, Key, LinearHe
 from ltpost.heads.blocks import score_blocks
 from ltpost.output import replacing
 
+MOST_CLASSES = 10**8  # of which counts still fit into memory
+
 
 class FeatureSet:
     """One split: features (N, D), labels (N,), logits (N, C), the joint classifier and the class counts.
@@ -107,6 +109,7 @@ class FeatureSet:
         self._knows_classes = num_classes is not None
         self.num_classes: int = int(all_labels.max(initial=0)) + 1 if num_classes is None else num_classes
         self.class_counts: NDArray[np.int64] | None = counts
+        checks.require(name, self.num_classes <= MOST_CLASSES, f"there are {self.num_classes:,} classes by the labels")
         checks.labels_in_range(name, all_labels, self.num_classes)
         if counts is not None:
             whole = split == "train" and not part

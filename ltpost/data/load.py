@@ -81,7 +81,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
         f"has format_version {version}, and this ltpost {__version__} reads up to {FORMAT_VERSION}; "
         "upgrade with pip install -U ltpost",
     )
-    require(state == "complete", f"attribute 'state' is '{state}', the extraction did not finish; run it again")
+    require(state == "complete", f"attribute 'state' is {state!r}, the extraction did not finish; run it again")
     names, paths = file.values("class_names"), file.stored("paths")
     for key, column in (("class_names", names), ("paths", paths)):
         of_text = column is None or (len(column.shape) == 1 and column.dtype.kind in "SO")

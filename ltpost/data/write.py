@@ -188,17 +188,14 @@ class _Checked:
     def close(self) -> None:
         """Close, whatever happened."""
         try:
-            if self.error is None:
-                os.fsync(self._file.fileno())
-        except OSError as error:
-            self.error = error
-        finally:
             self._file.close()
+        except OSError as error:
+            self.error = self.error or error
 
 
 @contextmanager
 def open_checked(path: Path, mode: str) -> Iterator[h5py.File]:
-    """An HDF5 file to write ("w") or change ("r+"), on the disk at the end.
+    """An HDF5 file to write ("w") or change ("r+").
 
     Raises:
         OSError: it could not be written; HDF5 itself would end the process.
