@@ -16,8 +16,8 @@ def percent(value: float) -> str:
 
     Sums in different orders may differ in the last digit of a float, so it is rounded twice.
 
-    >>> percent(0.71985), percent(0.71985 - 1e-16), percent(-1e-9)
-    ('71.99', '71.99', '0.00')
+    >>> percent(0.71987), percent(0.1 + 0.2) == percent(0.3), percent(-1e-9)
+    ('71.99', True, '0.00')
     """
     return "–" if np.isnan(value) else f"{round(round(100 * value, 9), 2) + 0.0:.2f}"
 

@@ -11,8 +11,6 @@ Costs one pass over the scores of both heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import numpy as np
 
 from ltpost.diagnostics import pictures
@@ -54,7 +52,9 @@ def hidden_offset(subject: Subject, joint: Head) -> tuple[float, Array, float]:
     n, classes = len(subject.rows), subject.num_classes
     sums = {name: np.zeros(classes) for name in ("z", "w", "zz", "zw", "ww")}
     first: tuple[Array, Array] | None = None
-    for ours, joints in zip(_in_rows(subject.scores()), _in_rows(subject.scores(joint)), strict=True):
+    for (_, ours), (_, joints) in zip(subject.scores(), subject.scores(joint), strict=True):
+        ours -= ours.mean(axis=1, keepdims=True)
+        joints -= joints.mean(axis=1, keepdims=True)
         first = first or (joints[0].copy(), ours[0].copy())
         z, w = joints - first[0], ours - first[1]
         for name, block in (("z", z), ("w", w), ("zz", z * z), ("zw", z * w), ("ww", w * w)):
@@ -69,18 +69,3 @@ def hidden_offset(subject: Subject, joint: Head) -> tuple[float, Array, float]:
     explained = float(n * (offset**2).sum())
     total = explained + left
     return scale, offset, explained / total if total > 1e-12 * max(float(spread_w), 1e-300) else float("nan")
-
-
-def _in_rows(blocks: Iterable[tuple[slice, Array]], size: int = 256) -> Iterator[Array]:
-    """Score blocks cut to equal lengths, centred over the classes."""
-    held: list[Array] = []
-    count = 0
-    for _, block in blocks:
-        held.append(block - block.mean(axis=1, keepdims=True))
-        count += len(block)
-        while count >= size:
-            whole = np.concatenate(held)
-            yield whole[:size]
-            count, held = count - size, [whole[size:]]
-    if count:
-        yield np.concatenate(held)

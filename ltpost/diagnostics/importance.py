@@ -21,7 +21,10 @@ def importance(subject: Subject) -> Finding:
     """For the loss of each group: total E, its share on the weights of each group, and on the top tenth of weights."""
     weight = subject.linear.weight.astype(np.float64)
     members = {name: classes for name, classes in subject.members().items() if name != "all"}
-    found = {name: (weight * gradient) ** 2 for name, gradient in gradients(subject).items()}
+    found = gradients(subject)
+    for matrix in found.values():
+        matrix *= weight
+        matrix *= matrix
     totals = {name: float(matrix.sum()) for name, matrix in found.items()}
     share = np.array([[_part(matrix[classes].sum(), totals[name]) for classes in members.values()]
                       for name, matrix in found.items()])  # fmt: skip

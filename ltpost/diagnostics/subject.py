@@ -109,8 +109,9 @@ class Subject:
     # -- passes ------------------------------------------------------------------------------------------------------
 
     def scores(self, head: Head | None = None) -> Iterator[tuple[slice, Array]]:
-        """Blocks of logits, float64."""
-        for part, block in score_blocks(self.head if head is None else head, self.rows):
+        """Blocks of logits, float64, of the head or of another one; they have the same rows for every head."""
+        size = max(1, self.rows.block_rows() // 4)
+        for part, block in score_blocks(self.head if head is None else head, self.rows, size):
             yield part, block.astype(np.float64)
 
     @cached_property
