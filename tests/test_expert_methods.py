@@ -507,6 +507,20 @@ def test_transductive_rows_say_so(key, one_folder):
         assert any("mean per group of test: weight of expert 0" in note for note in outcome.notes)
 
 
+@pytest.mark.parametrize("key", ["sade", "do"])
+def test_rows_that_are_views_themselves(key, tmp_path):
+    """Without a plain view, each view is classified with the weights of its image."""
+    for split in ("val", "test"):
+        side_by_side(views_of(expert_sets(split))).save(tmp_path / f"{split}.h5")
+    outcome = Experiment(tmp_path).run(key)
+    assert next(result for result in outcome.results if result.name == key).totals.sum() == 240
+    if key == "do":
+        test = Experiment(tmp_path).report_set
+        weights = outcome.head.weights(test)
+        np.testing.assert_array_equal(weights[0::2], weights[1::2])
+        assert len(np.unique(weights, axis=0)) > 10
+
+
 def test_experts_used_per_group(one_folder):
     used = Experiment(one_folder).run("early-exit").per_group["experts used"]
     assert all(1 <= value <= 3 for value in used.values())

@@ -149,6 +149,8 @@ def test_errors(folder):
         make_split("val", attrs={"experts": 5})
     with pytest.raises(DataError, match=r"'expert_widths' must share out D = 16 columns, but is \[4, 8\]"):
         make_split("val", attrs={"expert_widths": "[4, 8]"})
+    with pytest.raises(DataError, match="'expert_widths' must be a JSON list of integers, .* but is '4, 12'"):
+        make_split("val", attrs={"expert_widths": "4, 12"})
     with pytest.raises(DataError, match=r"must have shape \(E, C\) = \(2, 10\), but has \(3, 10\)"):
         make_split("val", attrs={"experts": 2}, expert_bias=np.zeros((3, 10)))
     with pytest.raises(DataError, match="must be the mean of 'head/expert_bias'"):

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 _COMMON = ("arch", "transform", "dataset", "dtype", "amp", "views", "class_order")
 
 
-def widths_of(attrs: Mapping[str, Any], num_features: int | None) -> tuple[int, ...]:
+def widths_of(attrs: Mapping[str, Any], num_features: int | None, name: str = "features") -> tuple[int, ...]:
     """How many columns of the features each expert has; empty where there is one, or where they cannot be shared out.
+
+    Raises:
+        DataError: the widths are no list of integers.
 
     >>> widths_of({"experts": 3}, 12)
     (4, 4, 4)
@@ -35,7 +38,13 @@ def widths_of(attrs: Mapping[str, Any], num_features: int | None) -> tuple[int, 
     (2, 4)
     """
     if "expert_widths" in attrs:
-        return tuple(int(width) for width in json.loads(str(attrs["expert_widths"])))
+        try:
+            return tuple(int(width) for width in json.loads(str(attrs["expert_widths"])))
+        except (ValueError, TypeError):
+            raise DataError(
+                f"{name}: the attribute 'expert_widths' must be a JSON list of integers, one for each expert, but is "
+                f"{attrs['expert_widths']!r}"
+            ) from None
     count = int(attrs.get("experts", 1))
     return () if count <= 1 or not num_features else (num_features // count,) * count
 

@@ -5,7 +5,6 @@ What this module does not do: read or write files (``load``, ``write``), or stat
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data import checks, write
+from ltpost.data import checks, views, write
 from ltpost.data.experts import columns_of, widths_of
 from ltpost.data.layers import Layer
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
@@ -130,7 +129,7 @@ class FeatureSet:
         self._numbers = keep  # in the file, of the rows that are left
         self._paths = paths if keep is None or paths is None else np.asarray(paths[:])[keep]
         self.num_experts = int(self.attrs.get("experts", 1))
-        self.expert_widths = widths_of(self.attrs, self.num_features)
+        self.expert_widths = widths_of(self.attrs, self.num_features, name)
         self.num_experts = max(self.num_experts, len(self.expert_widths))
         if not experts:
             checks.experts_fit(
@@ -366,32 +365,7 @@ class FeatureSet:
             DataError: there are no views, or fewer than two of some row.
         """
         rows = self if self.view_rows is None else self.view_rows
-        if not self.has_views or rows.sample is None or rows.view is None:
-            raise DataError(
-                f"{self.name}: has no views of its rows; write them beside it with ltpost extract --split "
-                f"{self.split or 'test'} --views 2 --augment standard --out FOLDER/{self.split or 'test'}-views.h5"
-            )
-        if json.loads(str(rows.attrs.get("views", "{}"))).get("augment") == "none":
-            raise DataError(
-                f"{rows.name}: must hold augmented views, but each image is shown several times as it is; extract it "
-                "with --augment standard"
-            )
-        order = np.lexsort((rows.view, rows.sample))
-        samples = rows.sample[order]
-        first = np.searchsorted(samples, self.samples, side="left")
-        count = np.searchsorted(samples, self.samples, side="right") - first
-        for row in np.flatnonzero(count < 2)[:1]:
-            raise DataError(
-                f"{rows.name}: must hold two views of every row of {self.name}, but has {count[row]} of sample "
-                f"{self.samples[row]}; extract both from the same data"
-            )
-        index: NDArray[np.int64] = order[first[:, None] + np.arange(2)]
-        checks.require(
-            rows.name,
-            bool((rows.labels[index] == self.labels[:, None]).all()),
-            f"'labels' differ from those of {self.name}; extract both from the same data",
-        )
-        return rows, index
+        return rows, views.two_of_each(self, rows)
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""

@@ -1,67 +1,58 @@
-"""One row per sample from several views of it: the mean of everything that is stored."""
+"""Augmented views of rows: which two rows of another feature set, or of the same, show each row."""
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 
-from ltpost.data.features import FeatureSet
-from ltpost.data.layers import Layer
-from ltpost.data.rows import Rows
 from ltpost.errors import DataError
-from ltpost.heads import Array
+
+if TYPE_CHECKING:
+    from ltpost.data.features import FeatureSet
 
 
-def mean_of_views(rows: FeatureSet) -> FeatureSet:
-    """The mean over the views of each sample, of features, logits and layers; in memory.
+def two_of_each(rows: FeatureSet, views: FeatureSet) -> NDArray[np.int64]:
+    """The numbers of the first two views of every row, (N, 2).
 
     Args:
-        rows: with ``sample``; the views of a sample may have any order and number.
-
-    Returns:
-        One row per sample, in the order of the samples' numbers. The joint classifier of the mean features gives the
-        mean logits, as it is linear. Types are kept, sums are float32.
+        rows: N rows.
+        views: rows with ``sample`` and ``view``, of any order; may be ``rows`` itself.
 
     Raises:
-        DataError: the rows have no ``sample``, or views of one sample differ in their label.
-
-    >>> views = FeatureSet(np.array([[1.0], [3.0], [5.0]]), np.array([0, 0, 1]), sample=np.array([0, 0, 1]))
-    >>> mean_of_views(views).features.ravel()
-    array([2., 5.])
+        DataError: there are no views, fewer than two of some row, or views that are no augmented ones.
     """
-    if rows.sample is None:
-        raise DataError(f"{rows.name}: must hold 'sample' (N,) to take the mean over views; extract it with --views")
-    order = np.argsort(rows.sample, kind="stable")
-    _, first, counts = np.unique(rows.sample[order], return_index=True, return_counts=True)
-    labels = rows.labels[order][first]
-    differs = np.flatnonzero(np.repeat(labels, counts) != rows.labels[order])
-    if len(differs):
+    if not rows.has_views or views.sample is None or views.view is None:
+        split = rows.split or "test"
         raise DataError(
-            f"{rows.name}: all views of a sample must have one label, but those of sample "
-            f"{rows.sample[order][differs[0]]} have several; write the file again"
+            f"{rows.name}: has no views of its rows; write them beside it with ltpost extract --split {split} "
+            f"--views 2 --augment standard --out FOLDER/{split}-views.h5"
         )
+    if _augment(views) == "none":
+        raise DataError(
+            f"{views.name}: must hold augmented views, but each image is shown several times as it is; extract it with "
+            "--augment standard"
+        )
+    order = np.lexsort((views.view, views.sample))
+    samples = views.sample[order]
+    first = np.searchsorted(samples, rows.samples, side="left")
+    count = np.searchsorted(samples, rows.samples, side="right") - first
+    for row in np.flatnonzero(count < 2)[:1]:
+        raise DataError(
+            f"{views.name}: must hold two views of every row of {rows.name}, but has {count[row]} of sample "
+            f"{rows.samples[row]}; extract both from the same data"
+        )
+    index: NDArray[np.int64] = order[first[:, None] + np.arange(2)]
+    if (views.labels[index] != rows.labels[:, None]).any():
+        raise DataError(f"{views.name}: 'labels' differ from those of {rows.name}; extract both from the same data")
+    return index
 
-    def mean(stored: Rows) -> Array:
-        result = np.empty((len(first), stored.shape[1]), stored.dtype)
-        size = max(1, 2**22 // max(1, stored.shape[1]))
-        for start in range(0, len(first), size):
-            some = slice(start, start + size)
-            begin, end = first[some][0], first[some][-1] + counts[some][-1]
-            block = stored[order[begin:end]].astype(np.float32)
-            result[some] = np.add.reduceat(block, first[some] - begin, axis=0) / counts[some, None]
-        return result
 
-    layers = {name: Layer(Rows(mean(layer.rows)), layer.attrs) for name, layer in rows.layers.items()}
-    return FeatureSet(
-        None if rows.num_features is None else mean(Rows(rows.features)),
-        labels,
-        logits=mean(Rows(rows.logits)) if rows.has_logits else None,
-        head=rows.head,
-        class_counts=rows.class_counts,
-        class_names=rows.class_names,
-        expert_bias=rows.expert_bias,
-        layers=layers,
-        part=True,
-        split=rows.split,
-        attrs=rows.attrs,
-        name=rows.name,
-    )
+def _augment(views: FeatureSet) -> str | None:
+    """How images were augmented, as ``ltpost extract`` says it; None where nothing is said."""
+    try:
+        return str(json.loads(str(views.attrs.get("views", "{}")))["augment"])
+    except (ValueError, KeyError, TypeError):
+        return None
