@@ -209,8 +209,9 @@ class Experiment:
         for part in self.reported:
             name, head = method.key, choice.head
             if "target" in method.needs and part is not split:
-                head = self._family(method, options, split, part).head_of(choice.best)
-                final = replace(choice, head=head)
+                family = self._family(method, options, split, part)
+                head = family.head_of(choice.best)
+                final = replace(choice, head=head, family=family)
             chosen_here = part is split and (choice.best is not None or fits)
             if not chosen_here:
                 results.append(self._judge(head, part, name, detail))
@@ -234,7 +235,7 @@ class Experiment:
         final.head.info.update(
             {**info, **({} if self.calibration is None or step is None else step.calibration.info())}
         )
-        notes = (*choice.family.notes, *self._range_notes(choice))
+        notes = (*final.family.notes, *self._range_notes(choice))
         return Outcome(method.key, final, params, selected_on, results, signature, notes)
 
     def _after(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
