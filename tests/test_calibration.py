@@ -185,6 +185,15 @@ def test_calibration_on_val_is_cross_fitted(folder):
     )
 
 
+def test_heads_of_two_parameters_are_calibrated_by_fold(folder):
+    experiment = Experiment(folder, calibration="temperature", coverage=0.9, test_priors=["backward-10"])
+    outcome = experiment.run("tnorm-la", exponents=(0.0, 0.5))
+    heads = [head for head, _ in experiment.selection.chosen_by_fold(experiment.chosen_on, outcome.choice)]
+    assert len(heads) == 5
+    row = next(result for result in outcome.results if (result.split, result.name) == ("test", "tnorm-la"))
+    assert set(row.more) == {"calibration", "softmax sets", "pas sets", "interp-q sets", "test priors"}
+
+
 def test_methods_that_fit_to_val_are_fitted_anew_for_their_calibration(folder):
     outcome = Experiment(folder, calibration="temperature").run("p2p-val")
     assert all(result.more["calibration"]["temperature"] > 0 for result in outcome.results)

@@ -209,10 +209,27 @@ def test_moments_of_the_rows_themselves_give_their_own_prior(predictions):
 def test_a_ridge_pulls_to_the_uniform_prior():
     table, mean = np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([0.8, 0.2])
     there = np.array([True, True])
-    exact, pulled = solve_prior(table, mean, there, 0.0), solve_prior(table, mean, there, 100.0)
+    (exact, _), (pulled, _) = solve_prior(table, mean, there, 0.0), solve_prior(table, mean, there, 100.0)
     assert np.allclose(table @ exact, mean)
     assert np.allclose(pulled, 0.5, atol=0.01)
-    assert solve_prior(np.array([[0.9, 0.0], [0.1, 0.0]]), np.array([0.9, 0.1]), np.array([True, False]), 0.0)[1] > 0
+    assert solve_prior(np.array([[0.9, 0.0], [0.1, 0.0]]), np.array([0.9, 0.1]), np.array([True, False]), 0.0)[0][1] > 0
+
+
+def test_a_confusion_that_is_nearly_singular_is_noted():
+    val = make_split("val")
+    alike = np.asarray(val.logits[:])[:, [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]] + np.eye(10)[9] * 1e-3
+    rows = rows_of(alike, val.labels)
+    family = methods.get("bbse")(rows, UnlabelledRows(rows), rows.joint, COUNTS, predictions="soft")
+    assert "K is nearly singular" in family.notes[1]
+    assert len(methods.get("bbse")(rows, UnlabelledRows(rows), rows.joint, COUNTS, ridge=0.1).notes) == 1
+
+
+def test_the_prior_of_the_reported_rows_is_in_the_notes(folder):
+    outcome = Experiment(folder).run("em")
+    test = make_split("test")
+    family = methods.get("em")(UnlabelledRows(test), test.joint, COUNTS)
+    assert outcome.notes[0] == family.notes[0]
+    assert outcome.notes[0].startswith("class prior found: many ")
 
 
 def test_rlls_solves_its_problem():

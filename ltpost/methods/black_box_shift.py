@@ -26,6 +26,9 @@ from ltpost.methods.label_shift import not_empty, shifted
 from ltpost.scores.label_shift import confusion, mean_prediction
 from ltpost.scores.posteriors import safe_log
 
+#: of K, beyond which noise in it is amplified so much that a note says so
+CONDITION = 30.0
+
 
 def black_box_shift(
     val: FeatureSet,
@@ -62,34 +65,37 @@ def black_box_shift(
     log_pi = log_prior(class_counts)
     box = RescaledHead(joint, offset=-log_pi)
     table, there = confusion(val, box, predictions)
-    share = solve_prior(table, mean_prediction(not_empty(target), box, predictions), there, ridge)
+    share, condition = solve_prior(table, mean_prediction(not_empty(target), box, predictions), there, ridge)
     log_q = safe_log(share)
-    return shifted(joint, log_q - log_pi, log_q, class_counts)
+    notes = (
+        f"K is nearly singular (condition number {condition:.0f}), so that q is noise in part; give a ridge of 0.01",
+    )
+    return shifted(joint, log_q - log_pi, log_q, class_counts, *(notes if condition > CONDITION and not ridge else ()))
 
 
 def solve_prior(
     table: NDArray[np.float64], mean: NDArray[np.float64], there: NDArray[np.bool_], ridge: float
-) -> NDArray[np.float64]:
-    """Q ≥ 0 with K q = μ in least squares, and a pull to uniform; see :func:`black_box_shift`.
+) -> tuple[NDArray[np.float64], float]:
+    """The prior q ≥ 0 with K q = μ in least squares, pulled to uniform by ``ridge``, and the condition number of K.
 
-    >>> solve_prior(np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([0.55, 0.45]), np.array([True, True]), 0.0)
+    >>> solve_prior(np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([0.55, 0.45]), np.array([True, True]), 0.0)[0]
     array([0.5, 0.5])
     """
-    classes = len(mean)
+    classes, condition = len(mean), 1.0
     prior = np.full(classes, 1 / classes)
     if there.any():
         part = table[:, there]
         rest = mean - table[:, ~there] @ prior[~there]
-        gram = part.T @ part
-        pull = ridge * float(np.linalg.eigvalsh(gram)[-1]) if ridge else 0.0
-        right = part.T @ rest + pull * prior[there]
-        gram[np.diag_indices_from(gram)] += pull
-        prior[there] = (
-            np.linalg.lstsq(gram, right, rcond=None)[0] if ridge else np.linalg.lstsq(part, rest, rcond=None)[0]
-        )
+        found, _, _, singular = np.linalg.lstsq(part, rest, rcond=None)
+        condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf
+        if ridge:
+            pull = ridge * float(singular[0]) ** 2
+            gram = part.T @ part + pull * np.eye(part.shape[1])
+            found = np.linalg.solve(gram, part.T @ rest + pull * prior[there])
+        prior[there] = found
     prior = np.maximum(prior, 0.0)
     total = prior.sum()
-    return prior / total if total > 0 else np.full(classes, 1 / classes)
+    return (prior / total if total > 0 else np.full(classes, 1 / classes)), condition
 
 
 METHOD = Method(
