@@ -1,4 +1,4 @@
-"""Learns how rare classes combine the classifiers of their nearest frequent classes, in torch (``methods.alphanet``)."""
+"""Learns how rare classes combine the classifiers of near frequent classes, in torch (``methods.alphanet``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize
-from torch.optim._functional import adamw
+from torch.optim.adamw import adamw
 from tqdm.auto import tqdm
 
 from ltpost.data.features import FeatureSet
@@ -75,8 +75,8 @@ def learn_combination(
     own, others = weight[few_classes], weight[torch.from_numpy(sources).to(where)]
     sizes = [(sources.shape[1] + 1) * weight.shape[1], HIDDEN, HIDDEN, sources.shape[1]]
     parameters = []
-    for columns, width in pairwise(sizes):  # as torch.nn.Linear starts
-        bound = columns**-0.5
+    for columns, width in pairwise(sizes):
+        bound = float(columns) ** -0.5  # as torch.nn.Linear starts
         for shape in ((columns, width), (width,)):
             start = torch.empty(shape).uniform_(-bound, bound, generator=torch_random)
             parameters.append(start.to(where).requires_grad_())
