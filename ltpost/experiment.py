@@ -278,7 +278,7 @@ _MISSING = {
         "reads them from --class-counts FILE"
     ),
     "layers": (
-        "{folder}: {title} needs 'layers/<name>' (N, D_l) in train.h5 and in every split that is chosen on or reported, "
+        "{folder}: {title} needs 'layers/<name>' (N, D_l) in train.h5 and in every split that is used, "
         "but no layer is in all of them; extract them with ltpost extract --layers auto"
     ),
 }
