@@ -1,4 +1,4 @@
-"""Learns how rare classes combine the classifiers of the nearest frequent classes (``methods.alphanet``), in torch."""
+"""Learns how rare classes combine the classifiers of near frequent classes, in torch (``methods.alphanet``)."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def learn_combination(
     own, others = weight[few_classes], weight[torch.from_numpy(sources).to(where)]
     sizes = [(sources.shape[1] + 1) * weight.shape[1], HIDDEN, HIDDEN, sources.shape[1]]
     parameters = []
-    for columns, width in pairwise(sizes):  # as torch.nn.Linear starts
-        bound = columns**-0.5
+    for columns, width in pairwise(sizes):
+        bound = float(columns) ** -0.5  # as torch.nn.Linear starts
         for shape in ((columns, width), (width,)):
             start = torch.empty(shape).uniform_(-bound, bound, generator=torch_random)
             parameters.append(start.to(where).requires_grad_())
