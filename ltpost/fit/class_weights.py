@@ -64,4 +64,5 @@ def positive(class_counts: Array) -> NDArray[np.float64]:
 
 
 def _to_mean_one(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    return weight * (len(weight) / weight.sum())
+    result: NDArray[np.float64] = weight * (len(weight) / weight.sum())
+    return result

@@ -34,6 +34,29 @@ class BoundLoss(Protocol):
         """About ∂²loss_i/∂z_ic², (n, C), for the preconditioner."""
 
 
+class WholeLoss:
+    """A bound loss that is no sum over rows: it looks at all rows (of a batch) before it gives value and gradient.
+
+    ``gather`` is called with every block, then ``settle`` once, then the loss itself with every block again.
+    """
+
+    def gather(self, scores: Tensor, labels: Tensor, weights: Tensor | float) -> None:
+        """Take note of a block, whose scores it leaves as they are."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """All blocks were seen, in every process."""
+        raise NotImplementedError
+
+    def __call__(self, scores: Tensor, labels: Tensor, weights: Tensor | float) -> Tensor:
+        """As of a :class:`BoundLoss`; the values of all blocks add up to that of all rows."""
+        raise NotImplementedError
+
+    def curvature(self, scores: Tensor) -> Tensor:
+        """As of a :class:`BoundLoss`."""
+        raise NotImplementedError
+
+
 class HeadLoss(Protocol):
     """A loss of logits (n, C) and labels (n,)."""
 

@@ -25,12 +25,13 @@ class Problem(Protocol):
     """A convex loss of parameters θ, and a penalty strength/2 ‖P (θ - start)‖², P a projection."""
 
     strength: float  # of the penalty, for the preconditioner
+    cost: float  # passes over the data that one evaluation takes
 
     def start(self) -> Tensor:
         """The solution for an infinite strength."""
 
     def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Value and gradient of the loss alone: one pass over the data."""
+        """Value and gradient of the loss alone."""
 
     def penalised(self, step: Tensor) -> Tensor:
         """P times a step, as a tensor of its own."""
@@ -46,31 +47,39 @@ class Problem(Protocol):
 
 
 def convex_path(
-    problem: Problem, strengths: Sequence[float], tolerance: float, *, description: str, progress: bool
+    problem: Problem,
+    strengths: Sequence[float],
+    tolerance: float,
+    *,
+    description: str,
+    progress: bool,
+    begin: Tensor | None = None,
 ) -> Iterator[Head]:
     """Minimise for every strength, strong to weak, each started where the last two point to along log strength.
 
     The remembered curvature is corrected for the new strength: where a step s changed the gradient by y, it now changes
     it by y + (new - old strength) s. Where the prediction is no better than the last solution, the first direction of
-    L-BFGS is therefore the tangent of the path.
+    L-BFGS is therefore the tangent of the path. ``begin`` is another point to begin with, for a loss that is not
+    convex. The path then goes from weak to strong: under a strong penalty all descents would end in one minimum.
 
     Yields:
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like
         ``tolerance``), iterations, passes over the data, and whether that converged.
     """
-    theta, start = problem.start(), problem.start()
+    start = problem.start()
+    theta = start.clone() if begin is None else begin.clone()
     curvature, ends = Curvature(len(start)), deque[tuple[float, Tensor]](maxlen=2)
     value, gradient = problem(theta)
     at_start, passes = agreed_number(gradient.norm()), 1
     problem.strength = 0.0
 
     def objective(x: Tensor) -> tuple[float, Tensor]:
-        return _penalised(*problem(x), problem.strength, problem.penalised(x - start))
+        return penalised(*problem(x), problem.strength, problem.penalised(x - start))
 
     with tqdm(desc=description, unit="pass", disable=quiet(progress)) as bar:
-        for strength in sorted(set(strengths), reverse=True):
+        for strength in sorted(set(strengths), reverse=begin is None):
             change, problem.strength = strength - problem.strength, strength
-            value, gradient = _penalised(value, gradient, change, problem.penalised(theta - start))
+            value, gradient = penalised(value, gradient, change, problem.penalised(theta - start))
             curvature.strengthen(change, problem.penalised)
             bar.set_postfix(strength=strength)
             if len(ends) == 2 and agreed_number(gradient.norm()) > tolerance * at_start:
@@ -102,7 +111,7 @@ def convex_path(
                     "objective": minimum.value,
                     "gradient_norm": minimum.gradient_norm / at_start if at_start else 0.0,
                     "iterations": minimum.iterations,
-                    "passes": round(minimum.passes + passes, 2),
+                    "passes": round((minimum.passes + passes) * problem.cost, 2),
                     "converged": minimum.converged,
                 },
             )
@@ -115,6 +124,6 @@ def _secant(ends: Iterable[tuple[float, Tensor]], strength: float) -> Tensor:
     return (near - far).mul_(math.log(strength / newer) / math.log(newer / older))
 
 
-def _penalised(value: float, gradient: Tensor, strength: float, away: Tensor) -> tuple[float, Tensor]:
+def penalised(value: float, gradient: Tensor, strength: float, away: Tensor) -> tuple[float, Tensor]:
     """Value and gradient with strength/2 ‖away‖² more."""
     return value + strength / 2 * float(away.norm()) ** 2, gradient + strength * away

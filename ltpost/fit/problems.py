@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ltpost.data import distributed
 from ltpost.data.tensors import FewRows, Matrix
-from ltpost.fit.loss import BoundLoss
+from ltpost.fit.loss import BoundLoss, WholeLoss
+from ltpost.fit.models import shorten_
 from ltpost.heads import Array, Head, LinearHead, RescaledHead
 
 _SCALING_ELEMENTS = 2**18  # 1 MiB, which stays in the cache: rescaling has no matrix product
@@ -37,13 +38,26 @@ class Regression:
         weights: (N,) what each row counts.
         num_classes: C.
         loss: of the logits.
+        start: the head that the penalty pulls W to; default 0.
+        bias: whether there is one. Without, the features are not centred, and b stays 0.
     """
 
-    def __init__(self, features: Matrix, labels: Tensor, weights: Tensor, num_classes: int, loss: BoundLoss):
+    def __init__(
+        self,
+        features: Matrix,
+        labels: Tensor,
+        weights: Tensor,
+        num_classes: int,
+        loss: BoundLoss,
+        start: LinearHead | None = None,
+        bias: bool = True,
+    ):
+        self.cost, self._has_bias, self._start = 1.5 if isinstance(loss, WholeLoss) else 1.0, bias, start
         self.features, self.labels, self.weights, self.loss = features, labels, weights, loss
         self.shape = (num_classes, features.shape[1])
         self.strength = 0.0
         self._few = FewRows(features, labels, weights, least=8)
+        self.total = float(distributed.sum_(weights.double().sum()))
         self.mean, covariance = self._moments()
         self._spectrum, self._basis = torch.linalg.eigh(covariance)
         self._spectrum.clamp_(min=0)
@@ -54,9 +68,10 @@ class Regression:
         """Weighted mean (D,) and covariance (D, D) of the few rows."""
         device, size = self.features.device, self.shape[1]
         mean, covariance = torch.zeros(size, device=device), torch.zeros(size, size, device=device)
-        for x, weights in self._few.blocks(self.shape[0]):
-            mean += weights @ x
-        distributed.sum_(mean)
+        if self._has_bias:
+            for x, weights in self._few.blocks(self.shape[0]):
+                mean += weights @ x
+            distributed.sum_(mean).div_(self.total)
         for x, weights in self._few.blocks(self.shape[0]):
             centred = x - mean
             covariance.addmm_(centred.T, centred * weights[:, None])
@@ -68,15 +83,40 @@ class Regression:
         return theta[:size].view(self.shape), theta[size:]
 
     def start(self) -> Tensor:
-        """θ = 0."""
-        return torch.zeros(self.shape[0] * (self.shape[1] + 1), device=self.features.device)
+        """The head to start from, or θ = 0."""
+        theta = torch.zeros(self.shape[0] * (self.shape[1] + 1), device=self.features.device)
+        if self._start is not None:
+            weight, bias = self.split(theta)
+            weight.copy_(torch.from_numpy(self._start.weight))
+            if self._has_bias:
+                bias.addmv_(weight, self.mean)
+                if self._start.bias is not None:
+                    bias += torch.from_numpy(self._start.bias).to(bias)
+        return theta
+
+    def random_start(self, seed: int) -> Tensor:
+        """The start with a random step of W added, as long as the weights of a new linear layer."""
+        theta, random = self.start(), torch.Generator().manual_seed(seed)
+        weight, bias = self.split(theta)
+        step = torch.empty(self.shape).uniform_(-1, 1, generator=random).to(theta) / self.shape[1] ** 0.5
+        weight += step
+        if self._has_bias:
+            bias += step @ self.mean
+        return theta
 
     def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Value and gradient of the loss: one pass over the features, two matrix products."""
+        """Value and gradient of the loss: one pass over the features, two matrix products.
+
+        A loss that looks at all rows first takes one product more.
+        """
         weight, bias = self.split(theta)
         gradient = torch.zeros_like(theta)
         weight_gradient, bias_gradient = self.split(gradient)
         raw_bias = bias - weight @ self.mean
+        if isinstance(self.loss, WholeLoss):
+            for part, x in self.features.blocks(self.shape[0]):
+                self.loss.gather(torch.addmm(raw_bias, x, weight.T), self.labels[part], self.weights[part])
+            self.loss.settle()
         total = torch.zeros((), dtype=torch.float64, device=theta.device)
         for part, x in self.features.blocks(self.shape[0]):
             scores = torch.addmm(raw_bias, x, weight.T)
@@ -85,6 +125,8 @@ class Regression:
             bias_gradient += scores.sum(0)
         distributed.sum_(gradient)
         weight_gradient.addr_(bias_gradient, self.mean, alpha=-1)
+        if not self._has_bias:
+            bias_gradient.zero_()
         return float(distributed.sum_(total)), gradient
 
     def penalised(self, step: Tensor) -> Tensor:
@@ -106,6 +148,8 @@ class Regression:
         distributed.sum_(self._mass).clamp_(min=1e-8)
         distributed.sum_(self._centre)
         self._centre.div_(self._mass).sub_(self.mean)
+        if not self._has_bias:  # the second moment takes the place of the covariance
+            self._centre.zero_()
         return self._few.share
 
     def precondition(self, gradient: Tensor) -> Tensor:
@@ -122,11 +166,22 @@ class Regression:
     def head(self, theta: Tensor, info: dict[str, Any]) -> LinearHead:
         """The classifier with the parameters θ."""
         weight, bias = self.split(theta)
-        return LinearHead(weight.cpu().numpy(), (bias - weight @ self.mean).cpu().numpy(), info=info)
+        bias = bias - weight @ self.mean
+        return LinearHead(weight.cpu().numpy(), bias.cpu().numpy() if self._has_bias else None, info=info)
+
+    def project_(self, theta: Tensor, radius: float) -> Tensor:
+        """Rows of W that are longer than the radius, shortened to it in place."""
+        shorten_(self.split(theta)[0], radius)
+        return theta
+
+    def steepness(self) -> Tensor:
+        """About the largest curvature of the loss along each weight and bias of a class, like θ, after ``refresh``."""
+        weights = self._mass * (self._spectrum[-1] + 2 * self._centre.square().sum(1, keepdim=True))
+        return torch.cat([weights.expand(self.shape).flatten(), 2 * self._mass[:, 0]])
 
 
 class Rescaling:
-    """The loss over θ = f, or (f, b), of logits f_c z_c + b_c u_c, with the diagonal of the Hessian as preconditioner.
+    """The loss over θ = f, (f, b) or b, of logits f_c z_c + b_c u_c, preconditioned by the diagonal of the Hessian.
 
     Args:
         logits: (N, C) of the base.
@@ -135,13 +190,22 @@ class Rescaling:
         base: the head that is rescaled.
         loss: of the new logits.
         shift_unit: (C,) u, or None for no shift.
+        factors: whether f is free; else it stays 1.
     """
 
     def __init__(
-        self, logits: Matrix, labels: Tensor, weights: Tensor, base: Head, loss: BoundLoss, shift_unit: Array | None
+        self,
+        logits: Matrix,
+        labels: Tensor,
+        weights: Tensor,
+        base: Head,
+        loss: BoundLoss,
+        shift_unit: Array | None,
+        factors: bool = True,
     ):
         self.logits, self.labels, self.weights, self.base, self.loss = logits, labels, weights, base, loss
         self.num_classes = logits.shape[1]
+        self.cost, self._free = 1.0, self.num_classes if factors else 0
         self.unit = None if shift_unit is None else torch.as_tensor(shift_unit, dtype=torch.float32).to(logits.device)
         self.strength = 0.0
         self._few = FewRows(logits, labels, weights, least=32)
@@ -151,32 +215,33 @@ class Rescaling:
     # so that a strong penalty changes nothing.
     def start(self) -> Tensor:
         """The base: f = 1, b = 0."""
-        size = self.num_classes
-        theta = torch.ones(size if self.unit is None else 2 * size, device=self.logits.device)
-        theta[size:] = 0
+        theta = torch.ones(self._free + (0 if self.unit is None else self.num_classes), device=self.logits.device)
+        theta[self._free :] = 0
         return theta
 
-    def split(self, theta: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F (C,), and the shift b u (C,) or None."""
-        if self.unit is None:
-            return theta, None
-        return theta[: self.num_classes], theta[self.num_classes :] * self.unit
+    def split(self, theta: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """F (C,) or None, and the shift b u (C,) or None."""
+        factor = theta[: self._free] if self._free else None
+        return factor, None if self.unit is None else theta[self._free :] * self.unit
 
     def _scores(self, z: Tensor, theta: Tensor) -> Tensor:
         factor, shift = self.split(theta)
+        if factor is None:
+            return z.clone() if shift is None else z + shift
         return z * factor if shift is None else torch.addcmul(shift, z, factor)
 
     def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
         """Value and gradient of the loss: one pass over the logits."""
-        size = self.num_classes
+        free = self._free
         total = torch.zeros((), dtype=torch.float64, device=theta.device)
         gradient = torch.zeros_like(theta, dtype=torch.float64)
-        for part, z in self.logits.blocks(size, _SCALING_ELEMENTS):
+        for part, z in self.logits.blocks(self.num_classes, _SCALING_ELEMENTS):
             scores = self._scores(z, theta)
             total += self.loss(scores, self.labels[part], self.weights[part])
             if self.unit is not None:
-                gradient[size:] += scores.sum(0) * self.unit
-            gradient[:size] += scores.mul_(z).sum(0)
+                gradient[free:] += scores.sum(0) * self.unit
+            if free:
+                gradient[:free] += scores.mul_(z).sum(0)
         return float(distributed.sum_(total)), distributed.sum_(gradient).to(theta.dtype)
 
     def penalised(self, step: Tensor) -> Tensor:
@@ -185,13 +250,14 @@ class Rescaling:
 
     def refresh(self, theta: Tensor) -> float:
         """Measure the Hessian's diagonal at θ, Σ_i w_i h_ic (z_ic², u_c²), on a few rows of every class."""
-        size = self.num_classes
+        free = self._free
         self._diagonal = torch.zeros_like(theta)
-        for z, weights in self._few.blocks(size, _SCALING_ELEMENTS):
+        for z, weights in self._few.blocks(self.num_classes, _SCALING_ELEMENTS):
             curvature = self.loss.curvature(self._scores(z, theta))
             if self.unit is not None:
-                self._diagonal[size:] += (weights @ curvature) * self.unit**2
-            self._diagonal[:size] += weights @ curvature.mul_(z).mul_(z)
+                self._diagonal[free:] += (weights @ curvature) * self.unit**2
+            if free:
+                self._diagonal[:free] += weights @ curvature.mul_(z).mul_(z)
         distributed.sum_(self._diagonal)
         return self._few.share
 
@@ -201,5 +267,5 @@ class Rescaling:
 
     def head(self, theta: Tensor, info: dict[str, Any]) -> RescaledHead:
         """The base, rescaled by θ."""
-        factor, shift = self.split(theta)
-        return RescaledHead(self.base, factor.cpu().numpy(), None if shift is None else shift.cpu().numpy(), info=info)
+        factor, shift = (None if part is None else part.cpu().numpy() for part in self.split(theta))
+        return RescaledHead(self.base, factor, shift, info=info)

@@ -25,8 +25,8 @@ from ltpost.heads import Array
 SAMPLERS = ("instance", "class-balanced", "square-root", "progressive")
 
 
-def rows_per_class(train: FeatureSet) -> NDArray[np.int64]:
-    """Training rows of every class, (C,), each at least 1; several views of a sample are several rows.
+def rows_per_class(train: FeatureSet, absent: bool = False) -> NDArray[np.int64]:
+    """Training rows of every class, (C,), each at least 1 unless ``absent``; several views are several rows.
 
     Of all processes, where there are several (``distributed``).
 
@@ -34,26 +34,26 @@ def rows_per_class(train: FeatureSet) -> NDArray[np.int64]:
         DataError: naming the classes without a row.
     """
     counts = sum_array(np.bincount(train.labels, minlength=train.num_classes).astype(np.int64))
-    absent = np.flatnonzero(counts == 0)
-    if len(absent):
+    none = np.flatnonzero(counts == 0)
+    if len(none) and not absent:
         raise DataError(
             f"{train.name}: fitting needs at least one row of each of the {train.num_classes} classes, but there is "
-            f"none of {class_list(absent, train.class_names)}; extract the whole training split"
+            f"none of {class_list(none, train.class_names)}; extract the whole training split"
         )
     return counts
 
 
-def check_sampler(sampler: str) -> None:
-    """Raise UsageError unless it is one of ``SAMPLERS``."""
-    if sampler not in SAMPLERS:
+def check_sampler(sampler: str | Array) -> None:
+    """Raise UsageError unless it is one of ``SAMPLERS``, or how likely a row is of each class."""
+    if isinstance(sampler, str) and sampler not in SAMPLERS:
         raise UsageError(f"sampler= must be one of {', '.join(SAMPLERS)}, but is {sampler!r}")
 
 
-def class_probabilities(sampler: str, counts: NDArray[np.int64], progress: float = 1.0) -> NDArray[np.float64]:
+def class_probabilities(sampler: str | Array, counts: NDArray[np.int64], progress: float = 1.0) -> NDArray[np.float64]:
     """How likely the next row is of each class.
 
     Args:
-        sampler: one of ``SAMPLERS``.
+        sampler: one of ``SAMPLERS``, or (C,) the probabilities themselves, up to a factor.
         counts: (C,) rows per class.
         progress: 0 in the first epoch to 1 in the last; only ``progressive`` changes with it.
 
@@ -69,6 +69,8 @@ def class_probabilities(sampler: str, counts: NDArray[np.int64], progress: float
     array([0.7, 0.3])
     """
     check_sampler(sampler)
+    if not isinstance(sampler, str):
+        return np.asarray(sampler / np.sum(sampler), dtype=np.float64)
     instance: NDArray[np.float64] = counts / counts.sum()
     if sampler == "instance":
         return instance
@@ -83,7 +85,7 @@ def class_probabilities(sampler: str, counts: NDArray[np.int64], progress: float
 def row_weights(
     labels: NDArray[np.int64],
     counts: NDArray[np.int64],
-    sampler: str = "class-balanced",
+    sampler: str | Array = "class-balanced",
     class_weight: Array | None = None,
 ) -> NDArray[np.float64]:
     """How much each row counts, (N,), in a solver that sees all rows: w_i = v_y p_y / n_y.
@@ -92,14 +94,14 @@ def row_weights(
 
     Args:
         labels: (N,).
-        counts: (C,) rows per class.
-        sampler: one of ``SAMPLERS``; it gives p_c.
+        counts: (C,) rows per class; labels of a class with 0 rows must not occur.
+        sampler: as for :func:`class_probabilities`, which gives p_c.
         class_weight: (C,) v, or None for ones; the weights then sum to 1.
 
     >>> row_weights(np.array([0, 0, 1]), np.array([2, 1]))
     array([0.25, 0.25, 0.5 ])
     """
-    share = class_probabilities(sampler, counts) / counts
+    share = class_probabilities(sampler, counts) / np.maximum(counts, 1)
     return np.asarray((share if class_weight is None else share * class_weight)[labels])
 
 
@@ -108,11 +110,11 @@ class Sampler:
 
     Args:
         labels: (N,) with every class in 0..C-1.
-        sampler: one of ``SAMPLERS``.
+        sampler: as for :func:`class_probabilities`.
         seed: the same seed gives the same rows on every device and machine.
     """
 
-    def __init__(self, labels: NDArray[np.int64], sampler: str, seed: int):
+    def __init__(self, labels: NDArray[np.int64], sampler: str | Array, seed: int):
         self.sampler = sampler
         self.counts = np.bincount(labels).astype(np.int64)
         self._by_class = np.argsort(labels, kind="stable")  # the rows of class 0, then those of class 1, …
@@ -126,7 +128,7 @@ class Sampler:
         """
         # NOTE[DIFF]: the reference's ClassAwareSampler cycles through shuffled classes, four rows of each at a time.
         # Independent draws have the same expectation, and rows of one class do not come in clumps of four.
-        if self.sampler == "instance":
+        if isinstance(self.sampler, str) and self.sampler == "instance":
             passes = -(-size // len(self._by_class))
             return np.concatenate([self._random.permutation(len(self._by_class)) for _ in range(passes)])[:size]
         cumulative = np.cumsum(class_probabilities(self.sampler, self.counts, progress))

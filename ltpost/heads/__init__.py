@@ -1,9 +1,11 @@
 """Heads: classifiers over cached rows. Every method returns one; evaluation, reports and export know nothing else.
 
 ``protocol`` says what a head can do. ``linear`` is the usual head, ``rescaled`` what most methods make of it, ``joint``
-the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear.
+the joint classifier where only its logits are known, ``normalized`` a nearest mean that is not linear, ``gated``
+one whose adjustment depends on the row.
 """
 
+from ltpost.heads.gated import GatedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.loading import load_head
@@ -13,6 +15,7 @@ from ltpost.heads.rescaled import RescaledHead
 
 __all__ = [
     "Array",
+    "GatedHead",
     "Head",
     "HeadRows",
     "JointHead",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
+from ltpost.heads.gated import GatedHead
 from ltpost.heads.joint import JointHead
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.normalized import NormalizedMeanHead
@@ -31,6 +32,7 @@ KINDS: dict[str, Callable[[Spec, Mapping[str, Array]], Head]] = {
     "linear": LinearHead.from_state,
     "joint": JointHead.from_state,
     "rescaled": _rescaled,
+    "gated": GatedHead.from_state,
     "normalized-mean": NormalizedMeanHead.from_state,
 }
 
