@@ -27,6 +27,7 @@ TABLE = {
     "crt": "crt",
     "marc": "marc",
     "balanced-softmax": "balanced_softmax",
+    "ldam": "ldam",
 }
 
 
