@@ -28,6 +28,7 @@ TABLE = {
     "marc": "marc",
     "balanced-softmax": "balanced_softmax",
     "ldam": "ldam",
+    "vs": "vs_head",
 }
 
 
