@@ -29,6 +29,7 @@ TABLE = {
     "balanced-softmax": "balanced_softmax",
     "ldam": "ldam",
     "vs": "vs_head",
+    "cdt": "cdt_head",
 }
 
 
