@@ -30,6 +30,7 @@ TABLE = {
     "ldam": "ldam",
     "vs": "vs_head",
     "cdt": "cdt_head",
+    "cb-ce": "class_balanced_head",
 }
 
 
