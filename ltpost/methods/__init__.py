@@ -31,6 +31,7 @@ TABLE = {
     "vs": "vs_head",
     "cdt": "cdt_head",
     "cb-ce": "class_balanced_head",
+    "cb-focal": "class_balanced_focal",
 }
 
 
