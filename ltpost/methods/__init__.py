@@ -32,6 +32,7 @@ TABLE = {
     "cdt": "cdt_head",
     "cb-ce": "class_balanced_head",
     "cb-focal": "class_balanced_focal",
+    "lade": "lade_head",
 }
 
 
