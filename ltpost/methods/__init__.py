@@ -33,6 +33,7 @@ TABLE = {
     "cb-ce": "class_balanced_head",
     "cb-focal": "class_balanced_focal",
     "lade": "lade_head",
+    "gcl": "gcl",
 }
 
 
