@@ -34,6 +34,7 @@ TABLE = {
     "cb-focal": "class_balanced_focal",
     "lade": "lade_head",
     "gcl": "gcl",
+    "los": "los",
 }
 
 
