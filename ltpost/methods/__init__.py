@@ -35,6 +35,7 @@ TABLE = {
     "lade": "lade_head",
     "gcl": "gcl",
     "los": "los",
+    "gm": "geometric_mean_head",
 }
 
 
