@@ -36,6 +36,7 @@ TABLE = {
     "gcl": "gcl",
     "los": "los",
     "gm": "geometric_mean_head",
+    "cosine-la": "cosine_head",
 }
 
 
