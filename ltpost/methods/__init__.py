@@ -37,6 +37,7 @@ TABLE = {
     "los": "los",
     "gm": "geometric_mean_head",
     "cosine-la": "cosine_head",
+    "wb": "weight_balancing",
 }
 
 
