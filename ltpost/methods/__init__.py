@@ -38,6 +38,7 @@ TABLE = {
     "gm": "geometric_mean_head",
     "cosine-la": "cosine_head",
     "wb": "weight_balancing",
+    "mislas": "mislas",
 }
 
 
