@@ -39,6 +39,7 @@ TABLE = {
     "cosine-la": "cosine_head",
     "wb": "weight_balancing",
     "mislas": "mislas",
+    "h2t": "h2t",
 }
 
 
