@@ -40,6 +40,7 @@ TABLE = {
     "wb": "weight_balancing",
     "mislas": "mislas",
     "h2t": "h2t",
+    "do-head": "do_head",
 }
 
 
