@@ -41,6 +41,7 @@ TABLE = {
     "mislas": "mislas",
     "h2t": "h2t",
     "do-head": "do_head",
+    "vector-scaling": "vector_scaling",
 }
 
 
