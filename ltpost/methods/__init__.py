@@ -42,6 +42,7 @@ TABLE = {
     "h2t": "h2t",
     "do-head": "do_head",
     "vector-scaling": "vector_scaling",
+    "bias-only": "bias_only",
 }
 
 
