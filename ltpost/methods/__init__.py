@@ -43,6 +43,7 @@ TABLE = {
     "do-head": "do_head",
     "vector-scaling": "vector_scaling",
     "bias-only": "bias_only",
+    "disalign": "disalign",
 }
 
 
