@@ -44,6 +44,7 @@ TABLE = {
     "vector-scaling": "vector_scaling",
     "bias-only": "bias_only",
     "disalign": "disalign",
+    "class-offsets": "class_offsets",
 }
 
 
