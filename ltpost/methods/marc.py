@@ -19,7 +19,7 @@ from ltpost.method import Method
 
 FIT = Fit(
     solver="sgd", sampler="instance", learning_rate=0.05, weight_decay=5e-4, batch_size=256, epochs=10,
-    strengths=(1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003),
+    strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6),
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from ltpost.fit.options import Fit
 from ltpost.heads import Head
 from ltpost.method import Method
 
-FIT = Fit(strengths=(1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003))
+FIT = Fit(strengths=(1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6))
 
 
 def vector_scaling(train: FeatureSet, joint: Head, *, fit: Fit = FIT) -> Family:

@@ -39,6 +39,10 @@ def vs_head(
 
     Raises:
         DataError: a class without training samples.
+
+    On frozen features the published γ does harm: on CIFAR-100-LT (ResNet-32, imbalance factor 100) 26.6 % mean
+    per-class test accuracy with γ .3, 42.2 % with γ .05, 43.4 % with γ 0. The scale multiplies what all classes share,
+    and most logits of rare classes are negative.
     """
     log_pi = log_prior(class_counts)
     return refit(train, Loss(offset=tau * log_pi, scale=np.exp(gamma * (log_pi - log_pi.max()))), fit, name="vs")
