@@ -12,7 +12,7 @@ from ltpost.data.scatter import class_scatter
 from ltpost.fit.combined import combination
 from ltpost.fit.generated import Generator
 from ltpost.fit.loss import Loss
-from ltpost.fit.prototypes import score_gradients
+from ltpost.fit.prototypes import Prototypes
 from ltpost.heads import ChangedHead, NeighbourHead, PrototypeHead, SummedHead
 from ltpost.scores.predict import predict
 
@@ -152,9 +152,15 @@ def test_prototype_gradients_are_those_of_autograd():
     scores = -0.5 * (((x[:, None] - p) / t) ** 2).sum(2).sqrt()
     torch.nn.functional.cross_entropy(scores + torch.arange(6) / 3.8, labels).backward()
     loss = Loss(offset=np.arange(6) / 3.8).on(torch.device("cpu"))
-    _, of_p, of_t = score_gradients(x, p.detach(), t.detach(), loss, labels, 1 / 60)
-    torch.testing.assert_close(of_p, p.grad, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(of_t, t.grad, rtol=1e-5, atol=1e-7)
+    model = Prototypes(MEANS, torch.device("cpu"), temperature_rate=1.0, temperature_decay=0.0)
+    model.prototypes, model.temperature = p.detach().clone(), t.detach().clone()
+    for parameter in (model.prototypes, model.temperature):
+        parameter.grad = torch.zeros_like(parameter)
+    found = model.scores(x)
+    loss(found, labels, 1 / 60)  # replaces the scores by the gradient
+    model.backward(x, found)
+    torch.testing.assert_close(model.prototypes.grad, p.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(model.temperature.grad, t.grad, rtol=1e-5, atol=1e-7)
 
 
 def test_prototypes_without_training_are_the_euclidean_nearest_mean():

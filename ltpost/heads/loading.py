@@ -26,7 +26,7 @@ from ltpost.heads.routed import RoutedHead, gates_from_tensors
 from ltpost.heads.saving import ENTRY, is_finite
 from ltpost.heads.summed import SummedHead
 
-_FLOATS = ("F16", "F32", "F64")
+_TYPES = ("F16", "F32", "F64", "I32", "I64")
 
 
 def _rescaled(spec: Spec, tensors: Mapping[str, Array]) -> RescaledHead:
@@ -125,8 +125,8 @@ def load_head(path: str | os.PathLike[str]) -> Head:
 def _tensor(file: Any, name: str) -> Array:
     """One tensor of a head file, finite as float32."""
     kind = file.get_slice(name).get_dtype()
-    if kind not in _FLOATS:
-        raise DataError(f"tensor '{name}' must be {', '.join(_FLOATS)}, but is {kind}; save it as F32")
+    if kind not in _TYPES:
+        raise DataError(f"tensor '{name}' must be one of {', '.join(_TYPES)}, but is {kind}; save it as F32")
     tensor: Array = file.get_tensor(name)
     if not is_finite(tensor):
         raise DataError(f"tensor '{name}' must be finite as float32, but holds NaN, infinity or a larger number")
