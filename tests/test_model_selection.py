@@ -17,6 +17,13 @@ def test_folds_are_stratified_and_balanced():
         assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
 
 
+def test_the_seed_decides_who_is_in_a_fold():
+    labels = np.repeat(np.arange(7), 10)
+    first, again, other = (stratified_folds(labels, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
 def test_cross_fit_chooses_without_the_rows_it_judges():
     """Against the definition: subset, choose, apply."""
     split = make_split("val", 20)
