@@ -272,7 +272,7 @@ def test_no_permission_is_not_no_hdf5(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"weight": np.ones((2, 3), np.int64)}, "tensor 'weight' must be F16, F32, F64, but is I64; save it as F32"),
+        ({"weight": np.ones((2, 3), np.int64)}, "tensor 'weight' must be one of F16, F32, F64, I32, but is I64; save it as F32"),
         ({"weight": np.full((2, 3), 1e300)}, "tensor 'weight' must be finite as float32"),
         ({"weight": np.full((2, 3), np.inf)}, "tensor 'weight' must be finite as float32"),
         ({"weight": np.ones((0, 3))}, "must have classes, but has 0"),
@@ -292,7 +292,7 @@ def test_types_that_numpy_does_not_have(tmp_path):
     header, data = heads.parsed(content)
     header["weight"].update(dtype="BF16", shape=[4, 10])
     (tmp_path / "x").write_bytes(heads.joined(header, data))
-    with pytest.raises(DataError, match="tensor 'weight' must be F16, F32, F64, but is BF16"):
+    with pytest.raises(DataError, match="tensor 'weight' must be one of F16, F32, F64, I32, but is BF16"):
         load_head(tmp_path / "x")
 
 

@@ -333,6 +333,7 @@ def test_the_solver_is_that_of_the_options_and_of_the_size(monkeypatch):
     assert family(train, strengths=(1.0,)).params["solver"] == "convex"
     assert family(train, sampler="progressive").params["solver"] == "sgd"
     monkeypatch.setattr("ltpost.fit.options.LONG_WORK", 1.0)
+    assert family(train, strengths=(1.0,)).params["solver"] == "convex", "who chooses strengths has time"
     large = family(train)
     assert large.params["solver"] == "sgd"
     assert "take the convex solver hours" in large.notes[-1]

@@ -127,6 +127,29 @@ def test_thresholds(folder):
     assert groups.few.sum() == 1
 
 
+def test_the_choice_is_made_by_the_groups_of_the_thresholds(folder):
+    experiment = Experiment(folder, select="few", many_shot=350, few_shot=120)
+    outcome = experiment.run("tnorm")
+    assert outcome.curve.groups is experiment.groups
+    usual = Experiment(folder, select="few").run("tnorm")
+    assert outcome.best.score != usual.best.score
+    few = outcome.choice.family.head(outcome.best.value)
+    figures = evaluate(few, experiment.folder["val"], experiment.groups).figures
+    assert figures.few == pytest.approx(outcome.best.score, abs=0.005)
+
+
+def test_the_seed_is_that_of_the_intervals_of_the_folds_and_of_sgd(folder):
+    first, same, other = (Experiment(folder, seed=seed).run("crt", solver="sgd", epochs=1) for seed in (0, 0, 1))
+    for mine, again, different in zip(first.results, same.results, other.results, strict=True):
+        assert mine.intervals == again.intervals
+        assert mine.intervals != different.intervals
+    assert not np.array_equal(first.head.weight, other.head.weight)
+    choices = [Experiment(folder, seed=seed).run("la") for seed in range(4)]
+    assert len({choice.best.interval for choice in choices}) > 1
+    assert len({tuple(choice.results[-1].hits) for choice in choices}) > 1, "val is cross-fitted by other folds"
+    assert len({choice.best.value for choice in choices}) == 1
+
+
 def test_classes_absent_from_a_split(tmp_path):
     for split in ("val", "test"):
         whole = make_split(split)

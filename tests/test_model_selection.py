@@ -39,6 +39,13 @@ def test_cross_fit_of_copies_chooses_as_of_single_rows():
     np.testing.assert_allclose(four.bootstrap_best("all", 0, 2), one.bootstrap_best("all", 0, 2), atol=1e-6)
 
 
+def test_the_seed_decides_who_is_in_a_fold():
+    labels = np.repeat(np.arange(7), 10)
+    first, again, other = (stratified_folds(labels, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
 def test_cross_fit_chooses_without_the_rows_it_judges():
     """Against the definition: subset, choose, apply."""
     split = make_split("val", 20)

@@ -26,7 +26,7 @@ from ltpost.heads.routed import RoutedHead, gates_from_tensors
 from ltpost.heads.saving import ENTRY, is_finite
 from ltpost.heads.summed import SummedHead
 
-_TYPES = ("F16", "F32", "F64", "I32", "I64")
+_TYPES = ("F16", "F32", "F64", "I32")
 
 
 def _rescaled(spec: Spec, tensors: Mapping[str, Array]) -> RescaledHead:
