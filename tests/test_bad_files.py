@@ -157,6 +157,31 @@ def test_a_heap_of_texts_that_would_hang_hdf5_is_refused(tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_a_text_attribute_that_leads_nowhere_is_refused(tmp_path, libver):
+    """Its place in the file is changed to one where HDF5 would search for ever, or read something else."""
+    path = tmp_path / "val.h5"
+    features.write(path, libver=libver)
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL\x01")
+    name = content.find(b"arch\0")
+    place = content.find(heap.to_bytes(8, "little"), name)
+    assert name < place < name + 64
+    for wrong in (heap + 8, 2**62, len(content) + 100):
+        content[place : place + 8] = wrong.to_bytes(8, "little")
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="val.h5: "):
+            load(path)
+
+
+def test_labels_too_large_to_be_classes(tmp_path):
+    with h5py.File(tmp_path / "val.h5", "w") as file:
+        file["features"] = np.ones((2, 3), np.float32)
+        file["labels"] = np.array([0, 2**45])
+    with pytest.raises(DataError, match="val.h5: there are 35,184,372,088,833 classes by the labels"):
+        load(tmp_path / "val.h5")
+
+
 def test_links_inside_the_file_are_followed(tmp_path):
     def change(file, folder):
         file.move("features", "deep/x")

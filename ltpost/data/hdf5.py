@@ -28,6 +28,7 @@ _HEAP = b"GCOL\x01\x00\x00\x00"  # a global heap, which holds texts: signature, 
 _LIBRARY_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 #: types of attributes
 _SIMPLE = (h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
+_TEXT_CLASS = 9  # in the first byte of a type: of variable length
 _LARGE = 2**20  # bytes of a dataset that are not searched for heaps
 
 
@@ -53,7 +54,7 @@ class File:
         except _LIBRARY_ERRORS as error:
             reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
             raise DataError(f"{path}: {reason}; write it again with ltpost extract") from None
-        self._heaps_are_sound = False
+        self._heaps: set[int] | None = None  # where they are, once that has been looked up
 
     def attribute(self, name: str, of: str = "") -> Any:
         """One attribute as a Python number or str; None where there is none. Of the root, or of the dataset ``of``.
@@ -76,6 +77,7 @@ class File:
         )
         if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
             self._check_heaps()
+            self._require(self._leads_to_a_heap(name), f"attribute '{name}' cannot be read, as its text is not there")
         with self._said(f"attribute '{name}'"):
             value = np.asarray(node.attrs[name]).reshape(-1)[0]
         return decoded(value) if isinstance(value, (str, bytes)) else value.item()
@@ -188,15 +190,37 @@ class File:
         A heap is a row of objects: number, references (2 bytes each), 4 zeros, size (8 bytes), and the value. The
         object number 0 is the free room at the end. HDF5 goes on by its size, and by nothing if that is 0.
         """
-        if self._heaps_are_sound:
+        if self._heaps is not None:
             return
+        heaps = set()
         with self.path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start, stop in _outside(self._extents(), len(content)):
                 place = content.find(_HEAP, start, stop)
                 while place >= 0:
                     self._require(_heap_is_sound(content, place), f"is damaged: the texts at byte {place:,}")
+                    heaps.add(place)
                     place = content.find(_HEAP, place + 8, stop)
-        self._heaps_are_sound = True
+        self._heaps = heaps
+
+    def _leads_to_a_heap(self, name: str) -> bool:
+        """Whether the place that an attribute names for its text is a heap; HDF5 would search elsewhere for ever.
+
+        An attribute in an object header: version, flags, sizes of name, type and shape (2 bytes each), from version 3
+        on the encoding, then those three (in version 1 filled up to 8 bytes), then the value: length (4 bytes), place
+        of the heap (8), number (4).
+        """
+        text, heaps = name.encode() + b"\0", self._heaps or set()
+        user_block = self._file.userblock_size
+        with self.path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for start, stop in _outside(self._extents(), len(content)):
+                found = content.find(text, start, stop)
+                while found >= 0:
+                    for begin in (found - 8, found - 9):
+                        value = _value_of_attribute(content, begin, len(text))
+                        if value is not None:
+                            return not value[0] or value[1] + user_block in heaps
+                    found = content.find(text, found + 1, stop)
+        return True
 
     def _extents(self) -> Iterator[tuple[int, int]]:
         """Where the large matrices lie, which need not be searched."""
@@ -261,6 +285,22 @@ def _outside(extents: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[in
         start = max(start, end)
     if start < size:
         yield start, size
+
+
+def _value_of_attribute(content: mmap.mmap, begin: int, name_bytes: int) -> tuple[int, int] | None:
+    """Length and place of the text of an attribute that is one text; None where no such attribute begins here."""
+    if begin < 0 or begin + 9 > len(content):
+        return None
+    version, flags, name, kind, shape = struct.unpack_from("<BBHHH", content, begin)
+    if version not in (1, 2, 3) or flags or name != name_bytes or not 8 <= kind <= 64 or not 4 <= shape <= 16:
+        return None
+    sizes = [-(-size // 8) * 8 if version == 1 else size for size in (name, kind, shape)]
+    start = begin + 8 + (version == 3)
+    value = start + sum(sizes)
+    if value + 16 > len(content) or content[start + sizes[0]] & 15 != _TEXT_CLASS:
+        return None
+    length, place = struct.unpack_from("<IQ", content, value)
+    return length, place
 
 
 def _heap_is_sound(content: mmap.mmap, place: int) -> bool:
