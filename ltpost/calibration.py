@@ -242,19 +242,47 @@ class CalibrationStep:
 
     Args:
         kind: one of ``KINDS``, or "none".
-        parts: heads and labelled rows; of a head that was chosen on these rows, one for each fold, which was chosen on
-            the other folds.
+        parts: heads and labelled rows to fit to. For a head of which a hyperparameter was chosen on these rows, that
+            head and all of them. For one that was fitted to them, a head for each fold, which was fitted to the others.
+        folds: for figures on these rows: of each fold the head that was chosen on the others, the rows of the fold, and
+            heads and rows of the others to fit to.
     """
 
     kind: str
     parts: Parts
+    folds: Sequence[tuple[Head, FeatureSet, Parts]]
+
+    @classmethod
+    def after(
+        cls, kind: str, head: Head, split: FeatureSet, by_fold: Sequence[tuple[Head, NDArray[np.int64]]], fitted: bool
+    ) -> CalibrationStep:
+        """The step for a head, whose folds are known.
+
+        Args:
+            kind: one of ``KINDS``, or "none".
+            head: the chosen one.
+            split: N rows of the choice.
+            by_fold: for every fold the head that was chosen on the others, and the rows of the fold; none where the
+                choice is an oracle's, which is judged on the very rows that it was made on.
+            fitted: whether heads were fitted to the rows, and not a number alone chosen on them.
+        """
+        if not by_fold:
+            return cls(kind, [(head, split)], [(head, split, [(head, split)])])
+        inside = [(one, split.subset(rows)) for one, rows in by_fold]
+        if fitted:
+            others = [[part for other, part in enumerate(inside) if other != k] for k in range(len(inside))]
+            return cls(kind, inside, [(*part, rest) for part, rest in zip(inside, others, strict=True)])
+        everything = np.arange(len(split))
+        outside = [[(one, split.subset(np.setdiff1d(everything, rows)))] for one, rows in by_fold]
+        return cls(kind, [(head, split)], [(*part, rest) for part, rest in zip(inside, outside, strict=True)])
 
     @cached_property
     def calibration(self) -> Calibration:
         """The calibration fitted to all of the rows."""
-        if self.kind == NONE.kind:
-            return NONE
-        return fit_calibration(self.parts, self.kind)
+        return self._fit(self.parts)
+
+    def _fit(self, parts: Parts, start: Calibration | None = None) -> Calibration:
+        return NONE if self.kind == NONE.kind else fit_calibration(parts, self.kind, start=start)
 
     def figures(self, head: Head, rows: FeatureSet, groups: ShotGroups | None) -> dict[str, float]:
         """Figures of a head on other rows than those of the choice."""
@@ -262,13 +290,7 @@ class CalibrationStep:
 
     def cross_fitted(self, groups: ShotGroups | None) -> dict[str, float]:
         """Figures on the rows of the choice: those of a fold under what is fitted to the other folds."""
-        if len(self.parts) == 1:  # the choice was an oracle's, and so is this
-            return self._table([(*self.parts[0], self.calibration)], groups)
-        judged = []
-        for k, (head, rows) in enumerate(self.parts):
-            others = [part for other, part in enumerate(self.parts) if other != k]
-            judged.append((head, rows, fit_calibration(others, self.kind, start=self.calibration)))
-        return self._table(judged, groups)
+        return self._table([(head, rows, self._fit(rest, self.calibration)) for head, rows, rest in self.folds], groups)
 
     def _table(
         self, judged: Sequence[tuple[Head, FeatureSet, Calibration]], groups: ShotGroups | None

@@ -173,7 +173,9 @@ class Experiment:
         if self.report_set.head is None and not self.report_set.has_logits:
             return []
         results = [self._judge(self.joint, part, "joint", "") for part in self.reported]
-        return self._with_more(results, self.joint, self._after(Choice(self.joint, Family.single(self.joint))))
+        return self._with_more(
+            results, self.joint, self._after(Choice(self.joint, Family.single(self.joint)), self.selection)
+        )
 
     @property
     def reported(self) -> list[FeatureSet]:
@@ -255,8 +257,13 @@ class Experiment:
                 correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
+<<<<<<< HEAD
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
         step = self._after(choice, family_of if fits else None)
+=======
+                results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
+        step = self._after(choice, selection, family_of if fits else None)
+>>>>>>> priors
         results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
@@ -295,15 +302,13 @@ class Experiment:
             for figure, values in head.row_figures(rows).items()
         }
 
-    def _after(self, choice: Choice, family_of: FamilyOf | None = None) -> CalibrationStep | None:
+    def _after(self, choice: Choice, selection: Selection, family_of: FamilyOf | None = None) -> CalibrationStep | None:
         """What comes after a choice, where every row of it is judged by a head that was chosen on other rows."""
         if self.calibration is None and self.coverage is None:
             return None
         split, kind = self.chosen_on, self.calibration or "none"
-        if self.oracle:
-            return CalibrationStep(kind, [(choice.head, split)])
-        folds = self.selection.chosen_by_fold(split, choice, family_of)
-        return CalibrationStep(kind, [(head, split.subset(inside)) for head, inside in folds])
+        folds = [] if self.oracle else selection.chosen_by_fold(split, choice, family_of)
+        return CalibrationStep.after(kind, choice.head, split, folds, fitted=family_of is not None)
 
     def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
         """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""

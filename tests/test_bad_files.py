@@ -297,7 +297,10 @@ def test_no_permission_is_not_no_hdf5(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"weight": np.ones((2, 3), np.int64)}, "tensor 'weight' must be one of F16, F32, F64, I32, but is I64; save it as F32"),
+        (
+            {"weight": np.ones((2, 3), np.int64)},
+            "tensor 'weight' must be one of F16, F32, F64, I32, but is I64; save it as F32",
+        ),
         ({"weight": np.full((2, 3), 1e300)}, "tensor 'weight' must be finite as float32"),
         ({"weight": np.full((2, 3), np.inf)}, "tensor 'weight' must be finite as float32"),
         ({"weight": np.ones((0, 3))}, "must have classes, but has 0"),

@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from ltpost import methods
 from ltpost.calibration import (
     Calibration,
     calibration_error,
@@ -173,13 +175,13 @@ def test_calibration_on_val_is_cross_fitted(folder):
     folds = experiment.selection.chosen_by_fold(val, outcome.choice)
     assert sorted(np.concatenate([inside for _, inside in folds])) == list(range(len(val)))
     total = 0.0
-    for k, (head, inside) in enumerate(folds):
-        others = [(h, val.subset(rows)) for j, (h, rows) in enumerate(folds) if j != k]
-        total += nll(head, val.subset(inside), fit_calibration(others)) * len(inside)
+    for head, inside in folds:
+        rest = val.subset(np.setdiff1d(np.arange(len(val)), inside))
+        total += nll(head, val.subset(inside), fit_calibration([(head, rest)])) * len(inside)
     assert results["val", "la"].more["calibration"]["nll"] == pytest.approx(total / len(val), rel=1e-4)
+    fitted = fit_calibration([(outcome.head, val)])
     test = experiment.report_set
-    pooled = fit_calibration([(head, val.subset(inside)) for head, inside in folds])
-    assert results["test", "la"].more["calibration"]["nll"] == pytest.approx(nll(outcome.head, test, pooled), rel=1e-4)
+    assert results["test", "la"].more["calibration"]["nll"] == pytest.approx(nll(outcome.head, test, fitted), rel=1e-4)
     assert (
         results["test", "joint"].more["calibration"]["nll"] < results["test", "joint"].more["calibration"]["nll before"]
     )
@@ -194,9 +196,32 @@ def test_heads_of_two_parameters_are_calibrated_by_fold(folder):
     assert set(row.more) == {"calibration", "softmax sets", "pas sets", "interp-q sets", "test priors"}
 
 
-def test_methods_that_fit_to_val_are_fitted_anew_for_their_calibration(folder):
-    outcome = Experiment(folder, calibration="temperature").run("p2p-val")
-    assert all(result.more["calibration"]["temperature"] > 0 for result in outcome.results)
+def test_methods_that_fit_to_val_are_calibrated_by_heads_of_other_folds(folder):
+    experiment, method = Experiment(folder, calibration="temperature"), methods.get("p2p-val")
+    outcome = experiment.run("p2p-val")
+    results = {(r.split, r.name): r for r in outcome.results}
+    val = experiment.chosen_on
+
+    def family_of(fit_to, target):
+        return method(fit_to, experiment.joint, experiment.class_counts)
+
+    by_fold = replace(experiment.selection, grid=method.grid).fitted_by_fold(val, family_of)
+    parts = [(head, val.subset(inside)) for head, inside in by_fold]
+    pooled = fit_calibration(parts)
+    assert results["test", "p2p-val"].more["calibration"]["temperature"] == pytest.approx(pooled.temperature, rel=1e-3)
+    total = sum(
+        nll(head, rows, fit_calibration([part for other, part in enumerate(parts) if other != k])) * len(rows)
+        for k, (head, rows) in enumerate(parts)
+    )
+    assert results["val", "p2p-val"].more["calibration"]["nll"] == pytest.approx(total / len(val), rel=1e-4)
+
+
+def test_a_temperature_is_that_of_the_chosen_head_where_folds_choose_others(folder):
+    """Heads of other strengths have logits of other sizes: a temperature for all of them suits none."""
+    experiment = Experiment(folder, calibration="temperature", progress=False)
+    outcome = experiment.run("crt", strengths=(3.0, 0.001), solver="convex")
+    fitted = fit_calibration([(outcome.head, experiment.chosen_on)])
+    assert outcome.head.info["temperature"] == pytest.approx(fitted.temperature, rel=1e-4)
 
 
 def test_an_oracle_calibrates_where_it_reports(folder):

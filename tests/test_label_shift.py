@@ -131,8 +131,16 @@ def test_em_adjusts_to_the_prior_that_it_finds():
     val = make_split("val")
     head = made("em", UnlabelledRows(val), val.joint, COUNTS)
     log_pi = log_prior(COUNTS)
-    log_q, _, _ = maximum_likelihood(UnlabelledRows(val), val.joint, log_pi)
+    log_q, _, _ = maximum_likelihood(UnlabelledRows(val), val.joint, log_pi, uniform_share=1 / (len(val) + 1))
     assert np.allclose(head.offset, log_q - log_pi)
+
+
+@pytest.mark.parametrize("key", ["em", "map-em"])
+def test_no_class_vanishes(key):
+    rows = rows_of(np.tile([0.0, 0.0, -50.0], (30, 1)))
+    options = {"trust": 1.0} if key == "map-em" else {}
+    head = made(key, UnlabelledRows(rows), rows.joint, np.array([5, 5, 5]), **options)
+    assert np.exp(head.offset - head.offset.max())[2] == pytest.approx(1 / 3 / 31 / (15.0 + 1 / 3) * 31, rel=0.05)
 
 
 def test_em_runs_on_calibrated_posteriors_where_it_says_so():
@@ -141,7 +149,7 @@ def test_em_runs_on_calibrated_posteriors_where_it_says_so():
     adjusted = RescaledHead(val.joint, offset=-log_prior(COUNTS))
     calibrated = fit_calibration([(adjusted, val)], "bcts", balanced=True, strength=1e-2).apply(adjusted)
     uniform = np.full(10, -np.log(10))
-    right, _, _ = maximum_likelihood(UnlabelledRows(test), calibrated, uniform)
+    right, _, _ = maximum_likelihood(UnlabelledRows(test), calibrated, uniform, uniform_share=1 / (len(test) + 1))
     wrong, _, _ = maximum_likelihood(UnlabelledRows(test), adjusted, uniform)
     found = head.offset - calibrated.offset
     assert np.allclose(found, right, atol=1e-6)
@@ -212,6 +220,9 @@ def test_a_ridge_pulls_to_the_uniform_prior():
     (exact, _), (pulled, _) = solve_prior(table, mean, there, 0.0), solve_prior(table, mean, there, 100.0)
     assert np.allclose(table @ exact, mean)
     assert np.allclose(pulled, 0.5, atol=0.01)
+    pull = 0.3 * np.linalg.norm(table, 2) ** 2
+    slow = np.linalg.solve(table.T @ table + pull * np.eye(2), table.T @ mean + pull * 0.5)
+    assert np.allclose(solve_prior(table, mean, there, 0.3)[0], slow / slow.sum())
     assert solve_prior(np.array([[0.9, 0.0], [0.1, 0.0]]), np.array([0.9, 0.1]), np.array([True, False]), 0.0)[0][1] > 0
 
 

@@ -5,7 +5,8 @@
 
 It looks at all rows that it classifies (transductive). Predictions are those of the classifier adjusted to a uniform
 prior, which tell rare classes apart better than those of the joint one; any fixed classifier will do for K q = μ.
-Cost: two passes and a C x C system, (C³) steps: a minute at the size of iNaturalist 2018, and 1.6 GB.
+Cost: two passes and a C x C system. At the size of iNaturalist 2018 this takes 1.6 GB, and O(C³) steps: a minute with a
+ridge, ten without, where the singular values are found too.
 """
 
 from __future__ import annotations
@@ -70,13 +71,15 @@ def black_box_shift(
     notes = (
         f"K is nearly singular (condition number {condition:.0f}), so that q is noise in part; give a ridge of 0.01",
     )
-    return shifted(joint, log_q - log_pi, log_q, class_counts, *(notes if condition > CONDITION and not ridge else ()))
+    return shifted(joint, log_q - log_pi, log_q, class_counts, *(notes if condition > CONDITION else ()))
 
 
 def solve_prior(
     table: NDArray[np.float64], mean: NDArray[np.float64], there: NDArray[np.bool_], ridge: float
 ) -> tuple[NDArray[np.float64], float]:
     """The prior q ≥ 0 with K q = μ in least squares, pulled to uniform by ``ridge``, and the condition number of K.
+
+    The condition number is known without a ridge only; with one it is given as 1.
 
     >>> solve_prior(np.array([[0.9, 0.2], [0.1, 0.8]]), np.array([0.55, 0.45]), np.array([True, True]), 0.0)[0]
     array([0.5, 0.5])
@@ -86,16 +89,28 @@ def solve_prior(
     if there.any():
         part = table[:, there]
         rest = mean - table[:, ~there] @ prior[~there]
-        found, _, _, singular = np.linalg.lstsq(part, rest, rcond=None)
-        condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf
         if ridge:
-            pull = ridge * float(singular[0]) ** 2
-            gram = part.T @ part + pull * np.eye(part.shape[1])
-            found = np.linalg.solve(gram, part.T @ rest + pull * prior[there])
+            gram = part.T @ part
+            pull = ridge * _greatest_eigenvalue(gram)
+            right = part.T @ rest + pull * prior[there]
+            gram[np.diag_indices_from(gram)] += pull
+            found = np.linalg.solve(gram, right)
+        else:
+            found, _, _, singular = np.linalg.lstsq(part, rest, rcond=None)
+            condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf
         prior[there] = found
     prior = np.maximum(prior, 0.0)
     total = prior.sum()
     return (prior / total if total > 0 else np.full(classes, 1 / classes)), condition
+
+
+def _greatest_eigenvalue(gram: NDArray[np.float64], steps: int = 100) -> float:
+    """Of a symmetric matrix without negative entries, by power iteration."""
+    vector = np.ones(len(gram))
+    for _ in range(steps):
+        vector = gram @ vector
+        vector /= np.linalg.norm(vector) or 1.0
+    return float(vector @ gram @ vector)
 
 
 METHOD = Method(

@@ -38,8 +38,16 @@ def label_shift(target: UnlabelledRows, joint: Head, class_counts: Array) -> Fam
     of classes both are larger than the priors themselves. Here priors are logarithms, and changes are summed.
     """
     log_pi = log_prior(class_counts)
-    log_q, passes, converged = maximum_likelihood(not_empty(target), joint, log_pi)
+    log_q, passes, converged = maximum_likelihood(target, joint, log_pi, uniform_share=one_row(target))
     return shifted(joint, log_q - log_pi, log_q, class_counts, *stopped(passes, converged))
+
+
+def one_row(target: UnlabelledRows) -> float:
+    """The share of one more row that is of all classes alike, so that no class vanishes.
+
+    NOTE[DIFF]: at the maximum of the likelihood itself the share of a class may be 0, and no row is ever put in it.
+    """
+    return 1 / (len(not_empty(target)) + 1)
 
 
 def not_empty(target: UnlabelledRows) -> UnlabelledRows:

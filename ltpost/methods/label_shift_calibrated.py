@@ -18,7 +18,7 @@ from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.family import Family
 from ltpost.heads import Array, Head, RescaledHead
 from ltpost.method import Method
-from ltpost.methods.label_shift import not_empty, shifted, stopped
+from ltpost.methods.label_shift import one_row, shifted, stopped
 from ltpost.scores.label_shift import maximum_likelihood
 
 
@@ -47,7 +47,9 @@ def label_shift_calibrated(
     log_pi = log_prior(class_counts)
     adjusted = RescaledHead(joint, offset=-log_pi)
     head = fit_calibration([(adjusted, val)], "bcts", balanced=True, strength=strength).apply(adjusted)
-    log_q, passes, converged = maximum_likelihood(not_empty(target), head, np.full(len(log_pi), -np.log(len(log_pi))))
+    log_q, passes, converged = maximum_likelihood(
+        target, head, np.full(len(log_pi), -np.log(len(log_pi))), uniform_share=one_row(target)
+    )
     return shifted(head, log_q, log_q, class_counts, *stopped(passes, converged))
 
 

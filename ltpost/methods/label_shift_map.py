@@ -16,7 +16,7 @@ from ltpost.errors import UsageError
 from ltpost.family import Family
 from ltpost.heads import Array, Head
 from ltpost.method import Method
-from ltpost.methods.label_shift import not_empty, shifted, stopped
+from ltpost.methods.label_shift import one_row, shifted, stopped
 from ltpost.scores.label_shift import maximum_likelihood
 
 
@@ -38,11 +38,11 @@ def label_shift_map(target: UnlabelledRows, joint: Head, class_counts: Array, *,
     """
     log_pi = log_prior(class_counts)
     if trust is None:
-        likeliest, _, _ = maximum_likelihood(not_empty(target), joint, log_pi)
+        likeliest, _, _ = maximum_likelihood(target, joint, log_pi, uniform_share=one_row(target))
         trust = rule(log_pi, likeliest)
     if not 0 < trust <= 1:
         raise UsageError(f"trust= must be above 0 and at most 1, but is {trust:g}")
-    log_q, passes, converged = maximum_likelihood(not_empty(target), joint, log_pi, uniform_share=1 - trust)
+    log_q, passes, converged = maximum_likelihood(target, joint, log_pi, uniform_share=max(1 - trust, one_row(target)))
     notes = (f"trust {trust:.3f}", *stopped(passes, converged))
     return shifted(joint, log_q - log_pi, log_q, class_counts, *notes)
 
