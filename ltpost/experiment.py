@@ -257,13 +257,8 @@ class Experiment:
                 correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
                 what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
-<<<<<<< HEAD
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
-        step = self._after(choice, family_of if fits else None)
-=======
-                results.append(result_of(correct, part, self.groups, name=name, detail=label, seed=self.seed))
         step = self._after(choice, selection, family_of if fits else None)
->>>>>>> priors
         results = [*self.joint_results, *self._with_more(results, final.head, step)]
         results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
