@@ -12,7 +12,7 @@ from ltpost.data.scatter import class_scatter
 from ltpost.fit.combined import combination
 from ltpost.fit.generated import Generator
 from ltpost.fit.loss import Loss
-from ltpost.fit.prototypes import score_gradients
+from ltpost.fit.prototypes import Prototypes
 from ltpost.heads import ChangedHead, NeighbourHead, PrototypeHead, SummedHead
 from ltpost.scores.predict import predict
 
@@ -152,9 +152,16 @@ def test_prototype_gradients_are_those_of_autograd():
     scores = -0.5 * (((x[:, None] - p) / t) ** 2).sum(2).sqrt()
     torch.nn.functional.cross_entropy(scores + torch.arange(6) / 3.8, labels).backward()
     loss = Loss(offset=np.arange(6) / 3.8).on(torch.device("cpu"))
-    _, of_p, of_t = score_gradients(x, p.detach(), t.detach(), loss, labels, 1 / 60)
-    torch.testing.assert_close(of_p, p.grad, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(of_t, t.grad, rtol=1e-5, atol=1e-7)
+    rate = 0.25
+    model = Prototypes(MEANS, rate, 0.0, torch.device("cpu"))
+    model.parameters[1].copy_(t.detach() / rate**0.5)
+    for parameter in model.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    scores = model.scores(x.float())
+    loss(scores, labels, 1 / 60)
+    model.backward(x.float(), scores)
+    torch.testing.assert_close(model.parameters[0].grad, p.grad.float(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(model.parameters[1].grad, t.grad.float() * rate**0.5, rtol=1e-3, atol=1e-5)
 
 
 def test_prototypes_without_training_are_the_euclidean_nearest_mean():

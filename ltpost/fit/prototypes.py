@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +13,7 @@ from torch import Tensor
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.tensors import find_device, training_features
-from ltpost.fit.loss import BoundLoss, Loss
+from ltpost.fit.loss import Loss
 from ltpost.fit.options import Recipe
 from ltpost.fit.sgd import sgd
 from ltpost.heads import PrototypeHead
@@ -18,82 +21,100 @@ from ltpost.heads import PrototypeHead
 _NEAR = 1e-5  # of the squared length of a row: below it, a squared distance is rounding
 
 
-def score_gradients(
-    x: Tensor, prototypes: Tensor, temperature: Tensor, scores_to_gradient: BoundLoss, labels: Tensor, row_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Value of a loss of s_ic = -½ ‖(x_i - p_c) / T‖, and its gradients with respect to p (C, D) and T (D,).
+class Prototypes:
+    """s_ic = -½ ‖(x_i - p_c) / T‖, with the gradients for p (C, D) and T (D,) written out.
 
     With r_ic = ‖(x_i - p_c) / T‖, h_ic = -½ ∂L/∂s_ic / r_ic and v = 1/T²,
 
         ∂L/∂p_c = v ∘ Σ_i h_ic (p_c - x_i)        ∂L/∂T = -1/T³ ∘ Σ_ic h_ic (x_i - p_c)²
 
     which takes two matrix products and no (n, C, D) numbers.
+
+    Args:
+        start: (C, D) prototypes to begin with; every temperature begins at 1.
+        rate: learning rate of the temperatures, as a part of that of the prototypes.
+        decay: weight decay of the temperatures.
+        device: where to train.
     """
-    inverse = temperature.square().reciprocal()
-    weighted = x * inverse
-    lengths = (x * weighted).sum(1, keepdim=True)
-    squares = lengths + (prototypes.square() @ inverse) - 2 * (weighted @ prototypes.T)
-    near = squares <= _NEAR * lengths  # the row is the prototype: the distance has a kink there
-    distance = squares.clamp(min=0).sqrt()
-    scores = distance * -0.5
-    value = scores_to_gradient(scores, labels, row_weight)  # replaces the scores by the gradient
-    h = scores.mul_(-0.5).div_(distance.masked_fill(near, torch.inf))
-    by_class, by_row = h.sum(0), h.sum(1)
-    product = h.T @ x
-    prototype_gradient = inverse * (prototypes * by_class[:, None] - product)
-    spread = by_row @ x.square() - 2 * (prototypes * product).sum(0) + by_class @ prototypes.square()
-    return value, prototype_gradient, -spread / temperature**3
+
+    def __init__(self, start: NDArray[Any], rate: float, decay: float, device: torch.device):
+        self.prototypes = torch.tensor(start, dtype=torch.float32, device=device)
+        self._unit, self._decay = rate**0.5, decay
+        # T = a u with a² = rate: at the rate of the prototypes, a step of u moves T at its own
+        self._scaled = torch.full((start.shape[1],), 1 / self._unit, device=device)
+        self.parameters: Sequence[Tensor] = (self.prototypes, self._scaled)
+
+    @property
+    def temperature(self) -> Tensor:
+        """T, (D,)."""
+        return self._scaled * self._unit
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(n, D) rows to (n, C) scores, which the caller may overwrite."""
+        self._inverse = self.temperature.square().reciprocal()
+        weighted = x * self._inverse
+        lengths = (x * weighted).sum(1, keepdim=True)
+        squares = lengths + (self.prototypes.square() @ self._inverse) - 2 * (weighted @ self.prototypes.T)
+        near = squares <= _NEAR * lengths  # the row is the prototype: the distance has a kink there
+        distance = squares.clamp(min=0).sqrt()
+        self._distance = distance.masked_fill(near, torch.inf)
+        return distance * -0.5
+
+    def backward(self, x: Tensor, gradient: Tensor) -> None:
+        """Write into ``grad`` of both parameters, from the gradient (n, C) with respect to the last scores."""
+        h = gradient.mul_(-0.5).div_(self._distance)
+        by_class, by_row = h.sum(0), h.sum(1)
+        product = h.T @ x
+        torch.mul(self.prototypes * by_class[:, None] - product, self._inverse, out=self.prototypes.grad)
+        spread = by_row @ x.square() - 2 * (self.prototypes * product).sum(0) + by_class @ self.prototypes.square()
+        of_temperature = -spread / self.temperature**3
+        if distributed.rank() == 0:  # gradients are summed over processes, the decay counts once
+            of_temperature += self._decay * self.temperature
+        torch.mul(of_temperature, self._unit, out=self._scaled.grad)
+
+    def head(self) -> PrototypeHead:
+        """The head."""
+        return PrototypeHead(self.prototypes.cpu().numpy(), self.temperature.cpu().numpy())
 
 
 def learn_prototypes(
     train: FeatureSet,
     means: NDArray[np.float64],
-    log_counts: NDArray[np.float64],
+    offset: NDArray[np.float64],
     recipe: Recipe,
     *,
     temperature_rate: float,
     temperature_decay: float,
-    logit_scale: float,
     seed: int,
     device: str,
     progress: bool,
-    name: str,
 ) -> PrototypeHead:
-    """Prototypes that start at ``means`` (C, D), and temperatures that start at 1.
+    """Prototypes that start at ``means``, and temperatures that start at 1.
 
     Args:
         train: training features (N, D) and labels.
         means: (C, D).
-        log_counts: (C,) log n_c; a part 1/``logit_scale`` of them is added to the scores in training.
+        offset: (C,), added to the scores in training.
         recipe: of the prototypes.
         temperature_rate: learning rate of the temperatures at the start.
         temperature_decay: weight decay of the temperatures.
-        logit_scale: see ``log_counts``.
         seed: of the batches.
         device: where to compute.
         progress: show a bar, on a terminal.
-        name: of the bar.
     """
     where = find_device(device)
     features = training_features(train, where)
-    prototypes = torch.from_numpy(means.astype(np.float32)).to(where)
-    # SGD has one rate. With T = a u and a² = rate of T / rate of the prototypes, it moves T at its own rate.
-    unit = (temperature_rate / recipe.learning_rate) ** 0.5
-    scaled = torch.full((prototypes.shape[1],), 1 / unit, device=where)
-    loss = Loss(offset=log_counts / logit_scale).on(where)
-    first = distributed.rank() == 0  # gradients are summed over processes, the decay counts once
+    model = Prototypes(means, temperature_rate / recipe.learning_rate, temperature_decay, where)
+    loss = Loss(offset=offset).on(where)
 
     def gradients(x: Tensor, labels: Tensor, row_weight: float) -> Tensor:
-        temperature = scaled * unit
-        value, of_prototypes, of_temperature = score_gradients(x, prototypes, temperature, loss, labels, row_weight)
-        if first:
-            of_temperature = of_temperature + temperature_decay * temperature
-        prototypes.grad.copy_(of_prototypes)  # type: ignore[union-attr]
-        scaled.grad.copy_(of_temperature * unit)  # type: ignore[union-attr]
+        scores = model.scores(x)
+        value = loss(scores, labels, row_weight)  # replaces the scores by the gradient
+        model.backward(x, scores)
         return value
 
     sgd(
-        [prototypes, scaled],
+        list(model.parameters),
         gradients,
         features,
         train.labels,
@@ -101,6 +122,6 @@ def learn_prototypes(
         sampler="class-balanced",
         seed=seed,
         progress=progress,
-        description=name,
+        description="prototypes",
     )
-    return PrototypeHead(prototypes.cpu().numpy(), (scaled * unit).cpu().numpy())
+    return model.head()
