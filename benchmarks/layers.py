@@ -25,6 +25,7 @@ from ltpost.data.layers import Layer
 from ltpost.data.rows import Rows
 from ltpost.data.view_means import mean_of_views
 from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.report.results import Result
 
 #: name of a layer to the side of the square that its map is averaged to: the end of stage 2, two blocks of stage 3
 TAPS = {"layer2": 4, "layer3.0": 2, "layer3.2": 2}
@@ -108,11 +109,19 @@ def split_rows(labels: np.ndarray, seed: int, per_class: int = 20) -> tuple[np.n
 def one_split(folder: Path, train: FeatureSet, test: FeatureSet, seed: int) -> dict[str, ltpost.Outcome]:
     """Every method, chosen on a random val split and reported on the other rows."""
     for name, rows in zip(("val", "test"), split_rows(test.labels, seed), strict=True):
-        test.subset(rows).save(folder / f"{name}.h5")
+        part = test.subset(rows)
+        part.split = name
+        part.save(folder / f"{name}.h5")
     if not (folder / "train.h5").is_file():
         train.save(folder / "train.h5")
     experiment = Experiment(folder, progress=False)
     return {method: experiment.run(method) for method in METHODS}
+
+
+def of_test(outcome: ltpost.Outcome, name: str = "") -> Result:
+    """The row of a method, or of ``name``, on the test split."""
+    wanted = ("test", name or outcome.method)
+    return next(result for result in outcome.results if (result.split, result.name) == wanted)
 
 
 def main() -> None:
@@ -131,8 +140,8 @@ def main() -> None:
         scores: dict[str, list[list[float]]] = {}
         for seed in range(args.splits):
             outcomes = one_split(args.folder / title.replace(" ", "-"), *parts, seed)
-            joint = next(iter(outcomes.values())).results[0]
-            shown = {"joint": joint, **{name: outcome.results[1] for name, outcome in outcomes.items()}}
+            joint = of_test(outcomes["tnorm"], "joint")
+            shown = {"joint": joint, **{name: of_test(outcome) for name, outcome in outcomes.items()}}
             for name, result in shown.items():
                 figures = result.figures
                 scores.setdefault(name, []).append([figures.many, figures.medium, figures.few, figures.all])

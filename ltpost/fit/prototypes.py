@@ -81,31 +81,27 @@ class Prototypes:
 def learn_prototypes(
     train: FeatureSet,
     means: NDArray[np.float64],
-    log_counts: NDArray[np.float64],
+    offset: NDArray[np.float64],
     recipe: Recipe,
     *,
     temperature_rate: float,
     temperature_decay: float,
-    logit_scale: float,
     seed: int,
     device: str,
     progress: bool,
-    name: str,
 ) -> PrototypeHead:
     """Prototypes that start at ``means`` (C, D), and temperatures that start at 1.
 
     Args:
         train: training features (N, D) and labels.
         means: (C, D).
-        log_counts: (C,) log n_c; a part 1/``logit_scale`` of them is added to the scores in training.
+        offset: (C,) what is added to the scores in training.
         recipe: of the prototypes.
         temperature_rate: learning rate of the temperatures at the start.
         temperature_decay: weight decay of the temperatures.
-        logit_scale: see ``log_counts``.
         seed: of the batches.
         device: where to compute.
         progress: show a bar, on a terminal.
-        name: of the bar.
     """
     where = find_device(device)
     model = Prototypes(
@@ -116,13 +112,13 @@ def learn_prototypes(
     )
     loss = sgd(
         model,
-        Loss(offset=log_counts / logit_scale),
+        Loss(offset=offset),
         training_features(train, where),
         train.labels,
         recipe,
         sampler="class-balanced",
         seed=seed,
         progress=progress,
-        description=name,
+        description="prototypes",
     )
     return model.head({"loss": loss})

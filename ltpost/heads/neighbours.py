@@ -117,13 +117,17 @@ class NeighbourHead(Saved):
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""
-        tensors = {"rows": self.rows, "labels": self.labels, "votes": self.votes}
+        labels = self.labels.astype(np.float32)  # exact below 2²⁴; head files hold floating point only
+        tensors = {"rows": self.rows, "labels": labels, "votes": self.votes}
         return {"kind": "neighbours", "k": self.k, "temperature": self.temperature}, tensors
 
     @classmethod
     def from_state(cls, spec: Spec, tensors: Mapping[str, Array]) -> NeighbourHead:
         """The head that :meth:`state` describes."""
-        return cls(tensors["rows"], tensors["labels"], tensors["votes"], spec["k"], spec["temperature"])
+        labels = tensors["labels"].astype(np.int32)
+        if not np.array_equal(labels, tensors["labels"]):
+            raise DataError("labels of neighbours must be whole numbers")
+        return cls(tensors["rows"], labels, tensors["votes"], spec["k"], spec["temperature"])
 
 
 def _largest(values: Array, count: int) -> NDArray[np.int64]:

@@ -61,7 +61,7 @@ def alphanet(
         raise UsageError(f"ratio= must not be negative and neighbours= be positive, but are {ratio:g} and {neighbours}")
     rows_per_class(train)
     few, base = np.flatnonzero(class_counts < below), np.flatnonzero(class_counts >= below)
-    if len(few) == 0 or len(base) == 0:
+    if len(few) == 0 or len(base) < 2:  # one source has the coefficient 1 or -1: there is nothing to learn
         note = (
             f"{len(few)} classes have fewer than {below} training samples and {len(base)} have more: nothing to combine"
         )

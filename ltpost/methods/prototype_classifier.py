@@ -11,11 +11,12 @@ import numpy as np
 
 from ltpost.data.class_sums import class_sums
 from ltpost.data.features import FeatureSet
+from ltpost.data.priors import log_prior
 from ltpost.errors import UsageError
 from ltpost.family import Family
 from ltpost.fit.options import Recipe
 from ltpost.fit.sampling import rows_per_class
-from ltpost.heads import Array
+from ltpost.heads import Array, PrototypeHead
 from ltpost.method import Method
 
 
@@ -64,9 +65,6 @@ def prototype_classifier(
             raise UsageError(f"{name}= must be positive, but is {value}")
     if temperature_decay < 0 or epochs < 0:
         raise UsageError("temperature_decay= and epochs= must not be negative")
-    from ltpost.data.priors import log_prior
-    from ltpost.heads import PrototypeHead
-
     logs = log_prior(class_counts) + np.log(np.sum(class_counts))
     means = class_sums(train) / rows_per_class(train)[:, None]
     if epochs == 0:
@@ -77,15 +75,13 @@ def prototype_classifier(
     head = learn_prototypes(
         train,
         means,
-        logs,
+        logs / logit_scale,
         recipe,
         temperature_rate=temperature_rate,
         temperature_decay=temperature_decay,
-        logit_scale=logit_scale,
         seed=seed,
         device=device,
         progress=progress,
-        name="prototypes",
     )
     return Family.single(head, params={"seed": seed})
 
