@@ -60,8 +60,8 @@ def sade(
         DataError: rows without two views.
         UsageError: an option of sgd that is not positive.
 
-    Cost: ``epochs`` passes over the logits of all experts on both views, 2 E C D products a row each, of the optimum one
-    pass per evaluation, about 10 to 20; and two more for the note. Measured with three experts of D = 2,048 and
+    Cost: ``epochs`` passes over the logits of all experts on both views, 2 E C D products a row each; of the optimum
+    one pass per evaluation, about 10 to 20; and two for the note. Measured with three experts of D = 2,048 and
     C = 1,000 on one core: 1.2 ms a row and pass. The objective is not concave, and small test sets have several maxima:
     the optimum is the one near the best point of a lattice.
 
