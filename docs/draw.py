@@ -16,19 +16,17 @@ from ltpost.experiment import compare_report
 from ltpost.plots import new_axes
 from ltpost.report.results import Report
 
-VAL_ROWS = 20  # the first rows of each class of the test images are val, by convention of the shared data
-
 
 def feature_files(shared: Path, folder: Path) -> None:
     """features.npz of the ResNet-32 to train, val and test files."""
     with np.load(shared / "cifar100lt_resnet32" / "features.npz") as file:
         arrays = dict(file)
     head = LinearHead(arrays["weight"], arrays["bias"])
-    labels = arrays["y_test"]
-    seen = np.array([(labels[:row] == label).sum() for row, label in enumerate(labels)])
-    for split, rows in (("val", seen < VAL_ROWS), ("test", seen >= VAL_ROWS)):
-        part = FeatureSet(arrays["feat_test"][rows], labels[rows], head=head, class_counts=arrays["class_counts"])
-        part.save(folder / f"{split}.h5")
+    with np.load(shared / "cifar100lt_resnet32" / "split_seed0.npz") as file:
+        splits = {"val": file["val_rows"], "test": file["test_rows"]}  # drawn at random, 20 and 80 rows per class
+    for split, rows in splits.items():
+        features, labels = arrays["feat_test"][rows], arrays["y_test"][rows]
+        FeatureSet(features, labels, head=head, class_counts=arrays["class_counts"]).save(folder / f"{split}.h5")
     train = FeatureSet(arrays["feat_train"], arrays["y_train"], head=head, class_counts=arrays["class_counts"])
     train.save(folder / "train.h5")
 
