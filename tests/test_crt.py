@@ -265,6 +265,12 @@ def test_family_of_the_convex_path():
     assert 100 * best.figures.all == pytest.approx(accuracy(head, TRAIN))
 
 
+def test_a_tolerance_that_was_not_reached_is_noted():
+    made = family(TRAIN, strengths=(0.1, 1.0), tolerance=1e-14)
+    assert made.notes == ("strength 1, 0.1 did not reach the tolerance",)
+    assert not made.head(0.1).info["converged"]
+
+
 def test_family_of_sgd_is_one_head():
     made = family(TRAIN, solver="sgd", seed=3, epochs=2)
     assert made.parameter is None

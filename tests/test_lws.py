@@ -47,6 +47,26 @@ def test_preconditioner_is_the_hessians_diagonal():
         assert float(problem.precondition(torch.ones(5))[c]) == pytest.approx(1 / (second + 0.1), rel=1e-2)
 
 
+def test_gradient_and_preconditioner_of_a_shift_with_its_unit():
+    """θ = (f, b), logits f ∘ z + b u."""
+    unit, random = np.array([0.0, 0.5, 1.0, 2.0, -3.0]), np.random.default_rng(1)
+    problem = rescaling(TRAIN, unit)
+    theta = np.concatenate([random.uniform(0.5, 2, 5), random.normal(size=5)])
+
+    def slow(theta):
+        return slow_lws_objective(theta[:5], LOGITS + theta[5:] * unit / theta[:5], TRAIN.labels, 0.0)
+
+    value, gradient = problem(torch.from_numpy(theta).float())
+    assert value == pytest.approx(slow(theta), rel=1e-5)
+    problem.refresh(torch.from_numpy(theta).float())
+    diagonal = 1 / problem.precondition(torch.ones(10))
+    for k in range(10):
+        step = np.eye(10)[k] * 1e-3
+        up, middle, down = slow(theta + step), slow(theta), slow(theta - step)
+        assert float(gradient[k]) == pytest.approx((up - down) / 2e-3, rel=1e-3, abs=1e-5)
+        assert float(diagonal[k]) == pytest.approx((up - 2 * middle + down) / 1e-6, rel=2e-2, abs=1e-4)
+
+
 def test_minimum_is_flat():
     head = lws(TRAIN, solver="convex", strength=0.01, tolerance=1e-6)
     best = slow_lws_objective(head.scale.astype(float), LOGITS, TRAIN.labels, 0.01)
