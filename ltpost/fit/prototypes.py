@@ -47,7 +47,8 @@ class Prototypes:
     @property
     def temperature(self) -> Tensor:
         """T, (D,)."""
-        return self._scaled * self._unit
+        temperature: Tensor = self._scaled * self._unit
+        return temperature
 
     def scores(self, x: Tensor) -> Tensor:
         """(n, D) rows to (n, C) scores, which the caller may overwrite."""
