@@ -78,8 +78,8 @@ def learn_combination(
     for columns, width in pairwise(sizes):
         bound = float(columns) ** -0.5  # as torch.nn.Linear starts
         for shape in ((columns, width), (width,)):
-            start = torch.empty(shape).uniform_(-bound, bound, generator=torch_random)
-            parameters.append(start.to(where).requires_grad_())
+            random_start = torch.empty(shape).uniform_(-bound, bound, generator=torch_random)
+            parameters.append(random_start.to(where).requires_grad_())
     optimiser = _AdamW(parameters)
 
     is_few = np.isin(train.labels, few)

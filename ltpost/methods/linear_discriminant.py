@@ -45,7 +45,8 @@ def linear_discriminant(
 
     Returns:
         Linear heads along λ; of ``gda`` one head, which is not linear because of the unit length.
-        One pass over the features, N D² multiplications, and D³ for the inverse.
+        One pass over the features, N D² multiplications, and D³ for the inverse. At ImageNet-LT size (115,846 x 2,048)
+        that is half a minute of one core.
 
     Raises:
         DataError: a class without a row; no class with two rows that differ.
