@@ -131,7 +131,7 @@ def evaluate_heads(
     many_shot: int = MANY_SHOT,
     few_shot: int = FEW_SHOT,
     *,
-    calibration: bool = False,
+    with_calibration: bool = False,
     test_priors: Sequence[str] = (),
 ) -> Report:
     """Several heads on one split, beside the joint classifier where that is known.
@@ -141,7 +141,7 @@ def evaluate_heads(
         feature_set: N rows.
         many_shot: see :func:`~ltpost.priors.shot_groups`.
         few_shot: see there.
-        calibration: give figures of the probabilities too, with the calibration that is saved with a head.
+        with_calibration: give figures of the probabilities too, with the calibration that is saved with a head.
         test_priors: give the accuracy under these class priors too, see ``scores.test_priors``.
     """
     groups = feature_set.shot_groups(many_shot, few_shot)
@@ -156,7 +156,7 @@ def evaluate_heads(
         detail = joint if name == "joint" else description(head)
         result = evaluate(head, feature_set, groups, name=name, detail=detail)
         more: dict[str, dict[str, float]] = {}
-        if calibration:
+        if with_calibration:
             more["calibration"] = saved_calibration_figures(head, feature_set, groups)
         if priors:
             more["test priors"] = figures_under(priors, result.hits, result.totals)

@@ -35,7 +35,10 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 )
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class too.")
 @click.option(
-    "--calibration", is_flag=True, help="Print NLL, ECE and Brier too, with the temperature that is saved with a head."
+    "--calibration",
+    "with_calibration",
+    is_flag=True,
+    help="Print NLL, ECE and Brier too, with the temperature that is saved with a head.",
 )
 @test_prior_option
 @output_options
@@ -46,7 +49,7 @@ def evaluate(
     many_shot: int,
     few_shot: int,
     per_class: bool,
-    calibration: bool,
+    with_calibration: bool,
     test_priors: tuple[str, ...],
     csv_file: Path | None,
     as_json: bool,
@@ -66,7 +69,7 @@ def evaluate(
         rows,
         many_shot,
         few_shot,
-        calibration=calibration,
+        with_calibration=with_calibration,
         test_priors=test_priors,
     )
     notes = files.notes([rows.split])
