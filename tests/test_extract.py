@@ -489,16 +489,16 @@ def test_bad_data(tmp_path, resnet18):
 def test_bad_options(tmp_path):
     save_npz(tmp_path / "val.npz")
     for options, message in (
-        ({"dtype": "bfloat16"}, "--dtype must be float32 or float16"),
-        ({"batch_size": 0}, "--batch-size must be at least 1"),
-        ({"device": "tpu9"}, "--device must be auto, cpu"),
-        ({"amp": "int8"}, "--amp must be off, bf16 or fp16"),
-        ({"interpolation": "cubist"}, "--interpolation must be one of"),
-        ({"workers": -1}, "--workers must be at least 0"),
-        ({"img_size": 0}, "--img-size must be at least 1"),
-        ({"crop_pct": 0.5}, "--crop-pct needs --img-size"),
-        ({"crop_pct": 5.0, "img_size": 8}, "--crop-pct must be above 0"),
-        ({"std": (0.0,)}, "--std must be positive"),
+        ({"dtype": "bfloat16"}, "dtype= must be float32 or float16"),
+        ({"batch_size": 0}, "batch_size= must be at least 1"),
+        ({"device": "tpu9"}, "device= must be auto, cpu"),
+        ({"amp": "int8"}, "amp= must be off, bf16 or fp16"),
+        ({"interpolation": "cubist"}, "interpolation= must be one of"),
+        ({"workers": -1}, "workers= must be at least 0"),
+        ({"img_size": 0}, "img_size= must be at least 1"),
+        ({"crop_pct": 0.5}, "crop_pct= needs img_size="),
+        ({"crop_pct": 5.0, "img_size": 8}, "crop_pct= must be above 0"),
+        ({"std": (0.0,)}, "std= must be positive"),
     ):
         with pytest.raises(UsageError, match=message):
             extract_features(Small(), tmp_path, "val", tmp_path, **options)
