@@ -76,7 +76,7 @@ class Numbers(click.ParamType):
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the stored features.",
+    help="Type of the stored features.",
 )
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
@@ -94,7 +94,7 @@ class Numbers(click.ParamType):
     show_default=True,
     help="Average fixed variants of each image.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the augmentation.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the augmentation.")
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
 @click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
@@ -117,7 +117,7 @@ def extract(**options: Any) -> None:
 def merge(files: tuple[str, ...]) -> None:
     """Join the shards that ltpost extract --shard I/N wrote.
 
-    FEATURES.h5 is the file to be; by default every features/SPLIT.h5 that has shards.
+    FEATURES.h5 is the file to write. By default every features/SPLIT.h5 with shards is written.
 
     \b
     For example:
@@ -131,7 +131,9 @@ def merge(files: tuple[str, ...]) -> None:
     for file in files or [str(folder.with_suffix(".h5")) for folder in shards]:
         click.echo(f"ltpost: wrote {merge_shards(file)}", err=True)
     if not files and not shards:
-        raise UsageError("features: has no shards; name the feature file to be, as in ltpost merge features/train.h5")
+        raise UsageError(
+            "features: has no shards; name the feature file to write, as in ltpost merge features/train.h5"
+        )
 
 
 @click.command()
@@ -155,7 +157,7 @@ def merge(files: tuple[str, ...]) -> None:
 )
 @click.option("--arch", help="As for extract; only to run images or for onnx.")
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
-@click.option("--split", default="val", show_default=True, help="Of --data.")
+@click.option("--split", default="val", show_default=True, help="Which split of --data.")
 def export(**options: Any) -> None:
     """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
 

@@ -44,7 +44,7 @@ def convert(
     head_key: str | None = None,
     class_counts: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Read cached features of one kind of file and write another; what kind, the names' endings say.
+    """Read cached features of one kind of file and write another kind. The endings of the names say which.
 
     Args:
         source: .h5 (ours), .pkl (``feats``, ``labels``, ``idxs`` of facebookresearch/classifier-balancing; rows come
@@ -60,7 +60,7 @@ def convert(
 
     Raises:
         UsageError: a file name has no ending that is known.
-        DataError: the source is not as it has to be.
+        DataError: the source is damaged or lacks something.
     """
     origin, target = Path(source), Path(out)
     read, write = _by_suffix(READERS, origin, "SOURCE"), _by_suffix(WRITERS, target, "OUT")

@@ -529,10 +529,10 @@ def test_export_errors(data, resnet, tmp_path):
     path = extract_features(tmp_path / "r.pth", data, "val", tmp_path, img_size=32)
     head = LinearHead(np.ones((C, 512)))
     for options, kind, message in (
-        ({"ckpt": None}, UsageError, "--ckpt is needed"),
+        ({"ckpt": None}, UsageError, "ckpt= is needed"),
         ({"out": tmp_path / "r.pth"}, UsageError, "is the checkpoint itself"),
-        ({"format": "pickle"}, UsageError, "--format must be one of"),
-        ({"features": tmp_path / "none"}, UsageError, "--features .*none: no such file or folder"),
+        ({"format": "pickle"}, UsageError, "format= must be one of"),
+        ({"features": tmp_path / "none"}, UsageError, "features=.*none: no such file or folder"),
         ({"head_key": "nose"}, UsageError, "has no 'nose.weight'"),
         ({"head": LinearHead(np.ones((C, 3)))}, DataError, "has 512 features a row, but the head takes 3"),
         ({"head": LinearHead(np.ones((5, 512)))}, DataError, r"'fc.weight' is \(4, 512\), but the head is \(5, 512\)"),

@@ -473,9 +473,9 @@ def test_bad_data(tmp_path, resnet18):
     assert "labels must be in 0..2" in message(list_file=tmp_path / "l.txt")
     Image.new("RGB", (9, 8)).save(tmp_path / "val" / "ant" / "1.png")
     (tmp_path / "l.txt").write_text("val/ant/0.png 0\nval/ant/1.png 0\n")
-    assert "images differ in size (8 x 8, 8 x 9); give --img-size" in message(list_file=tmp_path / "l.txt")
+    assert "images differ in size (8 x 8, 8 x 9); give img_size=" in message(list_file=tmp_path / "l.txt")
     (tmp_path / "bad.npz").write_text("hello")
-    assert "is not an .npz file" in message(data=tmp_path / "bad.npz")
+    assert "cannot be read as an .npz file" in message(data=tmp_path / "bad.npz")
     np.savez(tmp_path / "bad.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
     assert "must hold 'x_val' and 'y_val' or 'images' and 'labels'" in message(data=tmp_path / "bad.npz")
     np.savez(tmp_path / "bad.npz", images=np.zeros((3, 8, 8, 3)), labels=np.zeros(3, int))
@@ -489,16 +489,16 @@ def test_bad_data(tmp_path, resnet18):
 def test_bad_options(tmp_path):
     save_npz(tmp_path / "val.npz")
     for options, message in (
-        ({"dtype": "bfloat16"}, "--dtype must be float32 or float16"),
-        ({"batch_size": 0}, "--batch-size must be at least 1"),
-        ({"device": "tpu9"}, "--device must be auto, cpu"),
-        ({"amp": "int8"}, "--amp must be off, bf16 or fp16"),
-        ({"interpolation": "cubist"}, "--interpolation must be one of"),
-        ({"workers": -1}, "--workers must be at least 0"),
-        ({"img_size": 0}, "--img-size must be at least 1"),
-        ({"crop_pct": 0.5}, "--crop-pct needs --img-size"),
-        ({"crop_pct": 5.0, "img_size": 8}, "--crop-pct must be above 0"),
-        ({"std": (0.0,)}, "--std must be positive"),
+        ({"dtype": "bfloat16"}, "dtype= must be float32 or float16"),
+        ({"batch_size": 0}, "batch_size= must be at least 1"),
+        ({"device": "tpu9"}, "device= must be auto, cpu"),
+        ({"amp": "int8"}, "amp= must be off, bf16 or fp16"),
+        ({"interpolation": "cubist"}, "interpolation= must be one of"),
+        ({"workers": -1}, "workers= must be at least 0"),
+        ({"img_size": 0}, "img_size= must be at least 1"),
+        ({"crop_pct": 0.5}, "crop_pct= needs img_size="),
+        ({"crop_pct": 5.0, "img_size": 8}, "crop_pct= must be above 0"),
+        ({"std": (0.0,)}, "std= must be positive"),
     ):
         with pytest.raises(UsageError, match=message):
             extract_features(Small(), tmp_path, "val", tmp_path, **options)

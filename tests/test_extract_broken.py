@@ -77,10 +77,10 @@ def test_a_stop_while_finishing_is_taken_up(window, with_unreadable, tmp_path, m
 class Stopped(Reads):
     """Does one batch."""
 
-    batches = 0
+    batches, stops = 0, True
 
     def forward(self, x):
-        if self.batches:
+        if self.batches and self.stops:
             raise KeyboardInterrupt
         self.batches += 1
         return super().forward(x)
@@ -90,7 +90,7 @@ def test_an_image_replaced_between_runs_is_noticed(with_unreadable, tmp_path):
     model = Stopped()
     with pytest.raises(KeyboardInterrupt):
         extract_features(model, with_unreadable, "val", tmp_path / "f", workers=0, batch_size=4)
-    model.batches = -100
+    model.stops = False
     Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(with_unreadable / "2.png")
     with pytest.raises(DataError, match="image files have been replaced since the unfinished run.*restart="):
         extract_features(model, with_unreadable, "val", tmp_path / "f", workers=0, batch_size=4)

@@ -92,7 +92,7 @@ def test_refusals(feature_set, tmp_path):
     with pytest.raises(DataError, match="must hold 'features' .* but holds data"):
         convert(tmp_path / "a.npz", tmp_path / "o.h5")
     (tmp_path / "a.npz").write_text("hello")
-    with pytest.raises(DataError, match="cannot be read as .npz"):
+    with pytest.raises(DataError, match="cannot be read as an .npz file"):
         convert(tmp_path / "a.npz", tmp_path / "o.h5")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"feats": LinearHead}))
     with pytest.raises(DataError, match=r"refers to ltpost.heads.LinearHead"):

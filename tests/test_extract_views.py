@@ -142,11 +142,11 @@ def test_unreadable_image_spoils_all_its_views_and_no_other(tmp_path):
 
 def test_wrong_views(data, tmp_path):
     for options, message in (
-        ({"views": 0}, "--views must be at least 1"),
-        ({"augment": "strong"}, "--augment must be one of standard, none"),
-        ({"tta": "ten"}, "--tta must be one of off, flip, five-crop"),
-        ({"tta": "flip", "augment": "standard"}, "cannot go with --augment standard"),
-        ({"tta": "five-crop"}, "needs --img-size and --crop-pct"),
+        ({"views": 0}, "views= must be at least 1"),
+        ({"augment": "strong"}, "augment= must be one of standard, none"),
+        ({"tta": "ten"}, "tta= must be one of off, flip, five-crop"),
+        ({"tta": "flip", "augment": "standard"}, "cannot go with augment=standard"),
+        ({"tta": "five-crop"}, "needs img_size= and crop_pct="),
     ):
         with pytest.raises(UsageError, match=message):
             extract_features(Pixels(192), data, "val", tmp_path, **options)

@@ -1,4 +1,4 @@
-"""A checkpoint file to named tensors. ``LAYOUTS`` is the table: one short entry for each way a repository saves.
+"""Reads a checkpoint file as named tensors.
 
 Nothing is unpickled but tensors and plain containers (``weights_only=True``), with a short list of inert types beside.
 Every tensor remembers where in the file it lay, so that export can put another in its place.
@@ -161,7 +161,7 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
 
 
 def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
-    """The tensor, where it has a value in memory for each of its entries.
+    """The tensor itself, if it is dense and of a type that a model can be filled with.
 
     Raises:
         DataError: it is sparse, quantized, without content, or of a type that cannot be computed with.
@@ -174,7 +174,7 @@ def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
 
 
 def _stripped(names: list[str]) -> dict[str, str]:
-    """Short name to name: prefixes that all names share are taken off."""
+    """Short names to names, without the prefixes that all names share."""
     short = {name: name for name in names}
     while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in short)), None):
         short = {name.removeprefix(prefix): full for name, full in short.items()}
@@ -239,7 +239,7 @@ class HeadCandidate:
 
 
 def head_candidates(state: Mapping[str, Tensor]) -> list[HeadCandidate]:
-    """The 2-D weights that do not look like a part of the backbone's blocks."""
+    """The 2-D weights whose names are not those of the backbone's blocks."""
     found = []
     for key, tensor in state.items():
         name = key.removesuffix(".weight")
@@ -263,6 +263,3 @@ def _near(source: Path) -> str:
     folder = source.parent
     others = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else []
     return f" ({folder} has {', '.join(others[:5])})" if others else ""
-
-
-# -- files -------------------------------------------------------------------------------------------------------------

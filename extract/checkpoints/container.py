@@ -23,7 +23,7 @@ SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 
 
 def sha256_of_file(source: Path) -> str:
-    """Of its bytes."""
+    """The sha256 of the bytes of a file."""
     digest = hashlib.sha256()
     with source.open("rb") as file:
         while block := file.read(2**20):
@@ -32,7 +32,7 @@ def sha256_of_file(source: Path) -> str:
 
 
 def sha256_of_state(state: Mapping[str, Any]) -> str:
-    """Of the names and values of a model's tensors."""
+    """The sha256 of the names and values of a model's tensors."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         if isinstance(tensor, Tensor):

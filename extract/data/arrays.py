@@ -1,4 +1,4 @@
-"""Images as arrays: .npz files, and the pickles of CIFAR-10 and CIFAR-100 (read by an unpickler that runs nothing)."""
+"""Images as arrays in .npz files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class NpzImages:
     file: Path
     member: str
     shape: tuple[int, ...]
-    dear: bool = False
+    slow: bool = False
     _opened: tuple[int, zipfile.ZipFile, Any, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def read(self, samples: slice) -> Iterator[NDArray[np.uint8]]:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         yield from self[samples]
 
     def __getitem__(self, rows: slice) -> NDArray[np.uint8]:
@@ -59,7 +59,7 @@ class NpzImages:
         return images[..., None] if images.ndim == 3 else images
 
     def close(self) -> None:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         if self._opened is not None and self._opened[0] == os.getpid():
             self._opened[2].close()
             self._opened[1].close()
@@ -136,7 +136,7 @@ def _npz_labels(file: Path, key: str) -> NDArray[np.int64]:
 
 
 def npz_in(data: Path, split: str) -> Path | None:
-    """An .npz file named, the ``<split>.npz`` of a folder, or the one .npz there that holds the split."""
+    """The .npz file of a split: ``data`` itself, ``<split>.npz`` in it, or the first .npz there that has the split."""
     if data.suffix == ".npz" and data.is_file():
         return data
     if (data / f"{split}.npz").is_file():

@@ -31,10 +31,10 @@ class ArrayImages:
     """A uint8 array (N, H, W, 3) in memory."""
 
     array: NDArray[np.uint8]
-    dear: bool = False
+    slow: bool = False
 
     def read(self, samples: slice) -> Iterator[NDArray[np.uint8]]:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         yield from self.array[samples]
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ def cifar_in(data: Path, split: str) -> Path | None:
 
 
 def open_cifar(folder: Path, split: str) -> Source:
-    """A split of CIFAR. Its whole train split says nothing of a long-tailed part of it, so there are no counts."""
+    """A split of CIFAR, without class counts: long-tailed training uses an unknown part of the train split."""
     splits, key, (meta, names_key) = _CIFAR[folder.name]
     parts = [_unpickled(folder / file) for file in splits[split]]
     try:

@@ -1,4 +1,4 @@
-"""Hugging Face on disk: model folders of transformers, and data sets saved by datasets. Nothing is downloaded."""
+"""Data sets that the package datasets of Hugging Face has saved to disk. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class DatasetImages:
 
     folder: Path
     column: str
-    dear: bool = True
+    slow: bool = True
     _opened: tuple[int, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def read(self, samples: slice) -> Iterator[Any]:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), _load(self.folder)
         rows = self._opened[1]
@@ -48,7 +48,7 @@ class DatasetImages:
                 yield Unreadable(first_line(error))
 
     def close(self) -> None:
-        """Let go of the tables."""
+        """Drop the opened tables."""
         self._opened = None
 
     def state(self) -> str:

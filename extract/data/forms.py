@@ -1,4 +1,4 @@
-"""Where a split of images is: the table of the forms in which data lies on disk, and of known data sets.
+"""Finds and opens one split of images. ``FORMS`` is the table of the forms in which data lies on disk.
 
 Each form finds the rows of one split and, for the class counts, the labels of the train split beside it. Rows keep the
 order of the list, file or sorted folder tree.
@@ -67,8 +67,8 @@ def open_source(
         dataset: one of ``PRESETS``, whose lists are looked for first.
 
     Raises:
-        UsageError: nothing is there.
-        DataError: what is there is not as it has to be.
+        UsageError: the folder does not exist, or holds no such split.
+        DataError: a file of the split is damaged or lacks something.
     """
     check_split(split)
     folder = Path(data)

@@ -1,4 +1,4 @@
-"""Image files: folder trees, and lists and tables of paths and labels."""
+"""Image files in folder trees."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ImageFiles:
 
     root: Path
     paths: Sequence[str]
-    dear: bool = True
+    slow: bool = True
 
     def read(self, samples: slice) -> Iterator[Any]:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         for path in self.paths[samples]:
             yield decode(self.root / path)
 
@@ -38,7 +38,7 @@ class ImageFiles:
         """Nothing stays open."""
 
     def state(self) -> str:
-        """Of the sizes and times of the files."""
+        """The sizes and times of the files, hashed."""
         return sha256_of_files(self.root / path for path in self.paths)
 
 
@@ -99,7 +99,7 @@ def _folders(folder: Path, class_order: str) -> list[str]:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers by value, so that '2' comes before '10', as timm sorts class folders."""
+    """The sort key that timm uses for class folders: numbers count by value, so '2' comes before '10'."""
     parts = re.split(r"(\d+)", name.lower())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
@@ -156,13 +156,15 @@ def _is_image(name: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As ``os.walk``, links to folders followed, but not where a link leads back to a folder that holds it.
+    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links that lead back to a parent.
 
     Raises:
         DataError: a folder cannot be read, whose images would be missing.
     """
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and error.filename == str(root):
+            return  # val/ need not have every class
         raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):

@@ -69,7 +69,7 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def open_list(file: Path, split: str, root: Path) -> Source:
-    """A list file; the train list beside it has the same name with 'train' for the split."""
+    """The rows of a list file. The train list is the file beside it that has 'train' in its name for the split."""
     paths, labels = read_list(file)
     fingerprint = sha256_of_rows(paths, labels)
     found = resolve(root, paths, split)
@@ -83,7 +83,7 @@ def open_list(file: Path, split: str, root: Path) -> Source:
 
 
 def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
-    """Where the files of a list are under ``root``: as they are called, or where most of the path's end is the same.
+    """Find the files of a list under ``root``: by their whole path, or by the longest common end of their path.
 
     Places-LT, for one, goes around as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
 

@@ -28,8 +28,8 @@ class Unreadable:
 class Images(Protocol):
     """Pixels of the rows of a split, read when asked for; goes to worker processes."""
 
-    #: whether reading is dear enough for worker processes
-    dear: bool
+    #: whether reading is slow enough to be worth worker processes
+    slow: bool
 
     def read(self, samples: slice) -> Iterator[Any]:
         """One after the other: a PIL image, an array (h, w, channels) uint8, or an :class:`Unreadable`."""
@@ -38,7 +38,7 @@ class Images(Protocol):
         """Close what reading has opened in this process."""
 
     def state(self) -> str:
-        """What changes when a file is replaced under the same name, or nothing where ``fingerprint`` shows it."""
+        """A text that changes when a file is replaced under its name; empty where ``fingerprint`` covers the pixels."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def check_split(split: str) -> None:
 
 
 def storable(text: str) -> str:
-    """The text as UTF-8 can hold it: bytes of a file name that are not UTF-8 become \\xNN."""
+    """The text in UTF-8. Bytes of a file name that are not UTF-8 become \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -124,7 +124,7 @@ def as_labels(name: str, values: Any) -> NDArray[np.int64]:
 
 
 def train_beside(file: Path, split: str) -> Path | None:
-    """The file of the train split: the same name with 'train' for the split, if there is one."""
+    """The file of the train split, which has the same name with 'train' for the split; None where it is missing."""
     if split == "train":
         return file
     for word in (split, "val", "test"):
@@ -136,7 +136,7 @@ def train_beside(file: Path, split: str) -> Path | None:
 
 
 def sha256_of_files(files: Iterable[Path]) -> str:
-    """Of the sizes and times of files, which is cheap."""
+    """One sha256 over the sizes and modification times of files. No file is read."""
     digest = hashlib.sha256()
     for file in files:
         try:
@@ -149,7 +149,7 @@ def sha256_of_files(files: Iterable[Path]) -> str:
 
 
 def sha256_of_rows(paths: Sequence[str], labels: NDArray[np.int64]) -> str:
-    """What identifies rows and their order."""
+    """One sha256 over the paths and labels of rows, in their order."""
     digest = hashlib.sha256()
     for path, label in zip(paths, labels, strict=True):
         digest.update(f"{path} {label}\n".encode("utf-8", "surrogateescape"))

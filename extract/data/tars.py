@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files whose members ``KEY.jpg`` and ``KEY.cls`` are a row, read in place."""
+"""WebDataset shards: tar files that hold ``KEY.jpg`` and ``KEY.cls`` for every row. Images are read in place."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TarImages:
 
     files: Sequence[Path]
     places: NDArray[np.int64]  # (N, 3): file, offset, size
-    dear: bool = True
+    slow: bool = True
 
     def read(self, samples: slice) -> Iterator[Any]:
-        """See :class:`ltpost.extract.source.Images`."""
+        """See :class:`ltpost.extract.data.source.Images`."""
         for file, offset, size in self.places[samples].tolist():
             with self.files[file].open("rb") as stream:
                 stream.seek(offset)
@@ -38,7 +38,7 @@ class TarImages:
         """Nothing stays open."""
 
     def state(self) -> str:
-        """Of the sizes and times of the files."""
+        """The sizes and times of the files, hashed."""
         return sha256_of_files(self.files)
 
 

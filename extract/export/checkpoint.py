@@ -170,7 +170,7 @@ def _replaced(checkpoint: Checkpoint, key: str, head: LinearHead) -> Any:
 
 
 def _with(container: Any, location: Location, tensor: Tensor) -> Any:
-    """A copy along ``location`` with another tensor at its end, of the old dtype and shape."""
+    """A copy of the container with another tensor at ``location``, in the old dtype and shape."""
     changed = copy.copy(container)
     if len(location) > 1:
         changed[location[0]] = _with(container[location[0]], location[1:], tensor)
@@ -181,7 +181,7 @@ def _with(container: Any, location: Location, tensor: Tensor) -> Any:
 
 
 def _metadata(source: Path) -> dict[str, str] | None:
-    """Of a safetensors file."""
+    """The metadata of a safetensors file."""
     if source.suffix != ".safetensors":
         return None
     from safetensors import safe_open

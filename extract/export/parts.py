@@ -1,4 +1,4 @@
-"""Which classifiers of a checkpoint a head goes into."""
+"""Finds the classifiers of a checkpoint that a head replaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ltpost.heads import LinearHead
 
 @dataclass(frozen=True)
 class Part:
-    """A classifier in a checkpoint, and what becomes of it: the whole head, or an expert's part.
+    """A classifier in a checkpoint and the head that replaces it: the whole head, or an expert's part.
 
     Args:
         checkpoint: as it was.

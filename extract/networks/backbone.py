@@ -144,7 +144,7 @@ class Backbone:
         return [list(kept) for kept in self._inputs], output
 
     def _compile(self, images: Tensor, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The first batch once more, compiled; it must be what the model gave as it is.
+        """Run the first batch again with the compiled model, and compare the results.
 
         Raises:
             UsageError: torch.compile cannot, or gives something else.
@@ -248,7 +248,7 @@ def _table(linear: Mapping[str, nn.Linear]) -> str:
 
 
 def choose_device(device: str, local: int | None = None) -> torch.device:
-    """``auto`` is the CUDA device of this process's number on its machine, Apple's, or the CPU."""
+    """The device to run on. ``auto`` is the CUDA device of this process's number, else Apple's or the CPU."""
     if device == "auto" and torch.cuda.is_available():
         device = f"cuda:{(local or 0) % torch.cuda.device_count()}"
     elif device == "auto":

@@ -1,7 +1,7 @@
-"""A name to a model and its evaluation transform, and the shapes of a checkpoint to a name.
+"""Builds a model and its evaluation transform from the name of an architecture.
 
 ``BUILDERS`` is the table: the first one that knows a name and whose model fits the checkpoint builds it. A
-``module:factory`` of one's own, torch alone, needs neither torchvision nor timm.
+``module:factory`` of the user needs neither torchvision nor timm.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _classes(num_classes: int | None) -> dict[str, int]:
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    """``package.module:factory``, the current folder being importable."""
+    """The function or class behind ``package.module:factory``. Modules of the current folder can be imported."""
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

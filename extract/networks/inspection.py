@@ -67,7 +67,7 @@ def _remark(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
-    """Tensors that the one architecture has no use for."""
+    """A line about tensors that the architecture does not use, where there is only one candidate."""
     if len(names) != 1:
         return []
     builder = builders(names[0])[0]

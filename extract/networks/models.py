@@ -13,7 +13,7 @@ from ltpost.extract.pixels.preprocess import Preprocess
 
 
 def misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
-    """What keeps the model from being filled by the tensors, or None. Tensors that the model has no use for may be."""
+    """The reason why the tensors cannot fill the model, or None. Tensors that the model does not use are allowed."""
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     if missing:
@@ -90,7 +90,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
     """The model called ``arch``, filled with ``state``, and its evaluation transform.
 
     Args:
-        arch: see ``arch=``.
+        arch: as for :func:`ltpost.extract.extract_features`.
         state: the tensors, prefixes stripped.
         num_classes: C where known; else it is the size of what differs from the model with its default classes.
 

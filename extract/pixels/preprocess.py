@@ -131,7 +131,7 @@ class Preprocess:
         images = pixels.permute(0, 3, 1, 2).float().div_(255)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
-                raise DataError(f"--{name} has {len(values)} values, but the images have {channels} channels")
+                raise DataError(f"{name}= has {len(values)} values, but the images have {channels} channels")
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         return images.sub_(mean).div_(std)

@@ -56,7 +56,7 @@ class Views:
             raise UsageError(f"seed= must be at least 0, but is {self.seed}")
         for option, value, known in (("augment", self.augment, AUGMENTS), ("tta", self.tta, TTAS)):
             if value not in known:
-                raise UsageError(f"--{option} must be one of {', '.join(known)}, but is '{value}'")
+                raise UsageError(f"{option}= must be one of {', '.join(known)}, but is '{value}'")
         if self.tta != "off" and self.augment != "none":
             raise UsageError("tta= averages fixed variants of an image; it cannot go with augment=standard")
         if self.tta == "five-crop" and self.preprocess.crop is None:

@@ -206,7 +206,7 @@ def extract_features(
 
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
-    """Gives the model's device; at the end that and the training flags are restored."""
+    """Give the model's device, and at the end restore the device and the training flags."""
     flags = {module: module.training for module in model.modules()}
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
@@ -247,8 +247,8 @@ def _class_names(source: Source, num_classes: int) -> list[str] | None:
 
 
 def workers_for(workers: int | None, source: Source) -> int:
-    """How many processes decode images: as asked, else one per core, at most 16, and none where reading is cheap."""
+    """The number of processes that decode images. By default one per core, at most 16; none where reading is fast."""
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores) if source.images.dear else 0
+    return min(16, cores) if source.images.slow else 0

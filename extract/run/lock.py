@@ -1,4 +1,4 @@
-"""One writer per output: a lock file beside it that says who holds it.
+"""One writer per output. A lock file beside the output names the process that holds it.
 
 A POSIX record lock goes with the process, however that ends, and is not inherited by workers. Where the file system
 has no locks there is no protection, and no error.
@@ -76,7 +76,7 @@ def _locked(lock: Path, path: Path) -> int:
 
 def _holder(file: int) -> str:
     try:
-        said = json.loads(os.pread(file, 1000, 0))
-        return f"process {said['pid']} on {said['host']} since {said['since']}"
+        holder = json.loads(os.pread(file, 1000, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, OSError):
         return "another process"

@@ -1,4 +1,4 @@
-"""The loop: workers decode and cut, the model runs, a thread writes. Each is ahead of the next by a batch or more."""
+"""The loop: workers decode and cut, the model runs, a thread writes. All three work at the same time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Batches(Dataset[Any]):
         return start, torch.from_numpy(self._stacked(pixels)), bad
 
     def _stacked(self, pixels: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-        """One array of all; black where there is nothing."""
+        """All images as one array. Images that could not be read are black."""
         shapes = {image.shape for image in pixels if image is not None}
         if len(shapes) > 1:
             sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
@@ -86,7 +86,7 @@ class Batches(Dataset[Any]):
 
 
 class _Rows:
-    """Features and logits of a batch on their way from the device; a CPU has them at once."""
+    """Features and logits of a batch, copied from the device in the background."""
 
     def __init__(self, features: Tensor, scores: Tensor | None):
         self.tensors = [None if x is None else self._sent(x) for x in (features, scores)]
@@ -102,7 +102,7 @@ class _Rows:
         return host.copy_(x, non_blocking=True)
 
     def arrays(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """(n, D) and (n, C) float32, when they are there."""
+        """Wait for the copy, and give (n, D) and (n, C) float32."""
         if self.event is not None:
             self.event.synchronize()
         features, scores = self.tensors
@@ -240,7 +240,7 @@ class Job:
             )
 
     def _leave(self, path: Path, error: BaseException) -> None:
-        """A run that failed before its first row leaves nothing; else it says what is kept."""
+        """Remove the partial file of a run that failed before its first row; else tell how many rows are kept."""
         partial = partial_name(path)
         try:
             with h5py.File(partial, "r") as file:
@@ -267,19 +267,19 @@ def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoade
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C goes to the whole process group; workers stop when the parent does, without a traceback each."""
+    """Ignore Ctrl-C in a worker. It stops with its parent, and prints no traceback of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _not_of_a_parent_that_left
 
 
 def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A worker that hands over a batch when nobody takes it any more says nothing."""
+    """Print no traceback for a worker that hands over a batch after the parent has stopped."""
     if not issubclass(kind, ConnectionError):
         sys.__excepthook__(kind, error, trace)
 
 
 def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
-    """The batches; what went wrong in a worker is raised here."""
+    """The batches. An error that a worker returned is raised here."""
     for batch in loader:
         if isinstance(batch, LtpostError):
             raise batch
@@ -288,7 +288,7 @@ def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, st
 
 @contextlib.contextmanager
 def _deaths_are_told() -> Iterator[None]:
-    """Torch raises the death of a worker wherever this process happens to be, inside the model too."""
+    """Turn the death of a worker into a DataError. Torch raises it anywhere in this process, inside the model too."""
     try:
         yield
     except RuntimeError as error:

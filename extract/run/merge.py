@@ -27,7 +27,7 @@ def merge_shards(target: str | os.PathLike[str], count: int | None = None) -> Pa
     """Join the shards of ``target`` and remove them.
 
     Args:
-        target: the feature file to be.
+        target: the feature file to write.
         count: how many shards it was cut into; None takes the set that is complete.
 
     Raises:
@@ -101,7 +101,7 @@ def _what_is_missing(target: Path) -> str:
 
 
 def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8]:
-    """Copy into the new partial file of ``path`` what earlier runs, in other numbers of processes, have left.
+    """Copy the rows that earlier runs with other numbers of processes have left into the new partial file of ``path``.
 
     HDF5's own locks are left out: they would keep another process from opening its file while this one reads it.
 
@@ -131,7 +131,7 @@ def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8
 
 
 def _count_of(shard: Path) -> int | None:
-    """The number of shards that i-of-n says; None of a whole file."""
+    """The n in the file name i-of-n; None for a whole file."""
     match = re.match(r"\d+-of-(\d+)\.", shard.name)
     return int(match[1]) if match else None
 

@@ -33,7 +33,7 @@ FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transfo
 
 @dataclass(frozen=True)
 class Spec:
-    """All that is known of a feature file before the first row.
+    """Everything about a feature file that is known before the first row.
 
     Args:
         labels: (N,).
@@ -88,7 +88,7 @@ def start(path: Path, spec: Spec) -> None:
         datasets["logits"] = ((total, num_classes), "float32")
     per_row = num_features * np.dtype(spec.dtype).itemsize + 4 * num_classes * spec.logits + 16
     partial = partial_name(path)
-    with _room_is_said(path):
+    with _write_errors_named(path):
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:  # HDF5 does not survive a full disk, so try before it starts
             _keep_room(file.fileno(), total * per_row + 4 * num_classes * num_features + 2**14)
@@ -102,7 +102,7 @@ def start(path: Path, spec: Spec) -> None:
         class_names=spec.class_names,
         attrs=spec.attrs,
     )
-    with _room_is_said(path), h5py.File(partial, "r+", locking=False) as file:
+    with _write_errors_named(path), h5py.File(partial, "r+", locking=False) as file:
         file.create_dataset("done", data=np.zeros(total, np.uint8))
         if spec.paths is not None:
             file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
@@ -113,13 +113,13 @@ def start(path: Path, spec: Spec) -> None:
 
 
 def _keep_room(descriptor: int, size: int) -> None:
-    """Make the file system give the blocks now, where it can be asked."""
+    """Reserve disk space for the file, where the file system supports it."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(descriptor, 0, size)
 
 
 @contextlib.contextmanager
-def _room_is_said(path: Path) -> Iterator[None]:
+def _write_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -159,7 +159,7 @@ def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
 
 
 def _reopen(file: h5py.File, done: NDArray[np.uint8]) -> None:
-    """Undo what finishing has done, for a run that was killed between that and the file's final name."""
+    """Undo the first steps of finishing, after a run that was killed before the file got its final name."""
     file.attrs["state"] = "partial"
     for key in ("valid", "errors"):
         file.pop(key, None)
@@ -178,12 +178,12 @@ def is_finished(path: Path, spec: Spec) -> bool:
 
 
 def to_do_again(done: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``done`` for another run: what could not be read is tried once more."""
+    """``done`` for another run, which tries unreadable rows again."""
     return np.where(done == DONE, DONE, MISSING).astype(np.uint8)
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Which attributes show that two files are not of one extraction."""
+    """The attributes in which two files of one extraction must agree, but do not."""
     differing = [key for key in FINGERPRINT if ours.get(key) != theirs.get(key)]
     one, other = (json.loads(attrs.get("dataset", "{}")) for attrs in (ours, theirs))
     if any(one.get(key) != other.get(key) for key in ("sha256", "rows")):

@@ -1,4 +1,4 @@
-"""Is it the right network on the right images? The joint accuracy tells, before anybody builds on the features."""
+"""Checks by the joint accuracy that the right network has seen the right images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
 
 
 def _stored(file: h5py.File) -> str:
-    """What the checkpoint says of its accuracy."""
+    """Half a sentence with the accuracy that the checkpoint holds."""
     return f"the checkpoint holds {file.attrs['stored_accuracy_key']} {percent(float(file.attrs['stored_accuracy']))}"
 
 
@@ -79,7 +79,7 @@ def _num_classes(file: h5py.File) -> int:
 
 
 def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
-    """What to tell of a file before it is finished.
+    """Check a file before it is finished, and give the lines to tell.
 
     Args:
         file: with all rows.

@@ -1,4 +1,4 @@
-"""Several processes, one file: each writes a shard, whoever finishes last joins them by copying.
+"""Several processes, one file: each writes a shard, and the last one to finish joins them by copying.
 
 Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
 every row is computed in the same batch as by one process. Processes are told by torchrun (RANK, WORLD_SIZE), by srun
@@ -21,7 +21,7 @@ LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``index`` of ``count``; ``local`` numbers the processes of one machine, None where nobody said."""
+    """Part ``index`` of ``count``; ``local`` is the process's number on its machine, None where unknown."""
 
     index: int
     count: int
@@ -56,7 +56,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """What torchrun or srun says of this process; None where it is the only one.
+    """This process's part by the variables of torchrun or srun; None where it is the only process.
 
     Raises:
         UsageError: only part of the variables are set.

@@ -1,4 +1,4 @@
-"""Rows to a feature file, in any order, in a thread of its own; what is on disk survives a kill.
+"""Writes rows to a feature file, in any order, in a thread of its own. Rows on disk survive a kill.
 
 The file is created at its full size under its partial name. ``done`` (N,) uint8 says which rows are there: data, flush,
 ``done``, flush. A later run of the same extraction takes up what is there. ``finish`` drops ``done`` and gives the file
@@ -50,7 +50,7 @@ class FeatureWriter:
         self._queue.put((start, rows, done))
 
     def wait(self) -> None:
-        """Until all rows are on disk; ``file`` may be read then."""
+        """Wait until all rows are on disk. ``file`` may be read then."""
         self._stop()
         self._raise()
 
@@ -132,6 +132,6 @@ class FeatureWriter:
         if self.file.id.valid:
             try:
                 self.file.close()
-            except OSError:  # of a full disk, which has been said
+            except OSError:  # the full disk has been reported already
                 if error is None:
                     raise
