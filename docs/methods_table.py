@@ -21,7 +21,7 @@ def needs_of(method: Method) -> str:
 def row(method: Method, key: str) -> list[str]:
     """The cells of a method."""
     does = method.does[0].lower() + method.does[1:]
-    return [key, does, method.equation, needs_of(method), method.chosen, method.variant, method.source]
+    return [key, does, method.equation, needs_of(method), method.chosen, method.marks, method.source]
 
 
 def as_markdown(rows: Iterable[Sequence[str]]) -> str:

@@ -29,7 +29,7 @@ def method_page(method: Method) -> str:
         "Python": f"`ltpost.{function.__name__}({needs})`",
         "Needs": needs_of(method),
         "Chosen on val": method.chosen or "nothing",
-        "Variant": method.variant,
+        "Variant": method.marks,
         "Source": method.source,
     }
     parts = [

@@ -42,6 +42,8 @@ NEEDS = {
 #: needs that let a method see the rows that it is applied to, without their labels: it is made anew for every split
 TRANSDUCTIVE = ("target", "views")
 SETTINGS = ("seed", "device", "progress")
+#: signs of chosen values, as options spell them
+_IN_LETTERS = {"τ": "tau", "β": "beta", "γ": "gamma", "α": "alpha", "t": "weight"}
 #: fields of an option dataclass that are no options
 _HIDDEN = ("given",)
 
@@ -149,6 +151,18 @@ class Method:
             elif name not in SETTINGS:
                 options[name] = _option(name, hints[name], default, texts.get(name, ""), None)
         return options
+
+    @property
+    def chosen_name(self) -> str:
+        """The value that is chosen along the grid, in ASCII: "tau" for "τ" or "κ, τ"."""
+        last = self.chosen.split(", ")[-1].split(" ")[0]
+        return _IN_LETTERS.get(last, last)
+
+    @property
+    def marks(self) -> str:
+        """How it relates to its source, and what it sees, for the README."""
+        seen = {"fits on val": "val" in self.needs, "transductive": bool(set(TRANSDUCTIVE) & set(self.needs))}
+        return ", ".join([self.variant, *(mark for mark, holds in seen.items() if holds)])
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -87,7 +87,8 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands under headings, with their whole summaries."""
         names = self.list_commands(ctx)
-        sections = {"Methods": tuple(methods.all_keys()), **SECTIONS}
+        sections = {f"Methods: {title}": tuple(keys) for title, keys in methods.GROUPS.items()}
+        sections |= {"Methods: other packages": tuple(methods.added()), **SECTIONS}
         placed = {name for section in sections.values() for name in section}
         sections["Other"] = tuple(name for name in names if name not in placed)
         for heading, members in sections.items():

@@ -94,11 +94,16 @@ GROUPS: dict[str, dict[str, str]] = {
 TABLE = {key: module for group in GROUPS.values() for key, module in group.items()}
 #: what ``ltpost compare`` runs: the methods that most papers compare with; all take seconds
 DEFAULT = ("tnorm", "la", "mla", "ncm", "lws", "crt")
-#: names for several methods, for ``ltpost compare --methods``
+#: names for several methods, for ``ltpost compare --methods``; seeds are those of the works that ltpost starts from
 SETS: dict[str, tuple[str, ...]] = {
     "default": DEFAULT,
+    "seeds": ("tnorm", "ncm", "lws", "crt", "wb", "mla", "do-head", "do"),
     "decoupled": tuple(GROUPS["Decoupled training"]),
     "priors": tuple(GROUPS["Priors"]),
+    "fitted": tuple(GROUPS["Fitted heads"]),
+    "space": tuple(GROUPS["Feature space"]),
+    "experts": tuple(GROUPS["Several experts"]),
+    "shift": tuple(GROUPS["Label shift"]),
 }
 
 
@@ -120,8 +125,8 @@ def keys_of(names: Iterable[str]) -> list[str]:
     Raises:
         UsageError: a name is neither.
 
-    >>> keys_of(["priors", "tnorm"])
-    ['la', 'mla', 'tnorm']
+    >>> keys_of(["decoupled", "la"])
+    ['tnorm', 'ncm', 'lws', 'crt', 'la']
     """
     keys: list[str] = []
     for name in names:
