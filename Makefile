@@ -8,7 +8,7 @@ types:
 	mypy
 
 test:
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadfile
 
 wheel:
 	bash .ci/wheel
