@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def start(words: Sequence[str], folder: Path, log: Path, room: int | None = None
     code = 99
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
         os.chdir(folder)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
@@ -419,6 +420,8 @@ def main() -> None:
             together.append((scenario.name, f"{number} processes", at_once(made, number)))
             parts = [("Kills", struck), ("Disk full", filled), ("At once", together)]
             text = "\n".join(table(title, rows) for title, rows in parts)
+            for fault in (fault for _, rows in parts for _, _, tally in rows for fault in tally.faults):
+                _tell(f"fault: {fault}")
             if not args.no_write:
                 RESULTS.write_text(_with_head(text))
     faults = [fault for _, rows in parts for _, _, tally in rows for fault in tally.faults]
@@ -465,6 +468,9 @@ def _load_everything() -> None:
     import ltpost.heads
     import ltpost.methods
 
+    for name in ("torchvision", "timm", "sklearn.datasets", "tqdm"):
+        with contextlib.suppress(ImportError):
+            import_module(name)
     for key in ltpost.methods.TABLE:
         ltpost.methods.get(key)
 

@@ -70,6 +70,32 @@ def test_a_later_signal_ends_a_clean_up_that_hangs(tmp_path):
     assert process.returncode == 130
 
 
+def test_a_signal_while_an_object_is_freed_is_not_lost(tmp_path):
+    code = SLOW.replace('print("started", flush=True)', "free_for_long()").replace(
+        "@click.command()",
+        """
+class Freed:
+    def __del__(self):
+        print("started", flush=True)
+        time.sleep(60)
+
+def free_for_long():
+    Freed()
+
+@click.command()""",
+        1,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "0"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
+    assert process.returncode == 143
+    assert not list(tmp_path.iterdir())
+
+
 def test_nohup_is_respected(tmp_path):
     process = start(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)

@@ -26,10 +26,20 @@ def catch() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     _process = os.getpid()
+    sys.unraisablehook = _raise_later
     for name in SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, _stop)
+
+
+def _raise_later(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised while it frees an object; raise KeyboardInterrupt again a moment later."""
+    if _first is None or not isinstance(lost.exc_value, KeyboardInterrupt) or not hasattr(signal, "setitimer"):
+        sys.__unraisablehook__(lost)
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def say() -> int:
