@@ -57,9 +57,11 @@ def run_blocks(text):
 
 def test_python_blocks_of_the_readme(at_home):
     names, printed = run_blocks(README)
-    assert names["head"].info["tau"] == names["curve"].best().tau
+    assert names["best"] == names["family"].curve(names["val"]).best()
     assert [outcome.method for outcome in names["outcomes"]] == ["tnorm", "la", "ncm"]
-    assert printed.startswith("FeatureSet(")
+    assert names["experiment"].run(names["mine"]).method == "mine"
+    assert set(names["model"].predict(names["test"].features)) <= set(range(names["val"].num_classes))
+    assert "FeatureSet(" in printed
     mine = ltpost.load("features/mine.h5")
     assert (len(mine), mine.num_classes, mine.num_features) == (100, 10, 16)
     assert mine.shot_groups().few.sum() == 3
@@ -89,7 +91,7 @@ def test_commands_of_the_readme_run(at_home):
             result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
             assert result.exit_code == 0, result.stderr
             ran.append(words[1])
-    assert ran == ["tnorm", "info", "compare", "evaluate"]
+    assert ran == ["tnorm", "info", "compare", "evaluate", "diagnose", "split", "diagnose"]
     assert (at_home / "results.csv").is_file()
 
 
@@ -117,21 +119,22 @@ def test_tests_that_are_named_exist():
 
 
 def test_the_table_of_methods_is_that_of_the_code():
-    assert [row[0].strip("`") for row in table(README, "key")] == list(METHODS)
+    write = runpy.run_path(str(ROOT / "docs" / "methods_table.py"))["written"]
+    assert write(README) == README, "run python docs/methods_table.py"
+    keys = re.findall(
+        r"^\| `([\w-]+)` \|", README.split("<!-- methods")[1].split("<!-- end of methods")[0], re.MULTILINE
+    )
+    assert sorted(keys) == sorted(ltpost.methods.TABLE)
 
 
 def test_what_the_table_says_of_choices(folder):
-    """A method whose hyperparameter is chosen names it; one without has an empty cell."""
+    """A method whose hyperparameter is chosen along a grid names it, as its options do."""
     experiment = ltpost.Experiment(folder)
-    for row in table(README, "key"):
-        parameter = experiment.run(row[0].strip("`")).parameter
-        if parameter == "tau":
-            assert row[4:6] == ["τ", "exact sweep"]
-        elif parameter == "strength":
-            assert row[4].startswith("strength")
-            assert row[5].startswith("L-BFGS")
-        else:
-            assert row[4] == "" or row[5].startswith("SGD")
+    for key in ltpost.methods.DEFAULT:
+        method, outcome = ltpost.methods.get(key), experiment.run(key)
+        assert (outcome.parameter in (method.chosen_name, None)) if method.grid else True
+        assert bool(method.grid) == (f"--{method.chosen_name}-grid" in CliRunner().invoke(cli, [key, "--help"]).stdout)
+        assert method.chosen or outcome.parameter is None
 
 
 def test_the_shape_of_the_json(at_home):

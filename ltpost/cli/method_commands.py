@@ -63,8 +63,8 @@ def _own_parameters(method: Method) -> list[click.Parameter]:
     if method.grid:
         name = method.chosen_name
         text = (
-            f"Values of {name} to print, start:stop:step with the stop included, or 0.5,1,1.5. {name} is chosen between "
-            f"the first and the last of them.  [default: {_grid_text(method.grid)}]"
+            f"Values of {name} to print, start:stop:step with the stop included, or 0.5,1,1.5. {name} is chosen "
+            f"between the first and the last of them.  [default: {_grid_text(method.grid)}]"
         )
         parameters.append(click.Option([f"--{name}-grid", "grid"], type=Grid(), help=text))
     return parameters + [_option(option) for option in method.options.values()]
