@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -153,12 +154,18 @@ class File:
             rows = StoredDataset(self.path, dataset)
             if place is None or not shape or dtype.hasobject or not _is_plain(dataset):
                 return rows
-            end, size = place + dataset.size * dtype.itemsize, self.path.stat().st_size
+            raw = self._raw()  # not by the path, where another file may be by now
+            end, size = place + dataset.size * dtype.itemsize, os.fstat(raw.fileno()).st_size
             self._require(end <= size, f"is cut off: '{key}' ends at byte {end:,}, the file at {size:,}")
-            mapped = np.memmap(self.path, dtype, "r", offset=place, shape=shape)
+            with raw:
+                mapped = np.memmap(raw, dtype, "r", offset=place, shape=shape)
             ends = slice(0, None, max(1, shape[0] - 1))  # a map of the wrong place would be silent
             same = np.asarray(mapped[ends]).tobytes() == np.asarray(dataset[ends]).tobytes()
             return mapped if same else rows
+
+    def _raw(self) -> BinaryIO:
+        """The bytes of the file that HDF5 has open."""
+        return os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb")
 
     def _find(self, group: Any, path: str, key: str, links: int) -> Any:
         """What a path leads to, without leaving the file; None where there is nothing."""
@@ -193,7 +200,7 @@ class File:
         if self._heaps is not None:
             return
         heaps = set()
-        with self.path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start, stop in _outside(self._extents(), len(content)):
                 place = content.find(_HEAP, start, stop)
                 while place >= 0:
@@ -211,7 +218,7 @@ class File:
         """
         text, heaps = name.encode() + b"\0", self._heaps or set()
         user_block = self._file.userblock_size
-        with self.path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start, stop in _outside(self._extents(), len(content)):
                 found = content.find(text, start, stop)
                 while found >= 0:
