@@ -184,6 +184,24 @@ def test_kill_9_at_any_moment(data, whole, tmp_path):
     assert not (tmp_path / "val.h5.partial").exists()
 
 
+def test_a_kill_while_the_file_is_created_does_not_count_its_rows_as_done(data, whole, tmp_path, monkeypatch):
+    """In its first moments a file has its size, but nothing else yet."""
+    from ltpost.extract.run import partial
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    monkeypatch.setattr(partial.h5py, "File", killed)  # what opens the file again after its creation
+    with pytest.raises(Killed):
+        extract_features(Counting(), data, "val", tmp_path, batch_size=10)
+    monkeypatch.undo()
+    assert partial_name(tmp_path / "val.h5").is_file()
+    assert contents(extract_features(Counting(), data, "val", tmp_path, batch_size=10)) == contents(whole)
+
+
 def test_two_runs_into_one_file(data, tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from ltpost.extract.run.lock import held\n"

@@ -83,7 +83,9 @@ def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint
 def start(path: Path, spec: Spec) -> None:
     """Create the partial file of ``spec`` at its full size, with room on the disk kept for it."""
     total, (num_classes, num_features) = len(spec.labels), spec.shape
+    # done is there from the first moment, with zeros: a file without it is one that was being finished
     datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, num_features), spec.dtype)}
+    datasets["done"] = ((total,), "uint8")
     if spec.logits:
         datasets["logits"] = ((total, num_classes), "float32")
     per_row = num_features * np.dtype(spec.dtype).itemsize + 4 * num_classes * spec.logits + 16
@@ -103,7 +105,7 @@ def start(path: Path, spec: Spec) -> None:
         attrs=spec.attrs,
     )
     with _write_errors_named(path), h5py.File(partial, "r+", locking=False) as file:
-        file.create_dataset("done", data=np.zeros(total, np.uint8))
+        file["done"][:] = 0
         if spec.paths is not None:
             file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
         for key, column in spec.columns.items():
@@ -138,6 +140,8 @@ def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
                 differing.append("head")
             if ("logits" in file) != spec.logits:
                 differing.append("logits")
+            if any(key not in file for key in (*spec.columns, *(() if spec.paths is None else ("paths",)))):
+                return None  # killed while it was being created
             if differing:
                 raise DataError(
                     f"{partial}: is the unfinished file of another extraction ({', '.join(differing)} differ); finish "
