@@ -717,6 +717,7 @@ def test_experts_are_found_wherever_they_are(key, data, tmp_path):
         ({"best_acc": np.float64(0.48)}, ("best_acc", 0.48)),
         ({"best_acc1": 0}, None),
         ({"monitor_best": float("inf")}, None),
+        ({"acc1": {"all": 0.4047, "many": 0.68, "few": 0.11}}, ("acc1", 0.4047)),
         ({"best_acc": {"many": 0.6}}, None),
         ({"metric": True}, None),
     ],

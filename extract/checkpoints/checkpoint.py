@@ -32,6 +32,9 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.boo
 _ACCURACIES = ("acc1", "top1", "val_acc", "val_acc1", "test_acc", "best_acc1", "best_prec1", "best_acc", "best_top1",
                "monitor_best", "metric")  # fmt: skip
 
+#: the key of the accuracy on all classes, where groups of classes are stored beside it
+_OVERALL = ("all", "top1", "acc1", "overall")
+
 #: RIDE and SADE: expert e of the shared network, as a network of its own
 _EXPERT = (
     (r"^layer(\d)s\.{e}\.", r"layer\1."),
@@ -252,6 +255,8 @@ def _accuracy(container: Container) -> tuple[str, float] | None:
     """The key and the value, as a fraction, of the first stored accuracy. Values above 1 are percent."""
     for key in _ACCURACIES:
         value = container.get(key)
+        if isinstance(value, Mapping):  # many, medium, few and all
+            value = next((value[name] for name in _OVERALL if name in value), None)
         if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.number):
             value = value.item()
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:

@@ -196,7 +196,8 @@ def extract_features(
         if part is None:
             return job.run(target, slice(0, total))
         if shard is None and not restart and is_finished(target, spec):
-            return target  # the other processes have finished and joined their parts
+            tell(f"{target}: is finished already, by these settings; compute it anew with ltpost extract --restart")
+            return target
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         return target if shard is None and merge_if_complete(target, part.count) else path
 

@@ -17,7 +17,16 @@ from tqdm.auto import tqdm
 from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.run.lock import HeldError, held
-from ltpost.extract.run.partial import Spec, copy_rows, differences, done_of, errors_of, start, to_do_again
+from ltpost.extract.run.partial import (
+    IMAGES_STATE,
+    Spec,
+    copy_rows,
+    differences,
+    done_of,
+    errors_of,
+    start,
+    to_do_again,
+)
 from ltpost.extract.run.shards import Shard, folder_of
 from ltpost.extract.run.writer import FeatureWriter
 from ltpost.heads import LinearHead
@@ -114,7 +123,7 @@ def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8
     Returns:
         ``done`` of the new file.
     """
-    ours = partial_name(path)
+    ours, given = partial_name(path), spec.attrs.get(IMAGES_STATE)
     others = [partial_name(target), *_shard_files(target), *sorted(folder_of(target).glob("*-of-*.h5.partial"))]
     for other in others:
         same_run = _count_of(other) == _count_of(ours) is not None  # other rows, perhaps being written right now
@@ -122,7 +131,8 @@ def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8
             continue
         try:
             with h5py.File(other, "r", locking=False) as left, h5py.File(ours, "r+", locking=False) as new:
-                if not differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
+                same_files = left.attrs.get(IMAGES_STATE, given) == given
+                if same_files and not differences(spec.attrs, left.attrs) and ("logits" in left) == spec.logits:
                     _copy_common(left, new, rows)
         except (OSError, KeyError):
             continue  # being written, or never flushed
