@@ -144,7 +144,7 @@ def test_compare_runs_what_the_files_suffice_for(at_home):
     (at_home / "features" / "train.h5").unlink()
     text = good("compare")
     assert "tnorm" in text
-    assert "crt: not run, the files of features have no train features" in text
+    assert "crt: not run, it needs train features, which features does not hold" in text
     assert "has no train.h5" in bad(1, "compare", "--methods", "la,crt")
     make_split("val", head=None, logits=False, class_counts=None).save("bare/val.h5")
     assert "nothing to compare" in bad(1, "compare", "--features", "bare")
@@ -183,13 +183,13 @@ def test_defaults_are_those_of_the_library():
             if option in EXPERIMENT:
                 assert default == library[option], (name, option)
                 checked += 1
-    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 2
+    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 3
 
 
 def test_help_groups_the_commands_and_cuts_no_summary():
     lines = good("--help").splitlines()
     headings = [line.rstrip(":") for line in lines if line and not line.startswith(" ") and line.endswith(":")]
-    assert [heading for heading in headings if heading != "Options"] == ["Methods", "Files", "Results"]
+    assert headings == ["Options", *(f"Methods: {title}" for title in methods.GROUPS), "Files", "Results"]
     assert "..." not in good("--help").split("Methods:")[1]
     listed = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
     for name in (*methods.all_keys(), *COMMANDS, "extract", "export"):
@@ -233,7 +233,7 @@ def test_compare_on_logits_alone(logits_only):
     text = good("compare")
     assert {"la", "mla", "lws"} <= {line.split()[0] for line in text.splitlines() if "±" in line}
     for key in ("tnorm", "ncm", "crt"):
-        assert f"{key}: not run, the files of features have no" in text
+        assert f"{key}: not run, it needs" in text
     for key in ("ncm", "crt"):
         assert "features: has no train.h5 with features" in bad(1, key)
 

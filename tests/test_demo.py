@@ -16,7 +16,7 @@ from ltpost.demo import digits_cnn, long_tailed_digits, run_demo, train_network
 from ltpost.errors import DataError, UsageError
 from ltpost.scores.predict import predict
 
-METHODS = ltpost.methods.all_keys()
+METHODS = ltpost.methods.DEFAULT
 
 
 pytestmark = pytest.mark.xdist_group("demo")

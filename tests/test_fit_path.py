@@ -88,7 +88,7 @@ class Well:
     """``logistic_well`` of three parameters, with a penalty that pulls them to 0."""
 
     def __init__(self):
-        self.strength, self.tried = 0.0, []
+        self.strength, self.cost, self.tried = 0.0, 1.0, []
 
     def start(self):
         return torch.zeros(3, dtype=torch.float64)

@@ -161,7 +161,7 @@ def experts_fit(
         )
     require(
         name,
-        sum(widths) == columns and all(width > 0 for width in widths),
+        num_experts == 1 or (sum(widths) == columns and all(width > 0 for width in widths)),
         f"the attribute 'expert_widths' must share out D = {columns} columns, but is {list(widths)}",
     )
     if expert_bias is None:
