@@ -102,7 +102,7 @@ def _advice(head: Head, name: str, seen: str, split: str) -> str:
     if selected_on == split:
         instead = f"ltpost {method} reports cross-fitted figures of them"
     elif selected_on == f"{split} (oracle)":
-        instead = f"run ltpost {method} without --oracle"
+        instead = f"choose {method} again without the oracle"
     else:
         instead = "use rows that it has not seen"
     return f"{name} was {seen} these rows, so its figures here are too good; {instead}"
@@ -150,7 +150,7 @@ def evaluate_heads(
         named = {"joint": feature_set.joint, **named}
     joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
-        raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head with --head")
+        raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head in heads=")
     priors, results = named_priors(test_priors, feature_set.class_counts), []
     for name, head in named.items():
         detail = joint if name == "joint" else description(head)

@@ -429,7 +429,7 @@ _MISSING = {
     ),
     "layers": (
         "{folder}: {title} needs 'layers/<name>' (N, D_l) in train and in every split that is chosen on or reported, "
-        "but no layer is in all of them; extract them with ltpost extract --layers auto"
+        "but no layer is in all of them; write them with h5py, see FORMAT.md"
     ),
 }
 

@@ -40,7 +40,7 @@ def test_a_chosen_head_says_so_on_the_rows_of_the_choice(at_home):
 def test_json_has_the_notes_and_keeps_its_keys(at_home):
     run("la", "--oracle")
     found = json.loads(run("evaluate", "--head", "heads/la.safetensors", "--json"))["test"]["heads/la.safetensors"]
-    assert "run ltpost la without --oracle" in found["notes"][0]
+    assert "choose la again without the oracle" in found["notes"][0]
     assert set(found["interval95"]) == {"many", "medium", "few", "all", "top1"}
 
 

@@ -95,7 +95,7 @@ def own_part(files: list[Path]) -> Path:
     if len(files) == local:
         return files[int(os.environ.get("LOCAL_RANK", "0"))]
     raise UsageError(
-        f"--features names {len(files)} parts of the training split, but there are {world} processes, {local} of them "
+        f"folder= names {len(files)} parts of the training split, but there are {world} processes, {local} of them "
         f"on this machine; start one for each part: torchrun --nproc-per-node {len(files)} -m ltpost …"
     )
 

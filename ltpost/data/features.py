@@ -235,12 +235,6 @@ class FeatureSet:
             shapes["paths"] = f"({len(self._paths)},) text"
         return shapes
 
-    def require_head(self, why: str) -> LinearHead:
-        """The joint classifier's weights, or an error that says what needs them."""
-        if self.head is None:
-            raise DataError(f"{self.name}: has no 'head/weight' (C, D), which {why}; ltpost extract stores it")
-        return self.head
-
     def require_counts(self, why: str) -> NDArray[np.int64]:
         """The training class counts, or an error that says what needs them."""
         if self.class_counts is None:
@@ -337,7 +331,7 @@ class FeatureSet:
         if self.num_experts < 2:
             raise DataError(
                 f"{self.name}: holds one expert only; extract a checkpoint of several with --expert all, or name the "
-                "folders of several networks with --features a,b"
+                "folders of several networks with folder=a,b"
             )
         if isinstance(self.head, JoinedHead):
             return self.head.experts

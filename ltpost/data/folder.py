@@ -118,14 +118,14 @@ class FeatureFolder:
             self.parts = sorted(self.path.parent.glob(self.path.name))
             self.path = self.path.parent.parent if self.path.parent.suffix == ".shards" else self.path.parent
             if not self.parts:
-                raise DataError(f"{path}: matches no file; --features takes a folder, or a pattern of train's parts")
+                raise DataError(f"{path}: matches no file; folder= takes a folder, or a pattern of train's parts")
         if not self.path.is_dir():
             raise DataError(
-                f"{self.path}: no such folder of feature files; run ltpost extract, or name one with --features"
+                f"{self.path}: no such folder of feature files; run ltpost extract, or name one with folder="
             )
         if not self.splits():
             raise DataError(
-                f"{self.path}: holds no <split>.h5; run ltpost extract, or name another folder with --features"
+                f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder="
             )
 
     def splits(self) -> list[str]:

@@ -57,7 +57,7 @@ def _near(source: Path) -> str:
     others = sorted(other.name for other in source.parent.glob("*.h5")) if source.parent.is_dir() else []
     if others:
         return f"; {source.parent} has {', '.join(others)}"
-    return "; write one with ltpost extract, or name the folder with --features"
+    return "; write one with ltpost extract, or name the folder with folder="
 
 
 def _read(source: Path, file: File, part: bool) -> FeatureSet:

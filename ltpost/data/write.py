@@ -76,7 +76,7 @@ def start_file(
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
         ) from None
     return partial
 
