@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -22,16 +22,15 @@ from ltpost import methods
 from ltpost._version import __version__
 from ltpost.calibration import KINDS, CalibrationStep
 from ltpost.conformal import all_set_figures
-from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
 from ltpost.data.priors import FEW_SHOT, GROUPS, MANY_SHOT, ShotGroups, shot_groups, with_class_names
-from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import CausalNormHead, Head, RowFigures, load_head
+from ltpost.heads import Head, RowFigures
+from ltpost.material import Material
 from ltpost.method import NEEDS, TRANSDUCTIVE, Method
 from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
@@ -41,7 +40,6 @@ from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.tables import percent
 
 #: head files beside the feature files: a classifier trained as CausalNorm, and one made from class names
-CAUSAL_NORM, ZERO_SHOT = "causal_norm.safetensors", "zero_shot.safetensors"
 
 
 class Experiment:
@@ -116,6 +114,7 @@ class Experiment:
         for part in (self.report_set, self.chosen_on):
             if len(part) == 0:
                 raise DataError(f"{part.name}: has no readable rows, so there is nothing to choose on or to report")
+        self.material = Material(self.folder, self.report_set, self.chosen_on)
         self.class_counts = self.report_set.class_counts
         self.groups: ShotGroups | None = None
         if self.class_counts is not None:
@@ -135,37 +134,20 @@ class Experiment:
         """The joint classifier."""
         return self.report_set.joint
 
-    @cached_property
-    def causal_head(self) -> CausalNormHead:
-        """The CausalNorm classifier beside the feature files."""
-        head = load_head(self.folder.path / CAUSAL_NORM)
-        if not isinstance(head, CausalNormHead):
-            raise DataError(f"{self.folder.path / CAUSAL_NORM}: must hold a CausalNorm head, but holds {head!r}")
-        return head
-
-    @cached_property
-    def zero_shot(self) -> Head:
-        """The zero-shot classifier beside the feature files."""
-        return load_head(self.folder.path / ZERO_SHOT)
-
-    @cached_property
+    @property
     def train(self) -> FeatureSet:
         """The training split; of several processes (``distributed``), the rows of this one."""
-        train = self.folder["train"]
-        return train if self.folder.parts else distributed.shard(train)
+        return self.material.train
+
+    @property
+    def reported(self) -> list[FeatureSet]:
+        """The splits that are reported: test, and val where it is another one."""
+        return self.material.reported
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any figure here has to know, whatever the method."""
         return self.folder.notes(self._names)
-
-    @cached_property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers that train and every reported split have, in the order of train."""
-        if "train" not in self.folder:
-            return ()
-        parts = [*self.reported, self.chosen_on]
-        return tuple(name for name in self.folder["train"].layers if all(name in part.layers for part in parts))
 
     @cached_property
     def joint_results(self) -> list[Result]:
@@ -177,38 +159,17 @@ class Experiment:
             results, self.joint, self._after(Choice(self.joint, Family.single(self.joint)), self.selection)
         )
 
-    @property
-    def reported(self) -> list[FeatureSet]:
-        """The splits that are reported: test, and val where it is another one."""
-        return [self.report_set, *([self.chosen_on] if self.chosen_on is not self.report_set else [])]
-
     def _family(self, method: Method, options: Mapping[str, Any], fit_to: FeatureSet, target: FeatureSet) -> Family:
         """The heads of a method that may fit to the labelled rows ``fit_to``, and see ``target`` without labels."""
-        what = self.report_set
-        resolve: dict[str, Callable[[], Any]] = {
-            "train": lambda: self.train,
-            "head": lambda: what.head,
-            "joint": lambda: what.joint,
-            "class_counts": lambda: what.class_counts,
-            "val": lambda: fit_to,
-            "target": lambda: UnlabelledRows(target),
-            "experts": lambda: what.experts,
-            "views": lambda: UnlabelledRows(target),
-            "causal_head": lambda: self.causal_head,
-            "zero_shot": lambda: self.zero_shot,
-            "layers": lambda: self.layers,
-        }
-        for need in missing(self, method):
-            bare = next((part for part in self.reported if not part.has_views), what)
-            words = {"name": what.name, "folder": self.folder.path, "title": method.title}
-            raise DataError(_MISSING[need].format(**words, without_views=bare.name, split=bare.split))
+        needs = self.material.of(method, fit_to, target)
         settings = {name: getattr(self, name) for name in method.settings}
         try:
-            return method(*(resolve[need]() for need in method.needs), **settings, **options)
+            return method(*needs, **settings, **options)
         except DataError as error:
-            message = with_class_names(str(error), what.class_names)
-            known = any(message.startswith(part.name) for part in (what, fit_to, target)) or "train.h5" in message
-            raise DataError(message if known else f"{what.name}: {message}") from None
+            message = with_class_names(str(error), self.report_set.class_names)
+            named = any(message.startswith(part.name) for part in (self.report_set, fit_to, target))
+            named = named or "train.h5" in message
+            raise DataError(message if named else f"{self.report_set.name}: {message}") from None
 
     # -- running a method --------------------------------------------------------------------------------------------
 
@@ -383,65 +344,9 @@ class Experiment:
         return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
 
 
-def _has_train(experiment: Experiment, method: Method) -> bool:
-    """Whether there are training features; a method that takes ``joint`` too may do with logits."""
-    if "train" not in experiment.folder:
-        return False
-    train = experiment.train
-    return train.num_features is not None or ("joint" in method.needs and train.has_logits)
-
-
-_HAS: dict[str, Callable[[Experiment], bool]] = {
-    "head": lambda experiment: experiment.report_set.head is not None,
-    "joint": lambda experiment: experiment.report_set.head is not None or experiment.report_set.has_logits,
-    "class_counts": lambda experiment: experiment.report_set.class_counts is not None,
-    "val": lambda experiment: True,
-    "target": lambda experiment: True,
-    "experts": lambda experiment: experiment.report_set.num_experts > 1,
-    "views": lambda experiment: all(part.has_views for part in experiment.reported),
-    "causal_head": lambda experiment: (experiment.folder.path / CAUSAL_NORM).is_file(),
-    "zero_shot": lambda experiment: (experiment.folder.path / ZERO_SHOT).is_file(),
-    "layers": lambda experiment: bool(experiment.layers),
-}
-_MISSING = {
-    "train": "{folder}: has no train.h5 with features, which {title} fits to; run ltpost extract --split train",
-    "head": "{name}: has no 'head/weight' (C, D), which {title} needs; ltpost extract stores it",
-    "joint": "{name}: {title} needs 'head/weight' (C, D) or 'logits' (N, C), but neither is there; see ltpost extract",
-    "class_counts": (
-        "{name}: has no 'class_counts' (C,), which {title} needs; ltpost extract counts them in the training split, or "
-        "reads them from --class-counts FILE"
-    ),
-    "experts": (
-        "{name}: holds one expert only, and {title} needs several; extract a checkpoint of several with --expert all, "
-        "or name the folders of several networks with --features a,b"
-    ),
-    "views": (
-        "{without_views}: has no augmented views of its rows, which {title} needs; write them with ltpost extract "
-        "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5"
-    ),
-    "causal_head": (
-        "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
-        "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it"
-    ),
-    "zero_shot": (
-        "{folder}: has no zero_shot.safetensors, which {title} needs: a classifier over the same features, made "
-        "from class names; LinearHead(scale * text_vectors).save writes it"
-    ),
-    "layers": (
-        "{folder}: {title} needs 'layers/<name>' (N, D_l) in train and in every split that is chosen on or reported, "
-        "but no layer is in all of them; write them with h5py, see FORMAT.md"
-    ),
-}
-
-
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
     """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
-    method = methods.get(method) if isinstance(method, str) else method
-
-    def has(need: str) -> bool:
-        return _has_train(experiment, method) if need == "train" else _HAS[need](experiment)
-
-    return [need for need in method.needs if not has(need)]
+    return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
 
 
 def compare(

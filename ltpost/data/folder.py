@@ -124,9 +124,7 @@ class FeatureFolder:
                 f"{self.path}: no such folder of feature files; run ltpost extract, or name one with folder="
             )
         if not self.splits():
-            raise DataError(
-                f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder="
-            )
+            raise DataError(f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder=")
 
     def splits(self) -> list[str]:
         """The splits that have a file; of several folders, in each. Files of views are not among them."""

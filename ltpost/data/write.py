@@ -75,9 +75,7 @@ def start_file(
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place"
-        ) from None
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
     return partial
 
 
