@@ -24,7 +24,7 @@ from ltpost import Experiment, FeatureSet, LinearHead
 from ltpost.data.layers import Layer
 from ltpost.data.rows import Rows
 from ltpost.data.view_means import mean_of_views
-from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.extract.networks.cifar_resnet import CifarResNet
 from ltpost.report.results import Result
 
 #: name of a layer to the side of the square that its map is averaged to: the end of stage 2, two blocks of stage 3

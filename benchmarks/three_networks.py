@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 
 import ltpost
-from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.extract.networks.cifar_resnet import CifarResNet
 
 SHARED = Path(os.environ.get("LTPOST_SHARED_DATA", Path(__file__).parents[1] / "../shared/data"))
 CACHE = Path(__file__).parent / "cache" / "three-networks"

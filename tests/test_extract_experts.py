@@ -6,7 +6,7 @@ import torch
 
 from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, load
 from ltpost.extract import extract_features
-from ltpost.extract.cifar_resnet import CifarResNet
+from ltpost.extract.networks.cifar_resnet import CifarResNet
 
 C, E = 4, 3
 

@@ -35,7 +35,7 @@ class FittedToVal:
 
         return Method("fitted", fit, **WORDS)
 
-    def family(self, rows):
+    def family(self, rows, target=None):
         head = means_of(rows)
         if self.kind == "single":
             return Family.single(head)
