@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import pkgutil
 import platform
 import re
 import resource
@@ -72,6 +73,11 @@ class Tally:
     struck: int = 0  # of those that were killed or had no room, not finished before
     faults: list[str] = field(default_factory=list)
 
+    def blame(self, fault: str) -> None:
+        """Note a fault, and say it at once: a run that is stopped keeps what it has seen."""
+        self.faults.append(fault)
+        _tell(f"fault: {fault}")
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -111,6 +117,7 @@ def start(words: Sequence[str], folder: Path, log: Path, room: int | None = None
                 os._exit(0)
             os.close(reader)
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115,PTH123
         try:
             ltpost_command(words)
         except SystemExit as error:
@@ -237,28 +244,28 @@ def judge(made: Prepared, ended: Ended, what: str, tally: Tally, *, had_earlier:
         path = made.folder / name
         if not path.exists():
             if had_earlier:
-                tally.faults.append(f"{what}: {name} is lost")
+                tally.blame(f"{what}: {name} is lost")
         elif not whole(path, made.allowed[name]):
-            tally.faults.append(f"{what}: {name} is neither the earlier nor the new one")
+            tally.blame(f"{what}: {name} is neither the earlier nor the new one")
     explained, unexplained = strays(made.folder, made.scenario, made.before)
     if unexplained or (explained and not killed and not made.scenario.resumes):
-        tally.faults.append(f"{what}: left {unexplained or explained}")
+        tally.blame(f"{what}: left {unexplained or explained}")
     if "Traceback" in ended.said or "Exception ignored" in ended.said:
-        tally.faults.append(f"{what}: traceback\n{ended.said}")
+        tally.blame(f"{what}: traceback\n{ended.said}")
 
 
 def finish(made: Prepared, what: str, tally: Tally) -> None:
     """The same command again must end well, give the right files, and clear up."""
     again = run(made.scenario.words, made.folder)
     if again.code:
-        tally.faults.append(f"{what}: does not run again: {again.said.strip()[-300:]}")
+        tally.blame(f"{what}: does not run again: {again.said.strip()[-300:]}")
         return
     for name in made.scenario.outputs:
         if not whole(made.folder / name, [made.right[name]]):
-            tally.faults.append(f"{what}: then {name} is wrong")
+            tally.blame(f"{what}: then {name} is wrong")
     explained, unexplained = strays(made.folder, made.scenario, made.before)
     if explained or unexplained:
-        tally.faults.append(f"{what}: then {explained + unexplained} are left")
+        tally.blame(f"{what}: then {explained + unexplained} are left")
 
 
 def kills(made: Prepared, number: int, rng: np.random.Generator) -> dict[str, Tally]:
@@ -276,7 +283,7 @@ def kills(made: Prepared, number: int, rng: np.random.Generator) -> dict[str, Ta
         tally.tried += 1
         tally.struck += ended.code != 0
         if ended.code not in (0, -int(which), 128 + int(which)):
-            tally.faults.append(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
         judge(made, ended, what, tally, had_earlier=had_earlier, killed=which == signal.SIGKILL)
         finish(made, what, tally)
     return tallies
@@ -296,9 +303,9 @@ def full_disk(made: Prepared) -> Tally:
         tally.tried += 1
         tally.struck += ended.code != 0
         if ended.code not in (0, 1):
-            tally.faults.append(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
         if ended.code == 1 and "cannot be written" not in ended.said:
-            tally.faults.append(f"{what}: does not say why: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: does not say why: {ended.said.strip()[-300:]}")
         judge(made, ended, what, tally, had_earlier=True, killed=False)
         finish(made, what, tally)
     return tally
@@ -317,9 +324,9 @@ def at_once(made: Prepared, number: int) -> Tally:
         refused = made.scenario.resumes and code == 1 and "is being written by" in said
         tally.struck += refused
         if (code and not refused) or "Traceback" in said:
-            tally.faults.append(f"{made.scenario.name}, {number} at once: exit code {code}: {said.strip()[-300:]}")
+            tally.blame(f"{made.scenario.name}, {number} at once: exit code {code}: {said.strip()[-300:]}")
     if 0 not in codes:
-        tally.faults.append(f"{made.scenario.name}: none of {number} has finished")
+        tally.blame(f"{made.scenario.name}: none of {number} has finished")
     finish(made, f"{made.scenario.name}, {number} at once", tally)
     return tally
 
@@ -420,12 +427,12 @@ def main() -> None:
             together.append((scenario.name, f"{number} processes", at_once(made, number)))
             parts = [("Kills", struck), ("Disk full", filled), ("At once", together)]
             text = "\n".join(table(title, rows) for title, rows in parts)
-            for fault in (fault for _, rows in parts for _, _, tally in rows for fault in tally.faults):
-                _tell(f"fault: {fault}")
+            faults = [fault for _, rows in parts for _, _, tally in rows for fault in tally.faults]
+            if faults:
+                text += "\n## Faults\n" + "".join(f"\n```\n{fault}\n```\n" for fault in faults)
             if not args.no_write:
                 RESULTS.write_text(_with_head(text))
-    faults = [fault for _, rows in parts for _, _, tally in rows for fault in tally.faults]
-    sys.stdout.write(text + "".join(f"\n{fault}\n" for fault in faults))
+    sys.stdout.write(text)
     sys.exit(bool(faults))
 
 
@@ -458,21 +465,13 @@ def _in_a_fork(work: Callable[[], None]) -> None:
 
 def _load_everything() -> None:
     """Import what the commands import, without computing anything."""
-    import ltpost.cli.method_commands
-    import ltpost.demo
-    import ltpost.experiment
-    import ltpost.extract.command
-    import ltpost.extract.convert
-    import ltpost.extract.export
-    import ltpost.extract.extraction
-    import ltpost.heads
-    import ltpost.methods
-
+    for package in ("ltpost", "ltpost.extract"):
+        for found in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            if not found.name.endswith("__main__"):
+                import_module(found.name)
     for name in ("torchvision", "timm", "sklearn.datasets", "tqdm"):
         with contextlib.suppress(ImportError):
             import_module(name)
-    for key in ltpost.methods.TABLE:
-        ltpost.methods.get(key)
 
 
 def _tell(what: str) -> None:
