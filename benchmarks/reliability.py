@@ -42,7 +42,7 @@ SIGNALS = {
     "SIGINT twice": (signal.SIGINT, 2),
 }
 TEMPORARY = re.compile(r".+\.\d+-[0-9a-f]{8}\.partial|partial-\d+-[0-9a-f]{8}-.+")
-RESUMABLE = re.compile(r".+\.h5\.(partial|lock)")
+RESUMABLE, LOCK = re.compile(r".+\.h5\.partial"), re.compile(r".+\.h5\.lock")
 STEPS = 16  # sizes of a full disk per command
 AT_ONCE = 50
 RESUMING = 0.1  # share of the kills that an extraction gets, which takes the longest
@@ -57,12 +57,14 @@ class Scenario:
         words: of the command, run in the scenario's folder.
         outputs: the files.
         resumes: it keeps what it has done, and goes on from there.
+        locks: it refuses to run while another process writes the same file.
     """
 
     name: str
     words: Sequence[str]
     outputs: Sequence[str]
     resumes: bool = False
+    locks: bool = False
 
 
 @dataclass
@@ -117,7 +119,7 @@ def start(words: Sequence[str], folder: Path, log: Path, room: int | None = None
                 os._exit(0)
             os.close(reader)
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115,PTH123
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         try:
             ltpost_command(words)
         except SystemExit as error:
@@ -181,7 +183,9 @@ def strays(folder: Path, scenario: Scenario, before: set[str]) -> tuple[list[str
     new = sorted(there - before - set(scenario.outputs))
     explained = [
         name for name in new
-        if TEMPORARY.fullmatch(Path(name).name) or (scenario.resumes and RESUMABLE.fullmatch(Path(name).name))
+        if TEMPORARY.fullmatch(Path(name).name)
+        or (scenario.resumes and RESUMABLE.fullmatch(Path(name).name))
+        or (scenario.locks and LOCK.fullmatch(Path(name).name))
     ]  # fmt: skip
     return explained, [name for name in new if name not in explained]
 
@@ -321,7 +325,7 @@ def at_once(made: Prepared, number: int) -> Tally:
     for code, log in zip(codes, logs, strict=True):
         said = log.read_text(errors="replace")
         tally.tried += 1
-        refused = made.scenario.resumes and code == 1 and "is being written by" in said
+        refused = made.scenario.locks and code == 1 and "is being written by" in said
         tally.struck += refused
         if (code and not refused) or "Traceback" in said:
             tally.blame(f"{made.scenario.name}, {number} at once: exit code {code}: {said.strip()[-300:]}")
@@ -371,7 +375,7 @@ def scenarios() -> list[Scenario]:
             ["compare", "--methods", "tnorm,la,mla,ncm", "--heads", "made", "--csv", "out.csv"],
             ["out.csv", *(f"made/{key}.safetensors" for key in ("tnorm", "la", "mla", "ncm"))],
         ),
-        Scenario("convert: a feature file", ["convert", "large.npz", "out.h5"], ["out.h5"]),
+        Scenario("convert: a feature file", ["convert", "large.npz", "out.h5"], ["out.h5"], locks=True),
         Scenario(
             "export: a checkpoint",
             ["export", "--head", "heads/mla.safetensors", "--ckpt", "digits_cnn.pth", "--out", "out.pth"],
@@ -382,6 +386,7 @@ def scenarios() -> list[Scenario]:
             ["extract", *network, "--split", "test", "--out", "made", "--workers", "0", "--batch-size", "8"],
             ["made/test.h5"],
             resumes=True,
+            locks=True,
         ),
     ]  # fmt: skip
 
@@ -454,7 +459,7 @@ def _in_a_fork(work: Callable[[], None]) -> None:
     if process == 0:
         code = 1
         try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115,PTH123
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             work()
             code = 0
         finally:
