@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import pkgutil
 import platform
 import re
 import resource
@@ -41,7 +42,7 @@ SIGNALS = {
     "SIGINT twice": (signal.SIGINT, 2),
 }
 TEMPORARY = re.compile(r".+\.\d+-[0-9a-f]{8}\.partial|partial-\d+-[0-9a-f]{8}-.+")
-RESUMABLE = re.compile(r".+\.h5\.(partial|lock)")
+RESUMABLE, LOCK = re.compile(r".+\.h5\.partial"), re.compile(r".+\.h5\.lock")
 STEPS = 16  # sizes of a full disk per command
 AT_ONCE = 50
 RESUMING = 0.1  # share of the kills that an extraction gets, which takes the longest
@@ -56,12 +57,14 @@ class Scenario:
         words: of the command, run in the scenario's folder.
         outputs: the files.
         resumes: it keeps what it has done, and goes on from there.
+        locks: it refuses to run while another process writes the same file.
     """
 
     name: str
     words: Sequence[str]
     outputs: Sequence[str]
     resumes: bool = False
+    locks: bool = False
 
 
 @dataclass
@@ -71,6 +74,11 @@ class Tally:
     tried: int = 0
     struck: int = 0  # of those that were killed or had no room, not finished before
     faults: list[str] = field(default_factory=list)
+
+    def blame(self, fault: str) -> None:
+        """Note a fault, and say it at once: a run that is stopped keeps what it has seen."""
+        self.faults.append(fault)
+        _tell(f"fault: {fault}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ def start(words: Sequence[str], folder: Path, log: Path, room: int | None = None
                 os._exit(0)
             os.close(reader)
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         try:
             ltpost_command(words)
         except SystemExit as error:
@@ -174,7 +183,9 @@ def strays(folder: Path, scenario: Scenario, before: set[str]) -> tuple[list[str
     new = sorted(there - before - set(scenario.outputs))
     explained = [
         name for name in new
-        if TEMPORARY.fullmatch(Path(name).name) or (scenario.resumes and RESUMABLE.fullmatch(Path(name).name))
+        if TEMPORARY.fullmatch(Path(name).name)
+        or (scenario.resumes and RESUMABLE.fullmatch(Path(name).name))
+        or (scenario.locks and LOCK.fullmatch(Path(name).name))
     ]  # fmt: skip
     return explained, [name for name in new if name not in explained]
 
@@ -237,28 +248,28 @@ def judge(made: Prepared, ended: Ended, what: str, tally: Tally, *, had_earlier:
         path = made.folder / name
         if not path.exists():
             if had_earlier:
-                tally.faults.append(f"{what}: {name} is lost")
+                tally.blame(f"{what}: {name} is lost")
         elif not whole(path, made.allowed[name]):
-            tally.faults.append(f"{what}: {name} is neither the earlier nor the new one")
+            tally.blame(f"{what}: {name} is neither the earlier nor the new one")
     explained, unexplained = strays(made.folder, made.scenario, made.before)
     if unexplained or (explained and not killed and not made.scenario.resumes):
-        tally.faults.append(f"{what}: left {unexplained or explained}")
+        tally.blame(f"{what}: left {unexplained or explained}")
     if "Traceback" in ended.said or "Exception ignored" in ended.said:
-        tally.faults.append(f"{what}: traceback\n{ended.said}")
+        tally.blame(f"{what}: traceback\n{ended.said}")
 
 
 def finish(made: Prepared, what: str, tally: Tally) -> None:
     """The same command again must end well, give the right files, and clear up."""
     again = run(made.scenario.words, made.folder)
     if again.code:
-        tally.faults.append(f"{what}: does not run again: {again.said.strip()[-300:]}")
+        tally.blame(f"{what}: does not run again: {again.said.strip()[-300:]}")
         return
     for name in made.scenario.outputs:
         if not whole(made.folder / name, [made.right[name]]):
-            tally.faults.append(f"{what}: then {name} is wrong")
+            tally.blame(f"{what}: then {name} is wrong")
     explained, unexplained = strays(made.folder, made.scenario, made.before)
     if explained or unexplained:
-        tally.faults.append(f"{what}: then {explained + unexplained} are left")
+        tally.blame(f"{what}: then {explained + unexplained} are left")
 
 
 def kills(made: Prepared, number: int, rng: np.random.Generator) -> dict[str, Tally]:
@@ -276,7 +287,7 @@ def kills(made: Prepared, number: int, rng: np.random.Generator) -> dict[str, Ta
         tally.tried += 1
         tally.struck += ended.code != 0
         if ended.code not in (0, -int(which), 128 + int(which)):
-            tally.faults.append(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
         judge(made, ended, what, tally, had_earlier=had_earlier, killed=which == signal.SIGKILL)
         finish(made, what, tally)
     return tallies
@@ -296,9 +307,9 @@ def full_disk(made: Prepared) -> Tally:
         tally.tried += 1
         tally.struck += ended.code != 0
         if ended.code not in (0, 1):
-            tally.faults.append(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: exit code {ended.code}: {ended.said.strip()[-300:]}")
         if ended.code == 1 and "cannot be written" not in ended.said:
-            tally.faults.append(f"{what}: does not say why: {ended.said.strip()[-300:]}")
+            tally.blame(f"{what}: does not say why: {ended.said.strip()[-300:]}")
         judge(made, ended, what, tally, had_earlier=True, killed=False)
         finish(made, what, tally)
     return tally
@@ -314,12 +325,12 @@ def at_once(made: Prepared, number: int) -> Tally:
     for code, log in zip(codes, logs, strict=True):
         said = log.read_text(errors="replace")
         tally.tried += 1
-        refused = made.scenario.resumes and code == 1 and "is being written by" in said
+        refused = made.scenario.locks and code == 1 and "is being written by" in said
         tally.struck += refused
         if (code and not refused) or "Traceback" in said:
-            tally.faults.append(f"{made.scenario.name}, {number} at once: exit code {code}: {said.strip()[-300:]}")
+            tally.blame(f"{made.scenario.name}, {number} at once: exit code {code}: {said.strip()[-300:]}")
     if 0 not in codes:
-        tally.faults.append(f"{made.scenario.name}: none of {number} has finished")
+        tally.blame(f"{made.scenario.name}: none of {number} has finished")
     finish(made, f"{made.scenario.name}, {number} at once", tally)
     return tally
 
@@ -364,7 +375,7 @@ def scenarios() -> list[Scenario]:
             ["compare", "--methods", "tnorm,la,mla,ncm", "--heads", "made", "--csv", "out.csv"],
             ["out.csv", *(f"made/{key}.safetensors" for key in ("tnorm", "la", "mla", "ncm"))],
         ),
-        Scenario("convert: a feature file", ["convert", "large.npz", "out.h5"], ["out.h5"]),
+        Scenario("convert: a feature file", ["convert", "large.npz", "out.h5"], ["out.h5"], locks=True),
         Scenario(
             "export: a checkpoint",
             ["export", "--head", "heads/mla.safetensors", "--ckpt", "digits_cnn.pth", "--out", "out.pth"],
@@ -375,6 +386,7 @@ def scenarios() -> list[Scenario]:
             ["extract", *network, "--split", "test", "--out", "made", "--workers", "0", "--batch-size", "8"],
             ["made/test.h5"],
             resumes=True,
+            locks=True,
         ),
     ]  # fmt: skip
 
@@ -420,12 +432,12 @@ def main() -> None:
             together.append((scenario.name, f"{number} processes", at_once(made, number)))
             parts = [("Kills", struck), ("Disk full", filled), ("At once", together)]
             text = "\n".join(table(title, rows) for title, rows in parts)
-            for fault in (fault for _, rows in parts for _, _, tally in rows for fault in tally.faults):
-                _tell(f"fault: {fault}")
+            faults = [fault for _, rows in parts for _, _, tally in rows for fault in tally.faults]
+            if faults:
+                text += "\n## Faults\n" + "".join(f"\n```\n{fault}\n```\n" for fault in faults)
             if not args.no_write:
                 RESULTS.write_text(_with_head(text))
-    faults = [fault for _, rows in parts for _, _, tally in rows for fault in tally.faults]
-    sys.stdout.write(text + "".join(f"\n{fault}\n" for fault in faults))
+    sys.stdout.write(text)
     sys.exit(bool(faults))
 
 
@@ -447,7 +459,7 @@ def _in_a_fork(work: Callable[[], None]) -> None:
     if process == 0:
         code = 1
         try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115,PTH123
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             work()
             code = 0
         finally:
@@ -458,21 +470,13 @@ def _in_a_fork(work: Callable[[], None]) -> None:
 
 def _load_everything() -> None:
     """Import what the commands import, without computing anything."""
-    import ltpost.cli.method_commands
-    import ltpost.demo
-    import ltpost.experiment
-    import ltpost.extract.command
-    import ltpost.extract.convert
-    import ltpost.extract.export
-    import ltpost.extract.extraction
-    import ltpost.heads
-    import ltpost.methods
-
+    for package in ("ltpost", "ltpost.extract"):
+        for found in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            if not found.name.endswith("__main__"):
+                import_module(found.name)
     for name in ("torchvision", "timm", "sklearn.datasets", "tqdm"):
         with contextlib.suppress(ImportError):
             import_module(name)
-    for key in ltpost.methods.TABLE:
-        ltpost.methods.get(key)
 
 
 def _tell(what: str) -> None:

@@ -104,20 +104,23 @@ def _mode_of(path: Path) -> int | None:
 @contextmanager
 def _temporary(target: Path, keep_ending: bool) -> Iterator[tuple[Path, int]]:
     """A new, empty, locked file beside ``target``, open, and removed at the end if it is still there."""
-    while True:
-        unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-        name = f"partial-{unique}-{target.name[-_NAME:]}" if keep_ending else f"{target.name[:_NAME]}.{unique}.partial"
-        partial = target.with_name(name)
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if _lock(descriptor) and partial.exists():
-            break
-        os.close(descriptor)  # another process took it for one that was left behind
+    partial, descriptor = target, None
     try:
+        while descriptor is None:
+            unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+            ends, plain = f"partial-{unique}-{target.name[-_NAME:]}", f"{target.name[:_NAME]}.{unique}.partial"
+            partial = target.with_name(ends if keep_ending else plain)  # known before it is there: a signal may come
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            if not (_lock(descriptor) and partial.exists()):  # another process took it for one that was left behind
+                os.close(descriptor)
+                descriptor = None
         yield partial, descriptor
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        os.close(descriptor)
+        if partial != target:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _usual_mode(descriptor: int, target: Path) -> int:

@@ -196,9 +196,7 @@ def test_exported_checkpoint_loads_strictly_in_torchvision(tmp_path):
                 pixels = image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
                 pixels.save(tmp_path / "data" / split / f"class {label}" / f"{number}.jpg")
     found = ltpost.load(extract_features(tmp_path / "r50.pth", tmp_path / "data", "val", tmp_path / "features"))
-    from ltpost.methods.tau_norm import tau_normalize
-
-    head = tau_normalize(found.head, 0.7)
+    head = ltpost.tau_norm(found.head).head(0.7)
     head.save(tmp_path / "heads" / "tnorm.safetensors")
     arguments = ["--head", "heads/tnorm.safetensors", "--ckpt", "r50.pth", "--data", "data"]
     with pytest.MonkeyPatch.context() as patch:
@@ -349,8 +347,6 @@ def test_all_experts_are_one_linear_classifier(normed, data, tmp_path):
 def test_timm_averages_several_classifiers(name, experts, keys, data, tmp_path):
     """Extracted as one linear classifier, rebalanced, and back into all of them."""
     timm = pytest.importorskip("timm")
-    from ltpost.methods.tau_norm import tau_normalize
-
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=C).eval()
     for key in keys:  # timm begins some with zeros
@@ -371,7 +367,7 @@ def test_timm_averages_several_classifiers(name, experts, keys, data, tmp_path):
         np.testing.assert_allclose(found.expert(1).head.weight, layer.weight.detach(), rtol=1e-5)
         np.testing.assert_allclose(found.expert(1).head.bias, layer.bias.detach(), rtol=1e-5)
 
-    head = tau_normalize(found.head, 0.7, bias="keep")
+    head = ltpost.tau_norm(found.head, bias="keep").head(0.7)
     out = export_head(head, tmp_path / "c.pth", features=path, data=data)
     model.load_state_dict(torch.load(out, weights_only=True)["state_dict"], strict=True)
     with torch.inference_mode():

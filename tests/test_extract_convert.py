@@ -95,7 +95,7 @@ def test_refusals(feature_set, tmp_path):
     with pytest.raises(DataError, match="cannot be read as an .npz file"):
         convert(tmp_path / "a.npz", tmp_path / "o.h5")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"feats": LinearHead}))
-    with pytest.raises(DataError, match=r"refers to ltpost.heads.LinearHead"):
+    with pytest.raises(DataError, match=r"refers to ltpost\.heads\.linear\.LinearHead"):
         convert(tmp_path / "a.pkl", tmp_path / "o.h5")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(DataError, match="must hold a dictionary with 'feats'"):

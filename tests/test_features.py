@@ -318,10 +318,11 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("ltpost.data.write.finish_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("ltpost.output.settle", fail)
+    with pytest.raises(DataError, match=r"val\.h5: cannot be written \(disk full\)"):
         bad.save(path)
     assert path.read_bytes() == before
+    assert [left.name for left in tmp_path.iterdir()] == ["val.h5"]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -16,13 +16,16 @@ FLOORS = [
     ["heads.*"],
     ["data.*"],
     ["scores.*"],
+    ["calibration"],
+    ["conformal"],
+    ["diagnostics.*"],
     ["family"],
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
     ["report.*", "evaluation", "outcome"],
     ["experiment"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
-    ["demo"],
+    ["demo", "sklearn"],
     ["cli.*", "__main__"],
 ]
 
@@ -118,7 +121,9 @@ def test_only_the_demo_and_nobody_else_loads_the_extraction():
 
 
 #: modules that may import torch when they are imported themselves: they load when something is computed with it
-FIT = ("lbfgs", "path", "problems", "sgd", "solve")
+FIT = (
+    "combined", "full_batch", "lbfgs", "models", "path", "problems", "projected", "prototypes", "sgd", "solve",
+)  # fmt: skip
 WITH_TORCH = {"data.tensors", "scores.on_device", "demo", *(f"fit.{name}" for name in FIT)}
 
 

@@ -35,10 +35,16 @@ main(["slow", sys.argv[1]])
 """
 
 
-def start(folder, stuck=0, **options):
+def as_in_the_foreground():
+    """Ctrl-C ends the child, also where a shell has started the tests in the background, with SIGINT ignored."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def start(folder, stuck=0, code=SLOW, prepared=as_in_the_foreground):
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(stuck)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, **options,
+        [sys.executable, "-c", code, str(stuck)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=prepared,
     )  # fmt: skip
     assert process.stdout.readline() == "started\n"
     return process
@@ -85,10 +91,7 @@ def free_for_long():
 @click.command()""",
         1,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "0"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "started\n"
+    process = start(tmp_path, code=code)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert said.strip() == "Stopped by SIGTERM; no file is half-written."
@@ -97,7 +100,7 @@ def free_for_long():
 
 
 def test_nohup_is_respected(tmp_path):
-    process = start(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = start(tmp_path, prepared=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
     time.sleep(0.3)
     assert process.poll() is None

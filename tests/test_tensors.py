@@ -11,7 +11,7 @@ from long_tail import crt_path, crt_sgd, long_tail, lws_path, lws_sgd, same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ltpost.data.tensors
-from ltpost import load
+from ltpost import DataError, load
 from ltpost.data.features import FeatureSet
 from ltpost.data.tensors import AHEAD, read_ahead, training_features
 
@@ -130,9 +130,9 @@ def test_a_file_that_vanished_is_the_same_error(on, tmp_path, from_file, ahead):
     matrix = training_features(train, CPU)
     train.features.source._opened = None  # as in a new process
     (tmp_path / "train.h5").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.h5"):
+    with pytest.raises(DataError, match=r"train\.h5: 'features' cannot be read, the file is not there any more"):
         list(matrix.blocks(6))
-    with pytest.raises(FileNotFoundError, match=r"train\.h5"):
+    with pytest.raises(DataError, match=r"train\.h5: 'features' cannot be read, the file is not there any more"):
         list(matrix.batches(np.arange(4), [2, 2]))
 
 

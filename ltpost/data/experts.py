@@ -11,52 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ltpost.data.features import FeatureSet
+from ltpost.data.rows import Rows
 from ltpost.errors import DataError
 from ltpost.heads import Array, JoinedHead
 
-if TYPE_CHECKING:
-    from ltpost.data.features import FeatureSet
-
 #: provenance that is the same for all experts, or is left out
 _COMMON = ("arch", "transform", "dataset", "dtype", "amp", "views", "class_order")
-
-
-def widths_of(attrs: Mapping[str, Any], num_features: int | None, name: str = "features") -> tuple[int, ...]:
-    """How many columns of the features each expert has; empty where there is one, or where they cannot be shared out.
-
-    Raises:
-        DataError: the widths are no list of integers.
-
-    >>> widths_of({"experts": 3}, 12)
-    (4, 4, 4)
-    >>> widths_of({"expert_widths": "[2, 4]"}, 6)
-    (2, 4)
-    """
-    if "expert_widths" in attrs:
-        try:
-            return tuple(int(width) for width in json.loads(str(attrs["expert_widths"])))
-        except (ValueError, TypeError):
-            raise DataError(
-                f"{name}: the attribute 'expert_widths' must be a JSON list of integers, one for each expert, but is "
-                f"{attrs['expert_widths']!r}"
-            ) from None
-    count = int(attrs.get("experts", 1))
-    return () if count <= 1 or not num_features else (num_features // count,) * count
-
-
-def columns_of(widths: Sequence[int], number: int) -> slice:
-    """The columns of expert ``number``.
-
-    >>> columns_of((2, 4), 1)
-    slice(2, 6, None)
-    """
-    start = sum(widths[:number])
-    return slice(start, start + widths[number])
 
 
 class SideBySide:
@@ -92,9 +58,6 @@ def side_by_side(experts: Sequence[FeatureSet]) -> FeatureSet:
     Raises:
         DataError: they do not hold the same rows, classes or counts, or one lacks what the others have.
     """
-    from ltpost.data.features import FeatureSet
-    from ltpost.data.rows import Rows
-
     first = experts[0]
     for other in experts[1:]:
         _same_rows(first, other)

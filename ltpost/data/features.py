@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data import checks, views, write
-from ltpost.data.experts import columns_of, widths_of
+from ltpost.data.expert_columns import columns_of, widths_of
 from ltpost.data.layers import Layer
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.data.rows import BLOCK_ELEMENTS, Rows, decoded, parts

@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -164,8 +164,18 @@ class File:
             return mapped if same else rows
 
     def _raw(self) -> BinaryIO:
-        """The bytes of the file that HDF5 has open."""
-        return os.fdopen(os.dup(self._file.id.get_vfd_handle()), "rb")
+        """The bytes of the file that HDF5 has open.
+
+        The file is opened again, as a copy of HDF5's descriptor would keep HDF5's lock for as long as a memory map
+        lives. Only where another file has this name by now, which leaves nobody to lock out, it is a copy.
+        """
+        descriptor = self._file.id.get_vfd_handle()
+        with suppress(OSError):
+            again = self.path.open("rb")
+            if os.path.samestat(os.fstat(again.fileno()), os.fstat(descriptor)):
+                return again
+            again.close()
+        return os.fdopen(os.dup(descriptor), "rb")
 
     def _find(self, group: Any, path: str, key: str, links: int) -> Any:
         """What a path leads to, without leaving the file; None where there is nothing."""

@@ -98,6 +98,8 @@ class StoredDataset:
 
 def damaged(path: Path, what: str, error: BaseException) -> str:
     """The sentence for an error of h5py."""
+    if not path.exists():
+        return f"{path}: {what} cannot be read, the file is not there any more; put it back or load another one"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{path}: {what} cannot be read ({reason[:200]}); the file is damaged, write it again"
 

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
 
-if TYPE_CHECKING:
-    from ltpost.data.features import FeatureSet
+
+class Viewed(Protocol):
+    """What is asked of rows and of their views: a :class:`~ltpost.FeatureSet`."""
+
+    name: str
+    labels: NDArray[np.int64]
+    sample: NDArray[np.int64] | None
+    view: NDArray[np.int64] | None
+
+    @property
+    def split(self) -> str | None:
+        """The name of the split."""
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the file says of itself."""
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """The sample that each row shows, (N,)."""
+
+    @property
+    def has_views(self) -> bool:
+        """Whether there are several views of each row."""
 
 
-def two_of_each(rows: FeatureSet, views: FeatureSet) -> NDArray[np.int64]:
+def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
     """The numbers of the first two views of every row, (N, 2).
 
     Args:
@@ -50,7 +73,7 @@ def two_of_each(rows: FeatureSet, views: FeatureSet) -> NDArray[np.int64]:
     return index
 
 
-def _augment(views: FeatureSet) -> str | None:
+def _augment(views: Viewed) -> str | None:
     """How images were augmented, as ``ltpost extract`` says it; None where nothing is said."""
     try:
         return str(json.loads(str(views.attrs.get("views", "{}")))["augment"])
