@@ -38,5 +38,5 @@ METHOD = Method(
     chosen="α",
     grid=GRID,
     how="exact sweep",
-    example="ltpost tde --tau-grid 0:5:0.25",
+    example="ltpost tde --alpha-grid 0:5:0.25",
 )

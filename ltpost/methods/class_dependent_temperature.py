@@ -44,5 +44,5 @@ METHOD = Method(
     grid=GRID,
     variant="head only",
     how="exact sweep",
-    example="ltpost cdt --tau-grid 0:1:0.05",
+    example="ltpost cdt --gamma-grid 0:1:0.05",
 )
