@@ -459,7 +459,7 @@ def _in_a_fork(work: Callable[[], None]) -> None:
     if process == 0:
         code = 1
         try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115,PTH123
             work()
             code = 0
         finally:

@@ -356,7 +356,7 @@ def test_the_fuzzer_finds_what_is_wrong(monkeypatch, tmp_path):
     path = tmp_path / "head"
     path.write_bytes(heads.good_files()[1])
     assert heads.check(heads.Case(path, "none")) == "ok"
-    monkeypatch.setattr(heads, "load_head", lambda path: LinearHead(np.ones((4, 5))))
+    monkeypatch.setattr(heads, "load_head", lambda path: LinearHead(np.ones((4, 6))))
     assert heads.check(heads.Case(path, "none")) == "wrong: logits"
 
 
