@@ -318,7 +318,7 @@ def test_heads_that_are_refused(tmp_path, tensors, message):
 def test_types_that_numpy_does_not_have(tmp_path):
     content = heads.good_files()[1]
     header, data = heads.parsed(content)
-    header["weight"].update(dtype="BF16", shape=[4, 10])
+    header["weight"].update(dtype="BF16", shape=[4, 12])
     (tmp_path / "x").write_bytes(heads.joined(header, data))
     with pytest.raises(DataError, match="tensor 'weight' must be one of F16, F32, F64, I32, but is BF16"):
         load_head(tmp_path / "x")
@@ -356,7 +356,7 @@ def test_the_fuzzer_finds_what_is_wrong(monkeypatch, tmp_path):
     path = tmp_path / "head"
     path.write_bytes(heads.good_files()[1])
     assert heads.check(heads.Case(path, "none")) == "ok"
-    monkeypatch.setattr(heads, "load_head", lambda path: LinearHead(np.ones((4, 5))))
+    monkeypatch.setattr(heads, "load_head", lambda path: LinearHead(np.ones((4, 6))))
     assert heads.check(heads.Case(path, "none")) == "wrong: logits"
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     ["family"],
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
-    ["report.*", "evaluation", "outcome"],
+    ["report.*", "evaluation", "outcome", "material"],
     ["experiment"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],

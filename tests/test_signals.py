@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: one sentence, an exit code, no traceback, nothing left behind."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -139,3 +140,18 @@ def test_a_full_standard_output_is_one_sentence(tmp_path):
     assert done.returncode != 0
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_signal_while_torch_writes_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from ltpost.extract.export import formats
+
+    class Interrupted(io.BytesIO):
+        def write(self, content):
+            if self.tell():
+                raise KeyboardInterrupt
+            return super().write(content)
+
+    monkeypatch.setattr(Path, "open", lambda *_: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        formats.save({"a": torch.zeros(1000)}, tmp_path / "out.pth")

@@ -68,7 +68,15 @@ def save(
             with path.open("wb") as file:
                 torch.save(content, file, _use_new_zipfile_serialization=zipped)
     except (RuntimeError, SafetensorError) as error:
-        raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from None
+        raise _first_cause(error) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What went wrong first: torch closes its file after a full disk or a signal, and complains that it is short."""
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)):
+        cause = cause.__context__
+    return OSError(str(error)) if cause is None else cause
 
 
 def _onnx() -> Any:

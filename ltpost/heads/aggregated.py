@@ -303,5 +303,10 @@ def experts_from_state(specs: Sequence[Spec], tensors: Mapping[str, Array], buil
     for place, spec in enumerate(specs):
         begin = f"{place}."
         own = {name.removeprefix(begin): tensor for name, tensor in tensors.items() if name.startswith(begin)}
-        experts.append(ExpertHead(build(spec["head"], own), int(spec["number"])))
+        experts.append(build(spec, own))
+    if not all(isinstance(expert, ExpertHead) for expert in experts):
+        raise DataError("the heads that are combined must be of kind 'expert'")
+    sizes = sorted({expert.num_classes for expert in experts})
+    if len(sizes) != 1:
+        raise DataError(f"experts must have the same number of classes, but have {sizes}")
     return experts

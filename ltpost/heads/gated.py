@@ -124,8 +124,8 @@ class GatedHead(Saved):
     def from_state(cls, spec: Spec, tensors: Mapping[str, Array]) -> GatedHead:
         """The head that :meth:`state` describes."""
         base = LinearHead.from_state(spec, tensors)
-        gate_bias = float(tensors["gate_bias"][0])
-        return cls(base, tensors["alpha"], tensors["beta"], tensors["gate"], gate_bias, bool(spec["unit"]))
+        (gate_bias,) = tensors["gate_bias"]
+        return cls(base, tensors["alpha"], tensors["beta"], tensors["gate"], float(gate_bias), spec["unit"])
 
     def __repr__(self) -> str:
         return f"GatedHead(C={self.num_classes}, D={self.num_features})"

@@ -20,6 +20,7 @@ from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
 from ltpost.heads.saving import Saved
 
 _BLOCK_ELEMENTS = 2**22  # of training rows, and of similarities, at a time: 16 MiB each as float32
+_LONGEST = 1.01  # of a row of unit length, rounded to float16
 
 
 class NeighbourHead(Saved):
@@ -127,6 +128,11 @@ class NeighbourHead(Saved):
         labels = tensors["labels"].astype(np.int32)
         if not np.array_equal(labels, tensors["labels"]):
             raise DataError("labels of neighbours must be whole numbers")
+        size = max(1, _BLOCK_ELEMENTS // max(1, tensors["rows"].shape[1]))
+        for start in range(0, len(labels), size):
+            lengths = np.linalg.norm(tensors["rows"][start : start + size].astype(np.float32), axis=1)
+            if lengths.max(initial=0.0) > _LONGEST:
+                raise DataError(f"rows of neighbours must be of unit length, but one has length {lengths.max():.4g}")
         return cls(tensors["rows"], labels, tensors["votes"], spec["k"], spec["temperature"])
 
 

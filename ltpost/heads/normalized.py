@@ -29,7 +29,10 @@ class NormalizedMeanHead(Saved):
             raise DataError(
                 f"means and centre must have shapes (C, D) and (D,), but have {means.shape} and {centre.shape}"
             )
-        self.means, self.centre, self.info = means, centre, dict(info or {})
+        self.means, self.centre = (
+            part.astype(np.result_type(part, np.float32), copy=False) for part in (means, centre)
+        )
+        self.info = dict(info or {})
 
     @property
     def num_classes(self) -> int:

@@ -30,10 +30,10 @@ class PrototypeHead(Saved):
                 f"prototypes must have shape (C, D) and the temperature (D,), but have {prototypes.shape} and "
                 f"{temperature.shape}"
             )
-        if not np.all(temperature):
-            raise DataError("no temperature of a prototype head may be 0")
         self.prototypes: Array = np.asarray(prototypes, dtype=np.float32)
         self.temperature: Array = np.asarray(temperature, dtype=np.float32)
+        if not np.all(self.temperature):
+            raise DataError("no temperature of a prototype head may be 0")
         self.info: dict[str, Any] = {}
 
     @property

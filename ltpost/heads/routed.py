@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.errors import DataError
 from ltpost.heads.aggregated import ExpertHead, experts_state
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.normalized import normalized
@@ -58,13 +59,30 @@ class RoutedHead(Saved):
     Args:
         experts: E of them, in the order in which they are asked.
         gates: after each but the last.
-        top: k, how many of the largest mean logits a gate sees.
+        top: k, how many of the largest mean logits a gate sees; all of them where there are fewer.
         threshold: the probability above which a gate asks for one more expert.
+
+    Raises:
+        DataError: the shapes of the gates do not fit.
     """
 
     def __init__(self, experts: Sequence[ExpertHead], gates: Gates, top: int, threshold: float = 0.5):
         self.experts, self.gates, self.top, self.threshold = list(experts), gates, int(top), float(threshold)
         self.info: dict[str, Any] = {}
+        seen = min(self.top, self.num_classes)
+        for weight, bias in gates.hidden:
+            if (
+                self.top < 1
+                or weight.ndim != 2
+                or bias.shape != weight.shape[:1]
+                or gates.weight.shape != (len(bias) + seen,)
+            ):
+                raise DataError(
+                    f"a gate needs weights (H, D) and (H + {seen},) and a bias (H,), but they have {weight.shape}, "
+                    f"{gates.weight.shape} and {bias.shape}"
+                )
+        if len(gates.hidden) != len(self.experts) - 1:
+            raise DataError(f"{len(self.experts)} experts need one gate fewer, but have {len(gates.hidden)}")
 
     @property
     def num_classes(self) -> int:
@@ -75,6 +93,12 @@ class RoutedHead(Saved):
         """A function of a key: logits (n, C), and experts used (n,)."""
         reads = [expert.reader(rows) for expert in self.experts]
         own = [rows.expert(expert.number) for expert in self.experts]
+        for part, (weight, _) in zip(own[:-1], self.gates.hidden, strict=True):
+            if part.num_features != weight.shape[1]:
+                raise DataError(
+                    f"{part.name}: the gates of this head need {weight.shape[1]} features, but the rows hold "
+                    f"{part.num_features or 'none'}"
+                )
 
         def route(key: Key) -> tuple[Array, NDArray[np.int64]]:
             total = reads[0](key).astype(np.float32)
@@ -125,7 +149,8 @@ class RoutedHead(Saved):
 def gates_from_tensors(tensors: Mapping[str, Array], count: int) -> Gates:
     """The gates of a head file."""
     hidden = tuple((tensors[f"gate.{number}.weight"], tensors[f"gate.{number}.bias"]) for number in range(count))
-    return Gates(hidden, tensors["gate.weight"], float(tensors["gate.bias"][0]))
+    (bias,) = tensors["gate.bias"]
+    return Gates(hidden, tensors["gate.weight"], float(bias))
 
 
 def largest_first(scores: Array, top: int) -> Array:
