@@ -448,8 +448,8 @@ def _with_head(text: str) -> str:
         f"Made by `make torture` on {datetime.date.today()} ({machine}). *Struck* are the runs that a signal or a full "
         "disk ended,\nor that a lock refused. A fault is a wrong row, a lost or half-written file, a traceback, "
         "another exit code, a file\nthat is left and not explained, or a command that does not run to the right files "
-        "afterwards. Explained are, after\nSIGKILL, one temporary file per output, which the next run removes, and the "
-        f"unfinished rows of an extraction,\nwhich the next run goes on from.\n\n{text}"
+        "afterwards. Explained are, after\nSIGKILL, one temporary file per output and a lock, which the next run "
+        f"removes, and the unfinished rows of an extraction,\nwhich the next run goes on from.\n\n{text}"
     )
 
 
