@@ -8,7 +8,7 @@ types:
 	mypy
 
 test:
-	pytest -n 2 --dist loadfile
+	pytest
 
 wheel:
 	bash .ci/wheel

@@ -542,6 +542,10 @@ ONE_PROCESS = {
 }
 
 
+#: by how many of 75 rows two processes may differ from one, where it is more than one row
+ROWS_APART = {"gcl": 5}  # each process draws noise of its own
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """What ``ltpost compare`` prints, from one process and from two, with every method that does not refuse several."""
@@ -573,4 +577,5 @@ def test_two_processes_print_what_one_prints(key, together):
     alone, both = (printed["results"] for printed in together)
     for split in ("test", "val"):
         assert both[split][key]["rows"] == alone[split][key]["rows"]
-        assert both[split][key]["all"] == pytest.approx(alone[split][key]["all"], abs=0.015)  # one row of 75
+        rows = ROWS_APART.get(key, 1)
+        assert both[split][key]["all"] == pytest.approx(alone[split][key]["all"], abs=(rows + 0.1) / 75)

@@ -155,3 +155,18 @@ def test_a_signal_while_torch_writes_is_not_taken_for_a_full_disk(tmp_path, monk
     monkeypatch.setattr(Path, "open", lambda *_: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         formats.save({"a": torch.zeros(1000)}, tmp_path / "out.pth")
+
+
+def test_hdf5_is_quiet_when_a_signal_came_as_it_closed(tmp_path):
+    """HDF5 then writes once more as Python ends, into a file that is closed."""
+    words = (
+        "import h5py, numpy, sys\n"
+        "from pathlib import Path\n"
+        "from ltpost.data.write import _Checked\n"
+        "raw = _Checked(Path(sys.argv[1]), 'w+')\n"
+        "file = h5py.File(raw, 'w')\n"
+        "file['features'] = numpy.ones((1000, 8))\n"
+        "raw.close()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", words, tmp_path / "a.h5"], capture_output=True, text=True, check=True)
+    assert run.stderr == ""

@@ -135,6 +135,8 @@ class _Checked:
     """A file for h5py that remembers the first error and goes on, for HDF5 crashes when the disk is full.
 
     What is written after an error is thrown away. Whoever opened the file raises the error when HDF5 has closed it.
+    Where a signal comes as HDF5 closes it, HDF5 writes once more when Python ends: the file is closed then, and that is
+    thrown away too.
     """
 
     def __init__(self, path: Path, mode: str):
@@ -142,10 +144,10 @@ class _Checked:
         self.error: OSError | None = None
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(place, whence)
+        return place if self._file.closed else self._file.seek(place, whence)
 
     def tell(self) -> int:
-        return self._file.tell()
+        return 0 if self._file.closed else self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
         """How h5py recognises a file; it reads with ``readinto``."""
@@ -154,7 +156,7 @@ class _Checked:
     def readinto(self, memory: Any) -> int:
         """Fill all of ``memory``; the system may give less at a time."""
         view, done = memoryview(memory).cast("B"), 0
-        while done < len(view):
+        while done < len(view) and not self._file.closed:
             got = self._file.readinto(view[done:])
             if not got:
                 break
@@ -166,7 +168,7 @@ class _Checked:
         """Write all of ``memory``, or remember why not."""
         view, done = memoryview(memory).cast("B"), 0
         try:
-            while self.error is None and done < len(view):
+            while self.error is None and not self._file.closed and done < len(view):
                 done += self._file.write(view[done:]) or 0
         except OSError as error:
             self.error = error
@@ -174,7 +176,7 @@ class _Checked:
 
     def truncate(self, size: int) -> int:
         try:
-            if self.error is None:
+            if self.error is None and not self._file.closed:
                 self._file.truncate(size)
         except OSError as error:
             self.error = error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.data import distributed
 from ltpost.heads import Array, Head
 from ltpost.heads.blocks import score_blocks
 
@@ -65,11 +66,13 @@ def safe_log(prior: Array) -> Array:
 
 
 def mean_posterior(rows: FeatureSet | UnlabelledRows, head: Head, factor: float = 1.0) -> NDArray[np.float64]:
-    """Mean of softmax(factor · z) over the rows, (C,); one pass."""
-    total = np.zeros(head.num_classes)
+    """Mean of softmax(factor · z) over the rows, and those of all processes, (C,); one pass."""
+    total = np.zeros(head.num_classes + 1)
     for _, scores in score_blocks(head, rows):
-        total += softmax(scores, factor=factor)[0].sum(axis=0)
-    mean: NDArray[np.float64] = total / max(1, len(rows))
+        total[:-1] += softmax(scores, factor=factor)[0].sum(axis=0)
+    total[-1] = len(rows)
+    total = distributed.sum_array(total)
+    mean: NDArray[np.float64] = total[:-1] / max(1, total[-1])
     return mean
 
 
@@ -130,11 +133,12 @@ def confident_predictions(rows: UnlabelledRows, head: Head, gap: float) -> NDArr
 
 
 def spread_of_logits(rows: FeatureSet, head: Head, most: int = SCALE_ROWS) -> float:
-    """Root mean square of z_c - mean_c z_c, over at most ``most`` rows, evenly spaced."""
+    """Root mean square of z_c - mean_c z_c, over at most ``most`` rows of each process, evenly spaced."""
     chosen = np.arange(len(rows)) if len(rows) <= most else np.linspace(0, len(rows) - 1, most).astype(np.int64)
     total, count = 0.0, 0
     for _, scores in score_blocks(head, rows.subset(chosen)):
         values = scores.astype(np.float64)
         values -= values.mean(axis=1, keepdims=True)
         total, count = total + float(np.square(values).sum()), count + values.size
+    total, count = distributed.sum_array(np.array([total, count], dtype=np.float64))
     return float(np.sqrt(total / max(1, count)))
