@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 
 from ltpost import Experiment, FeatureSet, LinearHead, compare
-from ltpost.experiment import compare_report
+from ltpost.comparison import compare_report
 from ltpost.plots import new_axes
 from ltpost.report.results import Report
 

@@ -1,8 +1,8 @@
 """Every method under one protocol, honestly and not: what choosing on test would have shown."""
 
 import ltpost
+from ltpost.comparison import compare_report
 from ltpost.demo import FEW_SHOT, MANY_SHOT, demo_features
-from ltpost.experiment import compare_report
 
 features = demo_features("ltpost-examples/demo")  # made by ltpost demo, if it is not there yet
 shots = {"many_shot": MANY_SHOT, "few_shot": FEW_SHOT}

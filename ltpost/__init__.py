@@ -14,13 +14,14 @@ from typing import Any
 
 from ltpost import methods
 from ltpost._version import __version__
+from ltpost.comparison import compare
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.load import load
 from ltpost.data.priors import shot_groups
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.evaluation import evaluate
-from ltpost.experiment import Experiment, compare
+from ltpost.experiment import Experiment
 from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
 from ltpost.method import Method

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import trange
 
+from ltpost.comparison import compare, compare_report
 from ltpost.data.folder import FeatureFolder
 from ltpost.errors import DataError, UsageError
-from ltpost.experiment import Experiment, compare, compare_report
+from ltpost.experiment import Experiment
 from ltpost.outcome import Outcome
 from ltpost.plots import new_axes, plot_norms
 from ltpost.report.results import Report, Result

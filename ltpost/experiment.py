@@ -9,9 +9,8 @@ Every method takes the same three steps: a family of heads, a choice on val, fig
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -31,15 +30,12 @@ from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
 from ltpost.heads import Head, RowFigures
 from ltpost.material import Material
-from ltpost.method import NEEDS, TRANSDUCTIVE, Method
+from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
-from ltpost.report.results import Report, Result
-from ltpost.scores.curve import Curve
+from ltpost.report.results import Result
 from ltpost.scores.test_priors import figures_under, named_priors
-from ltpost.tables import percent
-
-#: head files beside the feature files: a classifier trained as CausalNorm, and one made from class names
+from ltpost.wording import chosen_params, detail_of, in_signature, joined, per_group_notes, range_notes
 
 
 class Experiment:
@@ -204,8 +200,8 @@ class Experiment:
             family = self._family(method, options, split, self.report_set)
             head = family.head_of(choice.best)
             final = replace(choice, head=head, family=family)
-        params = self._params(method, options, final)
-        detail = self._detail(method, options, final, params)
+        params = chosen_params(method, options, final)
+        detail = detail_of(method, options, final, params)
         for part in self.reported:
             name, head = method.key, (choice if part is split else final).head
             chosen_here = part is split and (choice.best is not None or fits)
@@ -213,10 +209,10 @@ class Experiment:
                 results.append(self._judge(head, part, name, detail))
             elif self.oracle:
                 how = "chosen" if choice.best is not None else "fitted"
-                results.append(self._judge(head, part, name, _joined(detail, f"oracle: {how} on {part.split}")))
+                results.append(self._judge(head, part, name, joined(detail, f"oracle: {how} on {part.split}")))
             else:
                 correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
-                what = _joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
+                what = joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
         step = self._after(choice, selection, family_of if fits else None)
@@ -241,8 +237,8 @@ class Experiment:
             info.update(step.calibration.info())
         final.head.info.update(info)
         per_group = self._per_group(final.head)
-        about_groups = _per_group_notes(per_group, self.report_set.split)
-        notes = (*final.family.notes, *about_groups, *self._range_notes(choice), *self.notes)
+        about_groups = per_group_notes(per_group, self.report_set.split)
+        notes = (*final.family.notes, *about_groups, *range_notes(choice, self.select), *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
 
     def _per_group(self, head: Head) -> dict[str, dict[str, float]]:
@@ -296,43 +292,11 @@ class Experiment:
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
         return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device)
 
-    def _params(self, method: Method, options: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
-        params = method.params(options, choice.family)
-        if choice.best is not None:
-            params.update({str(choice.family.parameter): choice.best.value, **choice.best.others})
-        return params
-
-    def _detail(self, method: Method, options: Mapping[str, Any], choice: Choice, params: Mapping[str, Any]) -> str:
-        """What stands beside the name of a method: the chosen value, its first choice, and options that were given."""
-        first = next((name for name, option in method.options.items() if option.choices), "")
-        shown = [name for name in method.options if name in params and (name in options or name == first)]
-        parts = [f"{name} {params[name]}" for name in shown]
-        if choice.best is not None:
-            values = {str(choice.family.parameter): choice.best.value, **choice.best.others}
-            parts = [*(f"{name} {value:.4g}" for name, value in values.items()), *parts]
-        parts += ["fits on val"] if "val" in method.needs else []
-        parts += ["transductive"] if set(TRANSDUCTIVE) & set(method.needs) else []
-        return ", ".join(parts)
-
-    def _range_notes(self, choice: Choice) -> tuple[str, ...]:
-        """Whether a better value lies outside of the grid."""
-        best, parameter = choice.best, choice.family.parameter
-        if best is None or choice.curve is None:
-            return ()
-        curve = choice.curve.along(best)
-        low, high = min(choice.grid), max(choice.grid)
-        if curve.is_tabulated:
-            tried = [value for value in curve.grid() if low <= value <= high]
-            if len(tried) < 3 or best.value not in (min(tried), max(tried)):
-                return ()
-            return (f"the best {parameter}, {best.value:g}, is at an end of the values tried; try some beyond it",)
-        return _beyond_the_grid(curve, best.score, (best.low, best.high), (low, high), self.select)
-
     def _signature(self, method: Method, params: Mapping[str, Any], selected_on: str | None) -> str:
         checkpoint = str(self.report_set.attrs.get("checkpoint_sha256", ""))[:8]
         parts = {
             "method": method.key,
-            **{key: _in_signature(value) for key, value in params.items()},
+            **{key: in_signature(value) for key, value in params.items()},
             "select": self.select if selected_on else None,
             "on": selected_on,
             "groups": None if self.groups is None else f">{self.groups.many_shot}/<{self.groups.few_shot}",
@@ -342,91 +306,3 @@ class Experiment:
             "version": __version__,
         }
         return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
-
-
-def missing(experiment: Experiment, method: str | Method) -> list[str]:
-    """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
-    return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
-
-
-def compare(
-    experiment: Experiment, keys: Iterable[str | Method] | None = None, **options: Mapping[str, Any]
-) -> list[Outcome]:
-    """Several methods under one protocol.
-
-    Args:
-        experiment: the splits and the figure to choose by.
-        keys: of methods, or methods of your own; default those of ``methods.DEFAULT`` for which the files suffice
-            (see :func:`missing`).
-        **options: per key of a method, its options.
-
-    Raises:
-        UsageError: options for a method that is not run.
-    """
-    if keys is None:
-        keys = [key for key in methods.DEFAULT if not missing(experiment, key)]
-    chosen = {(key if isinstance(key, str) else key.key): key for key in keys}
-    if not chosen:
-        raise DataError(
-            f"{experiment.folder.path}: nothing to compare: the files do not hold what these methods need; "
-            "most need a classifier or logits and class_counts, others train.h5"
-        )
-    for name in options:
-        if name not in chosen:
-            close = difflib.get_close_matches(name, chosen, 1)
-            meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
-            raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
-    return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
-
-
-def compare_report(outcomes: Iterable[Outcome]) -> Report:
-    """One table: the joint classifier once, then every method."""
-    rows: dict[tuple[str, str], Result] = {}
-    for outcome in outcomes:
-        for result in outcome.results:
-            rows.setdefault((result.split, result.name), result)
-    return Report(list(rows.values()))
-
-
-def needs_in_words(needs: Iterable[str]) -> str:
-    """Needs as the README and messages name them."""
-    return " and ".join(NEEDS[need] for need in needs)
-
-
-def _beyond_the_grid(
-    curve: Curve, score: float, plateau: tuple[float, float], ends: tuple[float, float], select: str
-) -> tuple[str, ...]:
-    """A note where a value outside of the grid is better."""
-    low, high = ends
-    free = curve.best(select, low=min(low, 0.0))  # a negative tau is another method
-    if free.score <= score + 1e-9 or low <= free.value <= high:
-        return ()
-    end = high if free.value > high else low
-    rises = end in plateau
-    where = f"the curve still rises at {curve.parameter} {end:g}, the end of the grid" if rises else "outside the grid"
-    note = (
-        f"{where}: over all values the best is {curve.parameter} {free.value:.3f}, with {select} "
-        f"{percent(free.score)} % instead of {percent(score)} %; widen the grid to choose it"
-    )
-    return (note,)
-
-
-def _per_group_notes(per_group: Mapping[str, Mapping[str, float]], split: str) -> tuple[str, ...]:
-    """The same in a sentence."""
-    said = [
-        f"{figure} {', '.join(f'{group} {value:.3f}' for group, value in values.items())}"
-        for figure, values in per_group.items()
-    ]
-    return (f"mean per group of {split}: {'; '.join(said)}",) if said else ()
-
-
-def _joined(first: str, second: str, between: str = ", ") -> str:
-    return between.join(part for part in (first, second) if part)
-
-
-def _in_signature(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_in_signature, value))
-    return str(value)

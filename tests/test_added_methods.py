@@ -9,7 +9,7 @@ from conftest import COUNTS
 
 from ltpost import Experiment, FeatureFolder, UsageError, compare, load_head, methods
 from ltpost.cli import cli
-from ltpost.experiment import missing
+from ltpost.comparison import missing
 from ltpost.scores.predict import predict
 
 CODE = '''

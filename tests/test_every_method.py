@@ -24,7 +24,7 @@ from ltpost import (
     methods,
 )
 from ltpost.cli import cli
-from ltpost.experiment import missing
+from ltpost.comparison import missing
 from ltpost.heads import CausalNormHead
 from ltpost.method import NEEDS
 from ltpost.scores.predict import predict

@@ -16,7 +16,7 @@ from ltpost import (
     load_head,
     methods,
 )
-from ltpost.experiment import compare_report
+from ltpost.comparison import compare_report
 from ltpost.scores.metrics import FIGURES
 
 METHODS = methods.DEFAULT

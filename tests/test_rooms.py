@@ -23,7 +23,9 @@ FLOORS = [
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
     ["report.*", "evaluation", "outcome", "material"],
+    ["wording"],
     ["experiment"],
+    ["comparison"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],

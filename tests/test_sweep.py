@@ -199,7 +199,7 @@ def test_rows_in_any_order_in_blocks_of_any_size(monkeypatch, elements, logits):
     whole = affine_curve(train, slope, None)
     shuffled = np.random.default_rng(0).permutation(len(train))
     monkeypatch.setattr("ltpost.scores.on_cpu._BLOCK_ELEMENTS", elements)
-    monkeypatch.setattr("ltpost.data.features.BLOCK_ELEMENTS", 3 * elements)
+    monkeypatch.setattr("ltpost.data.matrices.BLOCK_ELEMENTS", 3 * elements)
     part = affine_curve(train.subset(shuffled), slope, None)
     np.testing.assert_allclose(part.low, whole.low[shuffled], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(part.high, whole.high[shuffled], rtol=1e-3, atol=1e-4)

@@ -11,7 +11,7 @@ import click
 from ltpost import methods
 from ltpost.cli.options import Grid, Numbers, experiment_options, output_options, print_json
 from ltpost.data import distributed
-from ltpost.method import Method, Option
+from ltpost.method import NEEDS, Method, Option
 
 if TYPE_CHECKING:
     from ltpost.experiment import Experiment
@@ -122,15 +122,15 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
 
     Example: ltpost compare --csv results.csv
     """
-    from ltpost import experiment as experiments
+    from ltpost import comparison
 
     asked = [name.strip() for name in names.split(",") if name.strip()]
     keys = methods.keys_of(asked)
-    lacking = {key: needs for key in keys if key not in asked and (needs := experiments.missing(experiment, key))}
-    outcomes = experiments.compare(experiment, [key for key in keys if key not in lacking])
+    lacking = {key: needs for key in keys if key not in asked and (needs := comparison.missing(experiment, key))}
+    outcomes = comparison.compare(experiment, [key for key in keys if key not in lacking])
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
-    report = experiments.compare_report(outcomes)
+    report = comparison.compare_report(outcomes)
     if csv_file is not None:
         report.to_csv(csv_file)
     if as_json:
@@ -144,7 +144,7 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
                 if note not in experiment.notes:
                     click.echo(f"\n{outcome.method}: {note}")
         for key, needs in lacking.items():
-            words = experiments.needs_in_words(needs)
+            words = " and ".join(NEEDS[need] for need in needs)
             click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")

@@ -1,33 +1,34 @@
 """A feature set: the cached features, logits and labels of one split, and what is known of its classes.
 
-What this module does not do: read or write files (``load``, ``write``), or state the rules of the format (``checks``).
+What this module does not do: read or write files (``load``, ``save``), read rows (``matrices``), or state the rules of
+the format (``checks``).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data import checks, views, write
+from ltpost.data import checks, views
 from ltpost.data.expert_columns import columns_of, widths_of
 from ltpost.data.layers import Layer
+from ltpost.data.matrices import Matrices
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
-from ltpost.data.rows import BLOCK_ELEMENTS, Rows, decoded, parts
+from ltpost.data.rows import Rows, decoded
+from ltpost.data.save import save_split
 from ltpost.errors import DataError
-from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, Key, LinearHead
+from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, LinearHead
 from ltpost.heads.blocks import score_blocks
-from ltpost.output import replacing
 
 MOST_CLASSES = 10**8  # of which counts still fit into memory
 
 
-class FeatureSet:
+class FeatureSet(Matrices):
     """One split: features (N, D), labels (N,), logits (N, C), the joint classifier and the class counts.
 
     Built by :func:`load` from a file, or from arrays. Rows with ``valid == 0`` are left out of everything
@@ -77,7 +78,6 @@ class FeatureSet:
         name: str = "features",
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
-        #: whether a pass has read all stored logits and found them finite; later passes skip the check
         self.logits_are_finite = False
         self.head, self.class_names = head, class_names
         if head is not None:
@@ -119,7 +119,6 @@ class FeatureSet:
         self.num_invalid = 0 if keep is None else len(all_labels) - len(keep)
         self._features = self._kept(matrices["features"], keep)
         self._logits = self._kept(matrices["logits"], keep)
-        #: name to the pooled features of an earlier layer of the network, unread
         self.layers = {
             key: Layer.checked(name, key, value, len(all_labels), keep) for key, value in (layers or {}).items()
         }
@@ -147,54 +146,12 @@ class FeatureSet:
 
     # -- what is inside ----------------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        """N, rows that could not be read left out."""
-        return len(self.labels)
-
-    @property
-    def num_features(self) -> int | None:
-        """D, or None where only logits are stored."""
-        return None if self._features is None else self._features.shape[1]
-
-    @property
-    def features(self) -> Any:
-        """(N, D), as stored: a memory map, or :class:`Rows` where a map is not possible."""
-        if self._features is None:
-            raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
-        return self._plain(self._features)
-
     @property
     def logits(self) -> Any:
         """(N, C) of the joint classifier: the stored ones unread, or computed anew at every call."""
         if self._logits is not None:
             return self._plain(self._logits)
         return np.concatenate([scores for _, scores in score_blocks(self.joint, self)])
-
-    @property
-    def stored_features(self) -> Rows | None:
-        """(N, D), unread."""
-        return self._features
-
-    @property
-    def stored_logits(self) -> Rows | None:
-        """(N, C), unread; None where logits would be computed."""
-        return self._logits
-
-    @cached_property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of any figure on this split has to know."""
-        if self._logits is None or not checks.are_probabilities(self._logits):
-            return ()
-        said = (
-            f"{self.name}: 'logits' are probabilities, as rows lie in [0, 1] and sum to 1, but methods need logits or "
-            "log probabilities; store the logarithm of what is there"
-        )
-        return (said,)
-
-    @property
-    def has_logits(self) -> bool:
-        """Whether logits are stored (they can otherwise be computed from features and head)."""
-        return self._logits is not None
 
     @property
     def paths(self) -> list[str] | None:
@@ -377,102 +334,25 @@ class FeatureSet:
         part._paths = None if self._paths is None else np.asarray(self._paths[:])[rows]
         return part
 
-    # -- reading in blocks -------------------------------------------------------------------------------------------
-
-    def block_rows(self) -> int:
-        """How many rows make a block of about 16 MiB."""
-        return max(16, BLOCK_ELEMENTS // max(self.num_classes, self.num_features or 1))
-
-    def feature_blocks(
-        self, rows: NDArray[np.int64] | None = None, size: int | None = None
-    ) -> Iterator[tuple[slice, Array]]:
-        """Blocks ``(slice, features)`` of the rows ``rows`` (default all), checked to be finite, as stored."""
-        features = self.features
-        for part, key in parts(len(self) if rows is None else len(rows), size or self.block_rows(), rows):
-            block = features[key]
-            self.check_finite("features", block, key)
-            yield part, block
-
-    def read_features(self, key: Key) -> Array:
-        """Features (n, D) of some rows, as stored."""
-        block: Array = self.features[key]
-        return block
-
-    def read_layer(self, name: str, key: Key) -> Array:
-        """Pooled features (n, D_l) of a layer for some rows, as stored, checked to be finite.
-
-        Raises:
-            DataError: there is no such layer, or a value is NaN or infinite.
-        """
-        if name not in self.layers:
-            listed = ", ".join(self.layers) or "none"
-            raise DataError(f"{self.name}: must hold 'layers/{name}', but the layers in it are {listed}")
-        block = self.layers[name].rows[key]
-        self.check_finite(f"layers/{name}", block, key)
-        return block
-
-    def layer_blocks(self, name: str) -> Iterator[tuple[slice, Array]]:
-        """Blocks ``(slice, pooled features)`` of a layer, of all rows in order."""
-        size = max(16, BLOCK_ELEMENTS // self.layers[name].shape[1]) if name in self.layers else 1
-        for part, key in parts(len(self), size):
-            yield part, self.read_layer(name, key)
-
-    def read_logits(self, key: Key, out: Array | None = None) -> Array:
-        """Stored logits (n, C) float32 of some rows, checked to be finite; ``out`` is memory to read into."""
-        assert self._logits is not None
-        scores = self._logits[key] if out is None or isinstance(key, slice) else self._logits.take(key, out)
-        if not self.logits_are_finite:
-            self.check_finite("logits", scores, key)
-        return scores.astype(np.float32, copy=False)
-
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a feature file; an existing one is replaced only when the new one is complete."""
         target = Path(path)
-        datasets: dict[str, tuple[tuple[int, ...], Any]] = {}
-        if self._features is not None:
-            datasets["features"] = (self._features.shape, self._features.dtype)
-        if self._logits is not None:
-            datasets["logits"] = (self._logits.shape, np.float32)
-        datasets.update({f"layers/{key}": (layer.shape, layer.dtype) for key, layer in self.layers.items()})
-        for key in ("sample", "view"):
-            if getattr(self, key) is not None:
-                datasets[key] = ((len(self),), np.int64)
-        paths = self.paths
-        if paths is not None:
-            datasets["paths"] = ((len(self),), write.TEXT)
-        with replacing(target) as partial:
-            write.create_file(
-                partial,
-                self.labels,
-                datasets,
-                head=self.head,
-                expert_bias=self.expert_bias,
-                class_counts=self.class_counts,
-                class_names=self.class_names,
-                attrs={**self.attrs, "split": self.split or target.stem},
-            )
-            with write.open_checked(partial, "r+") as file:
-                for key, rows in (("features", self._features), ("logits", self._logits)):
-                    if rows is not None:
-                        for part, index in parts(len(self), self.block_rows()):
-                            file[key][part] = rows[index].astype(datasets[key][1], copy=False)
-                for key in ("sample", "view"):
-                    if key in datasets:
-                        file[key][:] = getattr(self, key)
-                for key, layer in self.layers.items():
-                    layer.write(file[f"layers/{key}"])
-                if paths is not None:
-                    file["paths"][:] = paths
-                file.attrs["state"] = "complete"
+        columns = {"sample": self.sample, "view": self.view, "paths": self.paths}
+        save_split(
+            target,
+            self,
+            {key: values for key, values in columns.items() if values is not None},
+            head=self.head,
+            expert_bias=self.expert_bias,
+            class_counts=self.class_counts,
+            class_names=self.class_names,
+            attrs={**self.attrs, "split": self.split or target.stem},
+        )
         return target
 
     # -- details ------------------------------------------------------------------------------------------------------
-
-    def check_finite(self, dataset: str, block: Array, key: Key) -> None:
-        """Raise DataError if a value of a block of ``features`` or ``logits`` is NaN or infinite."""
-        checks.finite(self.name, dataset, block, key)
 
     def _check_head(self) -> None:
         if self.head is not None and self._features is not None:
@@ -481,12 +361,6 @@ class FeatureSet:
     @staticmethod
     def _kept(rows: Rows | None, keep: NDArray[np.int64] | None) -> Rows | None:
         return rows if rows is None or keep is None else rows.subset(keep)
-
-    @staticmethod
-    def _plain(rows: Rows) -> Any:
-        if rows.index is None and isinstance(rows.source, np.ndarray) and rows.source.dtype.isnative:
-            return rows.source if rows.columns is None else rows.source[:, rows.columns]
-        return rows
 
     def _repr_html_(self) -> str:
         from html import escape

@@ -1,0 +1,58 @@
+"""Several methods under one protocol."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ltpost import methods
+from ltpost.errors import DataError, UsageError, listed_names
+from ltpost.experiment import Experiment
+from ltpost.method import Method
+from ltpost.outcome import Outcome
+from ltpost.report.results import Report, Result
+
+
+def missing(experiment: Experiment, method: str | Method) -> list[str]:
+    """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
+    return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
+
+
+def compare(
+    experiment: Experiment, keys: Iterable[str | Method] | None = None, **options: Mapping[str, Any]
+) -> list[Outcome]:
+    """Several methods under one protocol.
+
+    Args:
+        experiment: the splits and the figure to choose by.
+        keys: of methods, or methods of your own; default those of ``methods.DEFAULT`` for which the files suffice
+            (see :func:`missing`).
+        **options: per key of a method, its options.
+
+    Raises:
+        UsageError: options for a method that is not run.
+    """
+    if keys is None:
+        keys = [key for key in methods.DEFAULT if not missing(experiment, key)]
+    chosen = {(key if isinstance(key, str) else key.key): key for key in keys}
+    if not chosen:
+        raise DataError(
+            f"{experiment.folder.path}: nothing to compare: the files do not hold what these methods need; "
+            "most need a classifier or logits and class_counts, others train.h5"
+        )
+    for name in options:
+        if name not in chosen:
+            close = difflib.get_close_matches(name, chosen, 1)
+            meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
+            raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
+    return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
+
+
+def compare_report(outcomes: Iterable[Outcome]) -> Report:
+    """One table: the joint classifier once, then every method."""
+    rows: dict[tuple[str, str], Result] = {}
+    for outcome in outcomes:
+        for result in outcome.results:
+            rows.setdefault((result.split, result.name), result)
+    return Report(list(rows.values()))
