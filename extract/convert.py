@@ -127,27 +127,27 @@ def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: Fe
 
 def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet:
     """From arrays under any of their names."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, aliases in ALIASES.items():
         names = [*(f"{alias}_{split}" for alias in aliases), *aliases]
         present = next((alias for alias in names if alias in arrays), None)
         if present is not None:
             with reading(Path(name), f"features ('{present}')"):
-                found[key] = np.asarray(arrays[present])
-    if "labels" not in found or not {"features", "logits"} & set(found):
+                fields[key] = np.asarray(arrays[present])
+    if "labels" not in fields or not {"features", "logits"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
             f"holds {', '.join(map(str, arrays)) or 'nothing'}"
         )
     for key in ("features", "logits"):
-        if key in found and found[key].dtype not in (np.float16, np.float32):
+        if key in fields and fields[key].dtype not in (np.float16, np.float32):
             with reading(Path(name), f"features ('{key}')"):
-                found[key] = found[key].astype(np.float32)
-    weight, bias = found.pop("weight", None), found.pop("bias", None)
-    names, paths = found.pop("class_names", None), found.pop("paths", None)
+                fields[key] = fields[key].astype(np.float32)
+    weight, bias = fields.pop("weight", None), fields.pop("bias", None)
+    names, paths = fields.pop("class_names", None), fields.pop("paths", None)
     with reading(Path(name), "a feature set"):
         return FeatureSet(
-            **found,
+            **fields,
             head=None if weight is None else LinearHead(weight, bias),
             class_names=None if names is None else _strings(names),
             paths=None if paths is None else np.array(_strings(paths), dtype=object),

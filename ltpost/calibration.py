@@ -150,11 +150,11 @@ def fit_calibration(
     shift = np.zeros(classes) if begin.offset is None else begin.offset
     first = np.concatenate([np.broadcast_to(begin.scale, (num_scales,)), shift if shifted else []])
     bounds = [(1.0, 1.0) if kind == "bias" else _RANGE] * num_scales + [(None, None)] * (classes if shifted else 0)
-    found = minimize(
+    solution = minimize(
         objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100, "ftol": 1e-12}
     ).x
-    scale = found[:num_scales] if per_class else np.asarray(found[0])
-    return Calibration(kind, scale, found[num_scales:] if shifted else None, total)
+    scale = solution[:num_scales] if per_class else np.asarray(solution[0])
+    return Calibration(kind, scale, solution[num_scales:] if shifted else None, total)
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,14 @@ def set_figures(head: Head, rows: FeatureSet, rule: SetRule, groups: ShotGroups 
         size[part] = np.count_nonzero(inside, axis=1)
         held[part] = inside[np.arange(len(inside)), rows.labels[part]]
     totals = np.bincount(rows.labels, minlength=head.num_classes)
-    there = totals > 0
+    present = totals > 0
     coverage = np.bincount(rows.labels, weights=held, minlength=head.num_classes) / np.maximum(totals, 1)
-    figures = {"coverage": _mean(coverage[there]), "set size": _mean(size)}
+    figures = {"coverage": _mean(coverage[present]), "set size": _mean(size)}
     for name in GROUPS:
         members = np.zeros(len(totals), dtype=bool) if groups is None else getattr(groups, name)
-        figures[f"coverage {name}"] = _mean(coverage[there & members])
+        figures[f"coverage {name}"] = _mean(coverage[present & members])
         figures[f"set size {name}"] = _mean(size[members[rows.labels]])
-    figures["classes below half"] = _mean(coverage[there] < 0.5)
+    figures["classes below half"] = _mean(coverage[present] < 0.5)
     return figures
 
 

@@ -156,8 +156,8 @@ def _remove_stale(target: Path) -> None:
         rf"{re.escape(target.name[:_NAME])}\.{unique}\.partial|partial-{unique}-{re.escape(target.name[-_NAME:])}"
     )
     for left in target.parent.iterdir():
-        found = ours.fullmatch(left.name)
-        if found is None or _is_running(int(found[1] or found[2])):
+        match = ours.fullmatch(left.name)
+        if match is None or _is_running(int(match[1] or match[2])):
             continue
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # not that of a process on another machine

@@ -243,12 +243,12 @@ class HeadCandidate:
 
 def head_candidates(state: Mapping[str, Tensor]) -> list[HeadCandidate]:
     """The 2-D weights whose names are not those of the backbone's blocks."""
-    found = []
+    candidates = []
     for key, tensor in state.items():
         name = key.removesuffix(".weight")
         if tensor.ndim == 2 and key.endswith(".weight") and not re.search(r"(block|layer|stage)s?[._]?\d", name):
-            found.append(HeadCandidate(name, (len(tensor), tensor.shape[1]), f"{name}.bias" in state))
-    return found
+            candidates.append(HeadCandidate(name, (len(tensor), tensor.shape[1]), f"{name}.bias" in state))
+    return candidates
 
 
 def _accuracy(container: Container) -> tuple[str, float] | None:

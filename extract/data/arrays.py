@@ -90,27 +90,29 @@ def open_npz(file: Path, split: str) -> Source:
     """``images`` and ``labels``, or ``x_<split>`` and ``y_<split>`` in one file for all splits."""
     with _archive(file) as archive:
         members = {name.removesuffix(".npy") for name in archive.namelist()}
-        found = next((pair for pair in _npz_keys(split) if set(pair) <= members), None)
-        if found is None:
+        keys_of_pair = next((pair for pair in _npz_keys(split) if set(pair) <= members), None)
+        if keys_of_pair is None:
             wanted = " or ".join(f"'{images}' and '{labels}'" for images, labels in _npz_keys(split))
             raise DataError(f"{file}: must hold {wanted}, but holds {', '.join(sorted(members))}")
-        with reading(file, "an .npz file"), archive.open(f"{found[0]}.npy") as stream:
+        with reading(file, "an .npz file"), archive.open(f"{keys_of_pair[0]}.npy") as stream:
             shape, fortran, dtype = _npy_header(stream)
-        checksum = archive.getinfo(f"{found[0]}.npy").CRC
+        checksum = archive.getinfo(f"{keys_of_pair[0]}.npy").CRC
     if dtype != np.uint8 or len(shape) not in (3, 4) or fortran or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise DataError(
-            f"{file}: '{found[0]}' must be uint8 (N, height, width, 3), but is {dtype} {shape}"
+            f"{file}: '{keys_of_pair[0]}' must be uint8 (N, height, width, 3), but is {dtype} {shape}"
             f"{' in Fortran order' if fortran else ''}"
         )
-    labels = _npz_labels(file, found[1])
+    labels = _npz_labels(file, keys_of_pair[1])
     if len(labels) != shape[0]:
-        raise DataError(f"{file}: '{found[1]}' must have {shape[0]} rows like '{found[0]}', but has {len(labels)}")
+        raise DataError(
+            f"{file}: '{keys_of_pair[1]}' must have {shape[0]} rows like '{keys_of_pair[0]}', but has {len(labels)}"
+        )
     names = _npz_array(file, "class_names") if "class_names" in members else None
-    train_labels, train_name = _npz_train(file, split, found[1], members)
+    train_labels, train_name = _npz_train(file, split, keys_of_pair[1], members)
     return Source(
         f"{file}",
         labels,
-        NpzImages(file, found[0], shape),
+        NpzImages(file, keys_of_pair[0], shape),
         hashlib.sha256(f"{checksum} {shape}".encode() + labels.tobytes()).hexdigest(),
         None,
         None if names is None else [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()],

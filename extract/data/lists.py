@@ -22,11 +22,11 @@ def list_in(data: Path, split: str) -> Path | None:
     if not data.is_dir():
         return None
     exact = [file for suffix in LIST_SUFFIXES if (file := data / f"{split}{suffix}").is_file()]
-    found = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
-    if len(found) > 1:
-        names = ", ".join(file.name for file in found)
+    list_files = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
+    if len(list_files) > 1:
+        names = ", ".join(file.name for file in list_files)
         raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with list_file=")
-    return found[0] if found else None
+    return list_files[0] if list_files else None
 
 
 def read_list(file: Path) -> tuple[list[str], NDArray[np.int64]]:
@@ -72,14 +72,14 @@ def open_list(file: Path, split: str, root: Path) -> Source:
     """The rows of a list file. The train list is the file beside it that has 'train' in its name for the split."""
     paths, labels = read_list(file)
     fingerprint = sha256_of_rows(paths, labels)
-    found = resolve(root, paths, split)
-    if found is None:
+    files = resolve(root, paths, split)
+    if files is None:
         raise DataError(
             f"{file}: '{paths[0]}' and the lines after it are not files under {root}; name the folder with root="
         )
     train = train_beside(file, split)
     train_labels = labels if train == file else read_list(train)[1] if train else None
-    return Source(str(file), labels, image_files(root, found), fingerprint, found, None, train_labels, str(train))
+    return Source(str(file), labels, image_files(root, files), fingerprint, files, None, train_labels, str(train))
 
 
 def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
@@ -97,10 +97,10 @@ def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
         inside = Path(folder).relative_to(root).parts
         for file in files:
             by_name.setdefault(file, []).append((*inside, file))
-    found = [_longest_end(tuple(Path(path).parts), by_name, split) for path in paths]
-    if not any(found):
+    ends = [_longest_end(tuple(Path(path).parts), by_name, split) for path in paths]
+    if not any(ends):
         return None
-    return [str(Path(*parts)) if parts else path for parts, path in zip(found, paths, strict=True)]
+    return [str(Path(*parts)) if parts else path for parts, path in zip(ends, paths, strict=True)]
 
 
 def _longest_end(

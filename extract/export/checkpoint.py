@@ -76,10 +76,10 @@ def export_head(
             "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
         )
     head = layer
-    found = _feature_file(features)
+    feature_set = _feature_file(features)
     if format != "checkpoint":
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
-        return write(head, target, format, head_key, ckpt, arch, found)
+        return write(head, target, format, head_key, ckpt, arch, feature_set)
     if ckpt is None:
         raise UsageError("ckpt= is needed: the checkpoint whose classifier is to be replaced")
     source = Path(ckpt)
@@ -90,9 +90,9 @@ def export_head(
     target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
     if target.exists() and target.samefile(source):
         raise UsageError(f"out={target}: is the checkpoint itself; choose another name")
-    _warn_of_one_expert(source, found)
-    proof = proof_rows(found, head)
-    parts = parts_in(source, head, head_key, found)
+    _warn_of_one_expert(source, feature_set)
+    proof = proof_rows(feature_set, head)
+    parts = parts_in(source, head, head_key, feature_set)
     container = parts[0].checkpoint.container
     for part in parts:
         container = _replaced(replace(part.checkpoint, container=container), part.key, part.head)
@@ -101,8 +101,8 @@ def export_head(
         for part in parts:
             prove(part, partial, {other.key for other in parts}, proof)
         if data is not None:
-            prove_on_images(partial, parts, head, arch, found, data, split)
-    seen = ["its tensors" if found is None or proof is None else f"{len(proof)} rows of {found.name}"]
+            prove_on_images(partial, parts, head, arch, feature_set, data, split)
+    seen = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
     seen += [] if data is None else [f"images of {data}"]
     tell(f"{target}: loaded afresh it gives the head's logits ({', '.join(seen)})")
     return target
@@ -111,8 +111,8 @@ def export_head(
 # -- which tensors -----------------------------------------------------------------------------------------------------
 
 
-def _warn_of_one_expert(source: Path, found: FeatureSet | None) -> None:
-    expert = None if found is None else found.attrs.get("expert")
+def _warn_of_one_expert(source: Path, feature_set: FeatureSet | None) -> None:
+    expert = None if feature_set is None else feature_set.attrs.get("expert")
     if expert is None or expert == "all":
         return
     experts = number_of_experts(source)

@@ -29,7 +29,7 @@ def write(
     head_key: str | None,
     ckpt: str | os.PathLike[str] | None,
     arch: str | None,
-    found: FeatureSet | None,
+    feature_set: FeatureSet | None,
 ) -> Path:
     """Write ``head`` as ``fc.weight`` (C, D) and ``fc.bias``, or another ``head_key``, or as ONNX; see export_head."""
     name = head_key or "fc"
@@ -42,7 +42,7 @@ def write(
         elif ckpt is None:
             _write_onnx_head(head, partial)
         else:
-            _write_onnx_model(head, partial, Path(ckpt), arch, head_key, found)
+            _write_onnx_model(head, partial, Path(ckpt), arch, head_key, feature_set)
     return target
 
 
@@ -105,7 +105,7 @@ def _write_onnx_head(head: LinearHead, path: Path) -> None:
 
 
 def _write_onnx_model(
-    head: LinearHead, path: Path, ckpt: Path, arch: str | None, head_key: str | None, found: FeatureSet | None
+    head: LinearHead, path: Path, ckpt: Path, arch: str | None, head_key: str | None, feature_set: FeatureSet | None
 ) -> None:
     """Images (N, channels, height, width), preprocessed, to logits (N, C)."""
     _onnx()
@@ -116,8 +116,8 @@ def _write_onnx_model(
     from ltpost.extract.export.parts import parts_in
     from ltpost.extract.export.proof import backbone_of
 
-    parts = parts_in(ckpt, head, head_key, found)
-    backbone, preprocess = backbone_of(ckpt, parts, arch, found)
+    parts = parts_in(ckpt, head, head_key, feature_set)
+    backbone, preprocess = backbone_of(ckpt, parts, arch, feature_set)
     model = backbone.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     widths = [layer.in_features for layer in backbone.classifiers]
     for key, (_, part) in zip(keys_of(backbone.head_key), parted(head, widths), strict=True):

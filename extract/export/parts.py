@@ -32,15 +32,15 @@ class Part:
     head: LinearHead
 
 
-def parts_in(source: Path, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> list[Part]:
+def parts_in(source: Path, head: LinearHead, head_key: str | None, feature_set: FeatureSet | None) -> list[Part]:
     """Every classifier that the head goes into: one, those of all experts, or several of one network."""
-    expert = None if found is None else found.attrs.get("expert")
+    expert = None if feature_set is None else feature_set.attrs.get("expert")
     if expert == "all":
         places = [(one, number, _fc(one)) for number, one in enumerate(read_experts(source))]
     else:
         expert = None if expert is None else int(expert)
         checkpoint = read_checkpoint(source, expert)
-        places = [(checkpoint, expert, key) for key in _classifiers(checkpoint, head, head_key, found)]
+        places = [(checkpoint, expert, key) for key in _classifiers(checkpoint, head, head_key, feature_set)]
     shapes = [_shape(checkpoint, key) for checkpoint, _, key in places]
     if (shapes[0][0], sum(width for _, width in shapes)) != head.shape or len({count for count, _ in shapes}) > 1:
         keys = ", ".join(f"'{key}.weight'" for _, _, key in places)
@@ -60,20 +60,22 @@ def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, int]:
     return (columns, rows) if checkpoint.normed == key else (rows, columns)
 
 
-def _classifiers(checkpoint: Checkpoint, head: LinearHead, head_key: str | None, found: FeatureSet | None) -> list[str]:
+def _classifiers(
+    checkpoint: Checkpoint, head: LinearHead, head_key: str | None, feature_set: FeatureSet | None
+) -> list[str]:
     """Names of the classifiers in ``checkpoint.state``; several where the network averages their logits."""
     if is_gated(checkpoint.state):
         raise DataError(
             f"{checkpoint.path}: its classifier is gated by a confidence of each image (DisAlign), so a linear head "
             "cannot take its place; write the head alone with format=safetensors"
         )
-    if head_key is None and found is not None and "head_key" in found.attrs:
-        head_key = str(found.attrs["head_key"]).removesuffix(".1" if checkpoint.normed else "")
-        sha = found.attrs.get("checkpoint_sha256", checkpoint.sha256)
+    if head_key is None and feature_set is not None and "head_key" in feature_set.attrs:
+        head_key = str(feature_set.attrs["head_key"]).removesuffix(".1" if checkpoint.normed else "")
+        sha = feature_set.attrs.get("checkpoint_sha256", checkpoint.sha256)
         if sha != checkpoint.sha256:
             raise DataError(
-                f"{checkpoint.path}: is not the checkpoint that {found.name} was extracted from "
-                f"({found.attrs.get('checkpoint')}); name that one with ckpt=, or the right features="
+                f"{checkpoint.path}: is not the checkpoint that {feature_set.name} was extracted from "
+                f"({feature_set.attrs.get('checkpoint')}); name that one with ckpt=, or the right features="
             )
     if head_key is not None:
         keys = [checkpoint.module_name(key) for key in keys_of(head_key)]

@@ -23,17 +23,17 @@ from ltpost.heads import LinearHead
 _PROOF_ROWS = 256
 
 
-def proof_rows(found: FeatureSet | None, head: LinearHead) -> NDArray[Any] | None:
+def proof_rows(feature_set: FeatureSet | None, head: LinearHead) -> NDArray[Any] | None:
     """Some stored features, float32."""
-    if found is None or found.num_features is None:
+    if feature_set is None or feature_set.num_features is None:
         return None
-    if found.num_features != head.num_features:
+    if feature_set.num_features != head.num_features:
         raise DataError(
-            f"{found.name}: has {found.num_features} features a row, but the head takes {head.num_features}; name the "
-            "folder that the head was made from with features="
+            f"{feature_set.name}: has {feature_set.num_features} features a row, but the head takes "
+            f"{head.num_features}; name the folder that the head was made from with features="
         )
-    rows = np.unique(np.linspace(0, len(found) - 1, _PROOF_ROWS).astype(np.int64))
-    return np.asarray(found.features[rows], dtype=np.float32)
+    rows = np.unique(np.linspace(0, len(feature_set) - 1, _PROOF_ROWS).astype(np.int64))
+    return np.asarray(feature_set.features[rows], dtype=np.float32)
 
 
 def prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) -> None:
@@ -47,10 +47,10 @@ def prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) 
     weight, bias = new.state[f"{key}.weight"], new.state.get(f"{key}.bias")
     exact = weight.dtype in (torch.float32, torch.float64)
     weight = weight.float().T if old.normed == key else weight.float()
-    found = LinearHead(weight.numpy(), None if bias is None else bias.float().numpy())
+    read_back = LinearHead(weight.numpy(), None if bias is None else bias.float().numpy())
     rows = np.eye(head.num_features, dtype=np.float32)[:_PROOF_ROWS] if rows is None else rows[:, part.columns]
     expected = head.logits(rows)
-    difference = float(np.abs(found.logits(rows) - expected).max(initial=0.0))
+    difference = float(np.abs(read_back.logits(rows) - expected).max(initial=0.0))
     if not difference <= (1e-5 if exact else 2e-2) * max(1.0, float(np.abs(expected).max(initial=0.0))):
         raise DataError(f"{written}: its classifier gives other logits than the head (by {difference:.3g})")
 
@@ -64,7 +64,7 @@ def prove_on_images(
     parts: list[Part],
     head: LinearHead,
     arch: str | None,
-    found: FeatureSet | None,
+    feature_set: FeatureSet | None,
     data: Any,
     split: str,
 ) -> None:
@@ -72,7 +72,7 @@ def prove_on_images(
     from ltpost.extract.data.forms import open_source
     from ltpost.extract.data.source import Unreadable
 
-    backbone, preprocess = backbone_of(written, parts, arch, found)
+    backbone, preprocess = backbone_of(written, parts, arch, feature_set)
     source = open_source(data, split)
     images = [image for image in source.images.read(slice(0, 16)) if not isinstance(image, Unreadable)]
     source.images.close()
@@ -90,12 +90,12 @@ def prove_on_images(
 
 
 def backbone_of(
-    file: Path, parts: list[Part], arch: str | None, found: FeatureSet | None
+    file: Path, parts: list[Part], arch: str | None, feature_set: FeatureSet | None
 ) -> tuple[Backbone, Preprocess]:
     """The network of a checkpoint with its classifiers, and the transform that the features were made with."""
     from ltpost.extract.networks.opening import open_network
 
-    attrs = {} if found is None else found.attrs
+    attrs = {} if feature_set is None else feature_set.attrs
     stored = str(attrs.get("arch", ""))
     arch = arch or (stored if known(stored) else None)
     expert = attrs.get("expert")

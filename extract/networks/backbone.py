@@ -131,10 +131,10 @@ class Backbone:
                 hook.remove()
         for key, layer, seen in zip(keys_of(self.head_key), self.classifiers, inputs, strict=True):
             if len(seen) != 1 or seen[0].shape != (len(images), layer.in_features):
-                found = f"with shapes {[tuple(x.shape) for x in seen]}" if seen else "never"
+                shapes_seen = f"with shapes {[tuple(x.shape) for x in seen]}" if seen else "never"
                 raise DataError(
                     f"classifier '{key}' must be called once with (n, {layer.in_features}), but was "
-                    f"called {found}; name another with head_key="
+                    f"called {shapes_seen}; name another with head_key="
                 )
         return torch.cat([seen[0] for seen in inputs], dim=1).float(), _logits_of(output).float()
 
@@ -206,8 +206,8 @@ def _logits_of(output: Any) -> Tensor:
         output = output.get("logits", output)
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor) or output.ndim != 2:
-        found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise DataError(f"the model must return logits (n, C) or something with .logits, but returns {found}")
+        shapes_seen = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise DataError(f"the model must return logits (n, C) or something with .logits, but returns {shapes_seen}")
     return output
 
 

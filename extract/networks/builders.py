@@ -225,9 +225,9 @@ def builders(arch: str) -> list[Builder]:
     Raises:
         UsageError: none does; near names are listed, and the package that is missing.
     """
-    found = [builder for builder in BUILDERS if builder.knows(arch)]
-    if found:
-        return found if ":" not in arch else found[:1]
+    knowing = [builder for builder in BUILDERS if builder.knows(arch)]
+    if knowing:
+        return knowing if ":" not in arch else knowing[:1]
     _torchvision(), _timm()  # a missing package is the more useful message
     import difflib
 

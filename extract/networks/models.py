@@ -101,9 +101,9 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
     reasons: dict[str, list[str]] = {}
     for builder in builders(arch):
         model = builder.build(arch, num_classes)
-        found = _differing_classes(model, state)
-        if found is not None and found != num_classes:
-            model = builder.build(arch, found)
+        differences = _differing_classes(model, state)
+        if differences is not None and differences != num_classes:
+            model = builder.build(arch, differences)
         reason = misfit(model, state)
         if reason is None:
             own = model.state_dict()  # with its version, which MNASNet asks for

@@ -97,13 +97,13 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         )
     if unreadable:
         told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
-    found = joint_figures(file)
-    if found is None:
+    joint = joint_figures(file)
+    if joint is None:
         return told
-    shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(found).items())
+    shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(joint).items())
     told.append(f"joint accuracy in %: {shown}")
     num_classes = _num_classes(file)
-    told += _against_stored(file, found.top1, total - unreadable)
+    told += _against_stored(file, joint.top1, total - unreadable)
     why = (
         "the classes are numbered otherwise (class_order=, another list), the normalisation is another (mean=, "
         "std=, dataset=), or the checkpoint belongs to other data"
@@ -111,11 +111,11 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
     if expect_top1 is not None:
         hint = f"{_stored(file)}; " if "stored_accuracy" in file.attrs else ""
         expected = expect_top1 / 100 if expect_top1 > 1 else expect_top1
-        if abs(found.top1 - expected) > _TOLERANCE:
+        if abs(joint.top1 - expected) > _TOLERANCE:
             raise DataError(
-                f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(found.top1)}: {hint}{why}; "
+                f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(joint.top1)}: {hint}{why}; "
                 "the rows are kept for a run without expect_top1=, or discarded by one with restart="
             )
-    elif found.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
-        told.append(f"warning: top-1 {percent(found.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
+    elif joint.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
+        told.append(f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
     return told

@@ -119,9 +119,9 @@ def in_options(message: str, group: click.Group, ctx: click.Context) -> str:
     flags = {str(option.name): max(option.opts, key=len) for option in options}
     flags |= {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
 
-    def as_option(found: re.Match[str]) -> str:
-        flag = flags.get(found[1])
-        return found[0] if flag is None else flag + (" " if found[2] else "")
+    def as_option(match: re.Match[str]) -> str:
+        flag = flags.get(match[1])
+        return match[0] if flag is None else flag + (" " if match[2] else "")
 
     return re.sub(r"\b([a-z]\w*)=(?:True\b)?(?=(['\w])?)", as_option, message)
 

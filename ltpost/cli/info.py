@@ -30,11 +30,11 @@ def info(files: tuple[Path, ...], as_json: bool, safe: bool) -> None:
     Example: ltpost info features/val.h5
     """
     if safe:
-        said = [in_a_child(path, as_json) for path in files]
+        texts = [in_a_child(path, as_json) for path in files]
         if as_json:
-            print_json([summary for text in said for summary in json.loads(text)])
+            print_json([summary for text in texts for summary in json.loads(text)])
         else:
-            click.echo("\n\n".join(text.rstrip("\n") for text in said))
+            click.echo("\n\n".join(text.rstrip("\n") for text in texts))
         return
     from ltpost.data.load import load
     from ltpost.report.summary import Summary

@@ -152,10 +152,10 @@ class FeatureFolder:
             DataError: no such file, or it contradicts another one.
         """
         if split not in self._shown:
-            found = self._complete(split)
+            feature_set = self._complete(split)
             if split + VIEWS in self._files():
-                found.view_rows = self._complete(split + VIEWS)
-            self._shown[split] = found if self.expert is None else found.expert(self.expert)
+                feature_set.view_rows = self._complete(split + VIEWS)
+            self._shown[split] = feature_set if self.expert is None else feature_set.expert(self.expert)
         return self._shown[split]
 
     def _complete(self, split: str) -> FeatureSet:
@@ -163,10 +163,10 @@ class FeatureFolder:
         if split not in self._loaded and self.folders:
             self._loaded[split] = side_by_side([folder._complete(split) for folder in self.folders])
         elif split not in self._loaded:
-            found = self._loaded[split] = self._load(split)
+            feature_set = self._loaded[split] = self._load(split)
             for other in sorted(self.splits(), key=lambda name: name != "train"):
-                if other in self._loaded or found.class_counts is None or found.head is None:
-                    self._adopt(found, other)
+                if other in self._loaded or feature_set.class_counts is None or feature_set.head is None:
+                    self._adopt(feature_set, other)
         return self._loaded[split]
 
     def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
@@ -190,11 +190,11 @@ class FeatureFolder:
         """The split of this name; default test, or val where there is no test."""
         return self[split or ("val" if "test" not in self and "val" in self else "test")]
 
-    def _adopt(self, found: FeatureSet, other: str) -> None:
+    def _adopt(self, feature_set: FeatureSet, other: str) -> None:
         """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)
-        found.adopt(source)
-        require_same_extraction(found, source)
-        if found.class_counts is None and other == "train":
+        feature_set.adopt(source)
+        require_same_extraction(feature_set, source)
+        if feature_set.class_counts is None and other == "train":
             counts = source.count_samples()
-            found.class_counts = distributed.sum_array(counts) if self.parts else counts
+            feature_set.class_counts = distributed.sum_array(counts) if self.parts else counts

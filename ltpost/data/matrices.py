@@ -65,11 +65,11 @@ class Matrices:
         """What a reader of any figure on this split has to know."""
         if self._logits is None or not checks.are_probabilities(self._logits):
             return ()
-        said = (
+        note = (
             f"{self.name}: 'logits' are probabilities, as rows lie in [0, 1] and sum to 1, but methods need logits or "
             "log probabilities; store the logarithm of what is there"
         )
-        return (said,)
+        return (note,)
 
     def block_rows(self) -> int:
         """How many rows make a block of about 16 MiB."""

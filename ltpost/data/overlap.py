@@ -26,10 +26,10 @@ def same_rows_note(one: FeatureSet, other: FeatureSet) -> str | None:
     end = "figures on rows that were fitted to or chosen on are too good; extract splits that share no image"
     if _fingerprint(one) is not None and _fingerprint(one) == _fingerprint(other):
         return f"LEAK: {begin} were extracted from the same images (equal fingerprints of the data); {end}"
-    found, tried = shared_rows(one, other)
-    if found < max(2, _SHARE * tried):
+    shared, tried = shared_rows(one, other)
+    if shared < max(2, _SHARE * tried):
         return None
-    return f"LEAK: {begin} share rows: {found:,} of {tried:,} rows that were compared are in both; {end}"
+    return f"LEAK: {begin} share rows: {shared:,} of {tried:,} rows that were compared are in both; {end}"
 
 
 def shared_rows(one: FeatureSet, other: FeatureSet) -> tuple[int, int]:

@@ -137,15 +137,15 @@ def profile(name: str, class_counts: Array) -> Array:
     >>> profile("backward-4", np.array([30, 10, 20])).round(3)
     array([0.143, 0.571, 0.286])
     """
-    found = PROFILE.fullmatch(name)
-    if found is None or not float(found[2]) >= 1:
+    match = PROFILE.fullmatch(name)
+    if match is None or not float(match[2]) >= 1:
         raise UsageError(f"a profile must be forward-F or backward-F with a factor F of 1 or more, but is {name!r}")
     classes = len(class_counts)
     rank = np.empty(classes)
     rank[np.argsort(-np.asarray(class_counts), kind="stable")] = np.arange(classes)
-    if found[1] == "backward":
+    if match[1] == "backward":
         rank = classes - 1 - rank
-    prior = float(found[2]) ** (-rank / max(1, classes - 1))
+    prior = float(match[2]) ** (-rank / max(1, classes - 1))
     result: Array = prior / prior.sum()
     return result
 

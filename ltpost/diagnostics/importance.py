@@ -21,15 +21,15 @@ def importance(subject: Subject) -> Finding:
     """For the loss of each group: total E, its share on the weights of each group, and on the top tenth of weights."""
     weight = subject.linear.weight.astype(np.float64)
     members = {name: classes for name, classes in subject.members().items() if name != "all"}
-    found = gradients(subject)
-    for matrix in found.values():
+    gradient = gradients(subject)
+    for matrix in gradient.values():
         matrix *= weight
         matrix *= matrix
-    totals = {name: float(matrix.sum()) for name, matrix in found.items()}
+    totals = {name: float(matrix.sum()) for name, matrix in gradient.items()}
     share = np.array([[_part(matrix[classes].sum(), totals[name]) for classes in members.values()]
-                      for name, matrix in found.items()])  # fmt: skip
+                      for name, matrix in gradient.items()])  # fmt: skip
     top = {}
-    for name, matrix in found.items():
+    for name, matrix in gradient.items():
         keep = max(1, round(_TOP * matrix.size))
         top[name] = _part(np.partition(matrix.ravel(), -keep)[-keep:].sum(), totals[name])
     names = list(members)
@@ -44,7 +44,7 @@ def importance(subject: Subject) -> Finding:
             for k, name in enumerate(names)
         },
         lambda ax: pictures.group_matrix(names, names, share, ("loss of", "importance in weights of"), ax),
-        {f"for_{name}": matrix.sum(axis=1) for name, matrix in found.items()},
+        {f"for_{name}": matrix.sum(axis=1) for name, matrix in gradient.items()},
     )
 
 

@@ -23,9 +23,9 @@ def margins(subject: Subject) -> Finding:
     values: dict[str, dict[str, float]] = {}
     for name, classes in subject.members().items():
         inside = margin[classes[subject.labels]]
-        found = [mean_of_known(mean[classes]), *np.quantile(inside, _SHARES).tolist(), float((inside > 0).mean())]
-        values[name] = dict(zip(("mean", "q10", "q50", "q90", "positive"), found, strict=True))
-        rows.append([name, *found])
+        figures = [mean_of_known(mean[classes]), *np.quantile(inside, _SHARES).tolist(), float((inside > 0).mean())]
+        values[name] = dict(zip(("mean", "q10", "q50", "q90", "positive"), figures, strict=True))
+        rows.append([name, *figures])
     shown = {"10 %": "q10", "median": "q50", "90 %": "q90"}
     return Finding(
         "margins",

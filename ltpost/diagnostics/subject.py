@@ -60,9 +60,9 @@ class Subject:
                 f"{self.head.num_classes}; it was made for other features"
             )
         self.counts: NDArray[np.int64] = feature_set.require_counts("a diagnosis")
-        found = feature_set.shot_groups() if groups is None else groups
-        assert found is not None
-        self.groups: ShotGroups = found
+        shots = feature_set.shot_groups() if groups is None else groups
+        assert shots is not None
+        self.groups: ShotGroups = shots
         self.totals = np.bincount(feature_set.labels, minlength=feature_set.num_classes)
         self.present: NDArray[np.bool_] = self.totals > 0
 

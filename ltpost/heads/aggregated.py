@@ -242,16 +242,16 @@ class InstanceWeightedHead(Saved):
         if self._known is not None and self._known[0] is rows:
             return self._known[1]
         views, index = rows.two_views()
-        found = np.empty((len(index), len(self.experts)), dtype=np.float32)
+        shares = np.empty((len(index), len(self.experts)), dtype=np.float32)
         size = max(1, _BLOCK_ELEMENTS // (len(self.experts) * self.num_classes))
         for start in range(0, len(index), size):
             part = index[start : start + size]
             first, second = (stacked_logits(self.experts, views, part[:, view]) for view in (0, 1))
-            found[start : start + size] = best_on_simplex(
+            shares[start : start + size] = best_on_simplex(
                 agreement(first, second, self.space, self.similarity), len(part), len(self.experts)
             )
-        self._known = (rows, found)
-        return found
+        self._known = (rows, shares)
+        return shares
 
     def row_figures(self, rows: HeadRows) -> dict[str, Array]:
         """The weight of every expert, (N,) each."""
@@ -278,8 +278,8 @@ class InstanceWeightedHead(Saved):
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """The experts; weights are found anew for the rows that the head is used on."""
         specs, tensors = experts_state(self.experts)
-        said = {"space": self.space, "similarity": self.similarity, "strength": self.strength}
-        return {"kind": "instance-weighted", "experts": specs, **said}, tensors
+        settings = {"space": self.space, "similarity": self.similarity, "strength": self.strength}
+        return {"kind": "instance-weighted", "experts": specs, **settings}, tensors
 
 
 def stacked_logits(experts: Sequence[ExpertHead], rows: HeadRows, key: Key) -> NDArray[np.float64]:

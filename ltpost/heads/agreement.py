@@ -92,9 +92,9 @@ def best_on_simplex(of: Agreement, num_rows: int, num_experts: int, precision: f
     value = of(best)
 
     def take(moved: Doubles) -> bool:
-        found = of(moved)
-        better = found > value + _NOTHING * np.maximum(1.0, np.abs(value))
-        best[better], value[better] = moved[better], found[better]
+        moved_value = of(moved)
+        better = moved_value > value + _NOTHING * np.maximum(1.0, np.abs(value))
+        best[better], value[better] = moved[better], moved_value[better]
         return bool(better.any())
 
     for point in starts(num_experts):

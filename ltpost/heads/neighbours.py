@@ -76,9 +76,9 @@ class NeighbourHead(Saved):
         size = max(count, _BLOCK_ELEMENTS // max(self.num_features, len(queries)), 1)
         for start in range(0, len(self.rows), size):
             block = self.rows[start : start + size].astype(np.float32)
-            found = queries @ block.T
-            chosen = _largest(found, min(count, len(block)))
-            best = np.concatenate([best, np.take_along_axis(found, chosen, 1)], axis=1)
+            cosines = queries @ block.T
+            chosen = _largest(cosines, min(count, len(block)))
+            best = np.concatenate([best, np.take_along_axis(cosines, chosen, 1)], axis=1)
             numbers = np.concatenate([numbers, chosen + start], axis=1)
             kept = _largest(best, min(count, best.shape[1]))
             best, numbers = np.take_along_axis(best, kept, 1), np.take_along_axis(numbers, kept, 1)

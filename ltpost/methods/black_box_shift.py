@@ -65,8 +65,8 @@ def black_box_shift(
         raise UsageError(f"ridge= must be 0 or more, but is {ridge:g}")
     log_pi = log_prior(class_counts)
     box = RescaledHead(joint, offset=-log_pi)
-    table, there = confusion(val, box, predictions)
-    share, condition = solve_prior(table, mean_prediction(not_empty(target), box, predictions), there, ridge)
+    table, present = confusion(val, box, predictions)
+    share, condition = solve_prior(table, mean_prediction(not_empty(target), box, predictions), present, ridge)
     log_q = safe_log(share)
     notes = (
         f"K is nearly singular (condition number {condition:.0f}), so that q is noise in part; give a ridge of 0.01",
@@ -75,7 +75,7 @@ def black_box_shift(
 
 
 def solve_prior(
-    table: NDArray[np.float64], mean: NDArray[np.float64], there: NDArray[np.bool_], ridge: float
+    table: NDArray[np.float64], mean: NDArray[np.float64], present: NDArray[np.bool_], ridge: float
 ) -> tuple[NDArray[np.float64], float]:
     """The prior q ≥ 0 with K q = μ in least squares, pulled to uniform by ``ridge``, and the condition number of K.
 
@@ -86,19 +86,19 @@ def solve_prior(
     """
     classes, condition = len(mean), 1.0
     prior = np.full(classes, 1 / classes)
-    if there.any():
-        part = table[:, there]
-        rest = mean - table[:, ~there] @ prior[~there]
+    if present.any():
+        part = table[:, present]
+        rest = mean - table[:, ~present] @ prior[~present]
         if ridge:
             gram = part.T @ part
             pull = ridge * _greatest_eigenvalue(gram)
-            right = part.T @ rest + pull * prior[there]
+            right = part.T @ rest + pull * prior[present]
             gram[np.diag_indices_from(gram)] += pull
-            found = np.linalg.solve(gram, right)
+            solution = np.linalg.solve(gram, right)
         else:
-            found, _, _, singular = np.linalg.lstsq(part, rest, rcond=None)
+            solution, _, _, singular = np.linalg.lstsq(part, rest, rcond=None)
             condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf
-        prior[there] = found
+        prior[present] = solution
     prior = np.maximum(prior, 0.0)
     total = prior.sum()
     return (prior / total if total > 0 else np.full(classes, 1 / classes)), condition

@@ -58,17 +58,17 @@ def class_offsets(
     counts = rows_per_class(val, absent=True)
     present = counts > 0
     fit = Fit(solver="convex", strengths=(RIDGE,), tolerance=1e-5, device=device, progress=progress)
-    found = rescale(
+    rescaling = rescale(
         val, joint, Loss(), fit, name="class-offsets", shift_unit=present.astype(float), factors=False, absent=True
     )
-    head = found.head(RIDGE)
+    head = rescaling.head(RIDGE)
     assert isinstance(head, RescaledHead)
     offset = np.zeros(len(counts)) if head.offset is None else head.offset
     variance = _variance(val, head, row_weights(val.labels, counts))
     params: dict[str, float] = {}
     if shrinkage == "empirical-bayes":
         offset, params = shrunk(offset, variance, log_pi, present)
-    return Family.single(RescaledHead(joint, offset=offset), params=params, notes=found.notes)
+    return Family.single(RescaledHead(joint, offset=offset), params=params, notes=rescaling.notes)
 
 
 def _variance(val: FeatureSet, head: Head, weights: NDArray[np.float64]) -> NDArray[np.float64]:

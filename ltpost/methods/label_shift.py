@@ -67,8 +67,8 @@ def shifted(head: Head, offset: Array, log_q: Array, class_counts: Array, *notes
     groups, prior = shot_groups(class_counts), np.exp(log_q - log_q.max())
     prior = prior / prior.sum()
     shares = {name: float(prior[getattr(groups, name)].sum()) for name in GROUPS if getattr(groups, name).any()}
-    found = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-    return Family.single(RescaledHead(head, offset=offset), notes=(f"class prior found: {found}", *notes))
+    listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    return Family.single(RescaledHead(head, offset=offset), notes=(f"class prior found: {listed}", *notes))
 
 
 METHOD = Method(

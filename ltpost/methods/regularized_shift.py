@@ -57,8 +57,8 @@ def regularized_shift(
         raise UsageError(f"alpha= must be 0 or more and delta= between 0 and 1, but they are {alpha:g} and {delta:g}")
     log_pi = log_prior(class_counts)
     box = RescaledHead(joint, offset=-log_pi)
-    table, there = confusion(val, box, predictions)
-    joint_table = table / max(1, there.sum())
+    table, present = confusion(val, box, predictions)
+    joint_table = table / max(1, present.sum())
     change = mean_prediction(not_empty(target), box, predictions) - joint_table.sum(axis=1)
     bound = np.log(2 * len(log_pi) / delta)
     rho = 3 * (2 * bound / (3 * max(1, len(val))) + np.sqrt(2 * bound / max(1, len(val))))
@@ -83,7 +83,7 @@ def solve_weights(table: NDArray[np.float64], change: NDArray[np.float64], penal
         gradient: Array = table.T @ residual / one + penalty * theta / two
         return float(one + penalty * two), gradient
 
-    found = minimize(
+    solution = minimize(
         objective,
         np.zeros(table.shape[1]),
         jac=True,
@@ -91,7 +91,7 @@ def solve_weights(table: NDArray[np.float64], change: NDArray[np.float64], penal
         bounds=[(-1.0, None)] * table.shape[1],
         options={"maxiter": 5000, "maxfun": 10_000, "ftol": 1e-14, "gtol": 1e-10},
     )
-    return np.asarray(found.x)
+    return np.asarray(solution.x)
 
 
 METHOD = Method(

@@ -77,9 +77,9 @@ def sade(
         weights, done = _maximise(objective), 0
     else:
         weights, done = _descend(objective, epochs, learning_rate, weight_decay, batch_size, seed)
-    said = ", ".join(f"{weight:.3f}" for weight in weights)
+    listed = ", ".join(f"{weight:.3f}" for weight in weights)
     before, after = (objective(a)[0] for a in (np.full(len(weights), 1 / len(weights)), weights))
-    notes = [f"weights of the experts {said}: mean cosine of two views {after:.4f}, with equal weights {before:.4f}"]
+    notes = [f"weights of the experts {listed}: mean cosine of two views {after:.4f}, with equal weights {before:.4f}"]
     if solver == "sgd" and done < epochs:
         notes.append(f"stopped after epoch {done} of {epochs}, as a weight fell below {LEAST_WEIGHT:g}")
     head = AggregatedHead(experts, weights)
@@ -174,7 +174,7 @@ def _maximise(objective: _Objective) -> Doubles:
         value, slope = objective(weights)
         return -value, -slope
 
-    found = minimize(
+    solution = minimize(
         negative,
         start,
         jac=True,
@@ -183,7 +183,7 @@ def _maximise(objective: _Objective) -> Doubles:
         constraints={"type": "eq", "fun": lambda a: a.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-9},
     )
-    weights = np.clip(found.x, 0, None)
+    weights = np.clip(solution.x, 0, None)
     return np.asarray(weights / weights.sum())
 
 

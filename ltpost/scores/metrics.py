@@ -81,16 +81,16 @@ def row_weights(
 
 
 def selection_score(values: Array, select: str) -> Array:
-    """The figure that a choice maximises, from (5, …) figures; ``harmonic`` is the mean of the groups that there are.
+    """The figure that a choice maximises, from (5, …) figures; ``harmonic`` is their harmonic mean over the groups.
 
     Raises:
         DataError: the figure is not defined here (no training counts, or an empty group).
     """
     if select == "harmonic":
-        there = values[:3][~np.isnan(values[:3]).reshape(3, -1).any(axis=1)]
+        known = values[:3][~np.isnan(values[:3]).reshape(3, -1).any(axis=1)]
         with np.errstate(divide="ignore"):
             score: Array = (
-                len(there) / (1 / np.abs(there)).sum(axis=0) if len(there) else np.full(values.shape[1:], np.nan)
+                len(known) / (1 / np.abs(known)).sum(axis=0) if len(known) else np.full(values.shape[1:], np.nan)
             )
     else:
         score = values[FIGURES.index(select)]

@@ -107,12 +107,12 @@ def stationary(
     A class without a row gets the mean of all rows as its column. Power iteration, until the L1 norm of the change is
     at most ``tolerance``.
     """
-    there = counts > 0
+    has_rows = counts > 0
     overall = sums.sum(axis=0, dtype=np.float64)
-    overall = overall / overall.sum() if there.any() else np.full(len(counts), 1 / len(counts))
+    overall = overall / overall.sum() if has_rows.any() else np.full(len(counts), 1 / len(counts))
     share, prior = 1 / np.maximum(counts, 1), np.full(len(counts), 1 / len(counts))
     for _ in range(most):
-        step = (prior * share * there).astype(np.float32) @ sums + prior[~there].sum() * overall
+        step = (prior * share * has_rows).astype(np.float32) @ sums + prior[~has_rows].sum() * overall
         step = step / step.sum()
         change = np.abs(step - prior).sum()
         prior = step

@@ -59,10 +59,10 @@ def accuracy_under(prior: Array, hits: Array, totals: Array) -> float:
     >>> accuracy_under(np.array([0.75, 0.25]), np.array([4, 1]), np.array([4, 4]))
     0.8125
     """
-    there = totals > 0
-    if not there.any():
+    present = totals > 0
+    if not present.any():
         return np.nan
-    return float(prior[there] @ (hits[there] / totals[there]) / prior[there].sum())
+    return float(prior[present] @ (hits[present] / totals[present]) / prior[present].sum())
 
 
 def spread_under_dirichlet(prior: Array, hits: Array, totals: Array, concentration: float = CONCENTRATION) -> float:
@@ -73,9 +73,9 @@ def spread_under_dirichlet(prior: Array, hits: Array, totals: Array, concentrati
 
     NOTE[DIFF]: DirMixE draws three such priors, with 5 % of noise on top.
     """
-    there = totals > 0
-    share = prior[there] / prior[there].sum()
-    accuracy = hits[there] / totals[there]
+    present = totals > 0
+    share = prior[present] / prior[present].sum()
+    accuracy = hits[present] / totals[present]
     variance = share @ np.square(accuracy) - (share @ accuracy) ** 2
     return float(np.sqrt(max(0.0, variance) / (concentration + 1)))
 
