@@ -6,28 +6,15 @@ from pathlib import Path
 
 import click
 
-from ltpost.cli.options import print_json
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT
+from ltpost.cli.options import folder_option, print_json, shot_options
 
 
 @click.command()
 @click.option("--head", "head_file", type=click.Path(path_type=Path), help="A saved head.  [default: the joint one]")
 @click.option("--split", help="Split to look at.  [default: test, or val where there is no test]")
-@click.option(
-    "--features",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("features"),
-    show_default=True,
-    help="Folder of the feature files <split>.h5.",
-)
+@folder_option
 @click.option("--only", help="Which diagnostics, such as norms,collapse.  [default: all]")
-@click.option(
-    "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
-)
-@click.option(
-    "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
-)
+@shot_options
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for one picture of each, <name>.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every class.")
 def diagnose(

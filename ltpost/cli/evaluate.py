@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from ltpost.cli.options import output_options, print_json, test_prior_option
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT
+from ltpost.cli.options import folder_option, output_options, print_json, shot_options, test_prior_option
 
 
 @click.command()
@@ -19,20 +18,8 @@ from ltpost.data.priors import FEW_SHOT, MANY_SHOT
     help="A head that ltpost saved; may be given several times. The joint classifier is always shown.",
 )
 @click.option("--split", help="Split to evaluate on.  [default: test, or val where there is no test]")
-@click.option(
-    "--features",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("features"),
-    show_default=True,
-    help="Folder of the feature files <split>.h5.",
-)
-@click.option(
-    "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
-)
-@click.option(
-    "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
-)
+@folder_option
+@shot_options
 @click.option("--per-class", is_flag=True, help="Print the accuracy of every class too.")
 @click.option(
     "--calibration",

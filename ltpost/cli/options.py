@@ -108,6 +108,27 @@ def parse_grid(text: str) -> tuple[float, ...]:
     return tuple(sorted(round(start + k * step, 10) for k in range(count)))
 
 
+#: ``--features``, where one folder is read; the command gets it as ``folder``
+folder_option = click.option(
+    "--features",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("features"),
+    show_default=True,
+    help="Folder of the feature files <split>.h5.",
+)
+
+
+def shot_options(command: Command) -> Command:
+    """``--many-shot`` and ``--few-shot``; the command gets them by these names."""
+    command = click.option(
+        "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
+    )(command)
+    return click.option(
+        "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
+    )(command)
+
+
 def experiment_options(command: Command) -> Command:
     """Options of :class:`ltpost.experiment.Experiment`; the command gets them as ``experiment``."""
 
@@ -130,12 +151,7 @@ def experiment_options(command: Command) -> Command:
         help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups.",
     )
     @click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so.")
-    @click.option(
-        "--many-shot", type=int, default=MANY_SHOT, show_default=True, help="Many: more training samples than this."
-    )
-    @click.option(
-        "--few-shot", type=int, default=FEW_SHOT, show_default=True, help="Few: fewer training samples than this."
-    )
+    @shot_options
     @click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, bootstrap and sampling."
     )

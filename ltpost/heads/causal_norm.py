@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
-from ltpost.heads.linear import feature_reader
+from ltpost.heads.feature_head import FeatureHead
+from ltpost.heads.linear import check_columns
 from ltpost.heads.normalized import normalized
-from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
-from ltpost.heads.saving import Saved
+from ltpost.heads.protocol import Array, Spec
 
 PARTS, SCALE, GAMMA = 2, 16.0, 1 / 32
 
 
-class CausalNormHead(Saved):
+class CausalNormHead(FeatureHead):
     """z_c = τ/K Σ_k (x̂_k - α cos(x_k, e_k) ê_k) · w_ck / (‖w_ck‖ + γ).
 
     The D columns are K parts of D / K; x̂ and ê are of unit length within their part. α = 0 is the classifier as it was
@@ -79,10 +79,7 @@ class CausalNormHead(Saved):
 
     def logits(self, features: Array) -> Array:
         """(n, D) features to (n, C) float32 logits."""
-        if features.ndim != 2 or features.shape[1] != self.num_features:
-            raise DataError(
-                f"features must have shape (N, {self.num_features}) for this head, but have {features.shape}"
-            )
+        check_columns(features, self.num_features)
         changed = []
         for piece, embed in zip(
             np.split(np.asarray(features, dtype=np.float64), self.parts, axis=1), self._unit_embed, strict=True
@@ -92,18 +89,6 @@ class CausalNormHead(Saved):
         query = np.concatenate(changed, axis=1).astype(np.float32)
         scores: Array = np.float32(self.scale / self.parts) * (query @ self._unit_weight.T)
         return scores
-
-    def is_stored(self, rows: HeadRows) -> bool:
-        """False: whether stored logits are its own is not known."""
-        return False
-
-    def reader(self, rows: HeadRows) -> Reader:
-        """See :class:`~ltpost.heads.protocol.Head`."""
-        return feature_reader(self, rows)
-
-    def linear(self) -> None:
-        """None: it normalises every feature vector."""
-        return
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""

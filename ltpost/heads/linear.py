@@ -65,10 +65,7 @@ class LinearHead(Saved):
 
     def logits(self, features: Array) -> Array:
         """(n, D) features to (n, C) float32 logits."""
-        if features.ndim != 2 or features.shape[1] != self.num_features:
-            raise DataError(
-                f"features must have shape (N, {self.num_features}) for this head, but have {features.shape}"
-            )
+        check_columns(features, self.num_features)
         with np.errstate(over="ignore", invalid="ignore"):  # who reads the rows says so, see feature_reader
             scores: Array = np.asarray(features, dtype=np.float32) @ self.weight.T
             if self.bias is not None:
@@ -119,6 +116,12 @@ class LinearHead(Saved):
         bias = "no bias" if self.bias is None else "bias"
         signature = self.info.get("signature")
         return f"LinearHead(C={self.num_classes}, D={self.num_features}, {bias}{f', {signature}' if signature else ''})"
+
+
+def check_columns(features: Array, num_features: int) -> None:
+    """Raise DataError unless the features are (n, D)."""
+    if features.ndim != 2 or features.shape[1] != num_features:
+        raise DataError(f"features must have shape (N, {num_features}) for this head, but have {features.shape}")
 
 
 def feature_reader(head: Any, rows: HeadRows) -> Reader:

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.heads.linear import feature_reader
+from ltpost.heads.feature_head import FeatureHead
+from ltpost.heads.linear import check_columns
 from ltpost.heads.normalized import normalized
-from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
-from ltpost.heads.saving import Saved
+from ltpost.heads.protocol import Array, Spec
 
 _BLOCK_ELEMENTS = 2**22  # of training rows, and of similarities, at a time: 16 MiB each as float32
 _LONGEST = 1.01  # of a row of unit length, rounded to float16
 
 
-class NeighbourHead(Saved):
+class NeighbourHead(FeatureHead):
     """The vote of the k nearest training rows. It holds all of them: 2 N D bytes in memory and in its file.
 
     Args:
@@ -95,26 +95,11 @@ class NeighbourHead(Saved):
 
     def logits(self, features: Array) -> Array:
         """(n, D) features to (n, C) float32."""
-        if features.ndim != 2 or features.shape[1] != self.num_features:
-            raise DataError(
-                f"features must have shape (N, {self.num_features}) for this head, but have {features.shape}"
-            )
+        check_columns(features, self.num_features)
         size = max(1, _BLOCK_ELEMENTS // max(self.num_classes, 4096))
         parts = [features[start : start + size] for start in range(0, len(features), size)]
         scores = [self.count_votes(*self.nearest(part, self.k), self.k) for part in parts]
         return np.concatenate(scores) if scores else np.empty((0, self.num_classes), np.float32)
-
-    def is_stored(self, rows: HeadRows) -> bool:
-        """Never."""
-        return False
-
-    def reader(self, rows: HeadRows) -> Reader:
-        """See :class:`~ltpost.heads.protocol.Head`."""
-        return feature_reader(self, rows)
-
-    def linear(self) -> None:
-        """None: it compares with every training row."""
-        return
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""

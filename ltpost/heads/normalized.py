@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
-from ltpost.heads.linear import feature_reader
-from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
-from ltpost.heads.saving import Saved
+from ltpost.heads.feature_head import FeatureHead
+from ltpost.heads.protocol import Array, Spec
 
 
-class NormalizedMeanHead(Saved):
+class NormalizedMeanHead(FeatureHead):
     """z_c = -‖q - μ_c‖², q = (x - m) / ‖x - m‖.
 
     The norm of the query makes it no linear function of x, so that there is no weight matrix to export.
@@ -51,18 +50,6 @@ class NormalizedMeanHead(Saved):
         squares = np.square(query).sum(1)[:, None] + np.square(self.means).sum(1)
         scores: Array = (2 * query @ self.means.T - squares).astype(np.float32)
         return scores
-
-    def is_stored(self, rows: HeadRows) -> bool:
-        """Never."""
-        return False
-
-    def reader(self, rows: HeadRows) -> Reader:
-        """See :class:`~ltpost.heads.protocol.Head`."""
-        return feature_reader(self, rows)
-
-    def linear(self) -> None:
-        """None: it normalises every feature vector."""
-        return
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
-from ltpost.heads.linear import feature_reader
-from ltpost.heads.protocol import Array, HeadRows, Reader, Spec
-from ltpost.heads.saving import Saved
+from ltpost.heads.feature_head import FeatureHead
+from ltpost.heads.protocol import Array, Spec
 
 
-class PrototypeHead(Saved):
+class PrototypeHead(FeatureHead):
     """z_c = -½ ‖(x - p_c) / T‖, the norm not squared.
 
     Args:
@@ -53,18 +52,6 @@ class PrototypeHead(Saved):
         squares = np.square(query).sum(1)[:, None] + np.square(scaled).sum(1) - 2 * query @ scaled.T
         scores: Array = -0.5 * np.sqrt(np.maximum(squares, 0))
         return scores.astype(np.float32)
-
-    def is_stored(self, rows: HeadRows) -> bool:
-        """Never."""
-        return False
-
-    def reader(self, rows: HeadRows) -> Reader:
-        """See :class:`~ltpost.heads.protocol.Head`."""
-        return feature_reader(self, rows)
-
-    def linear(self) -> None:
-        """None: a distance is no linear function of x."""
-        return
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""
