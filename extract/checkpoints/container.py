@@ -1,4 +1,4 @@
-"""The content of a checkpoint file. Nothing is unpickled but tensors, plain containers and a few inert types."""
+"""The content of a checkpoint file. Nothing is unpickled but tensors, arrays, plain containers and argparse's options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ltpost.errors import DataError
 from ltpost.extract.checkpoints.layouts import Container
-from ltpost.extract.messages import first_line
+from ltpost.extract.data.pickles import filled, stand_ins
+from ltpost.extract.messages import first_line, reading
 
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 
@@ -73,21 +73,11 @@ _REMEDY = (
 )
 
 
-def _inert_types() -> list[Any]:
-    """What a checkpoint may hold beside tensors: numpy arrays and scalars, and argparse's options. None runs code."""
-    reconstruct = np.zeros(0).__reduce__()[0]
-    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
-    old, new = "numpy.core.multiarray", "numpy._core.multiarray"
-    scalar = np.float64(0).__reduce__()[0]
-    numpy_names = [(thing, f"{module}.{thing.__name__}") for thing in (reconstruct, scalar) for module in (old, new)]
-    return [*numpy_names, np.ndarray, np.dtype, *dtypes, argparse.Namespace]
-
-
 def _read_torch(source: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_inert_types()), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*stand_ins(), argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the pickle's protocol
-            return torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = _refused(source, str(error))
         if not names:
@@ -98,6 +88,8 @@ def _read_torch(source: Path) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001,RUF100 - torch raises errors of any kind on damaged files
         raise DataError(f"{source}: {_NOT_A_CHECKPOINT} ({first_line(error)})") from None
+    with reading(source, "a checkpoint"):
+        return filled(content)
 
 
 def _refused(source: Path, message: str) -> list[str]:
