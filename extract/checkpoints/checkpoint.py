@@ -167,11 +167,11 @@ def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
     """The tensor itself, if it is dense and of a type that a model can be filled with.
 
     Raises:
-        DataError: it is sparse, quantized, without content, or of a type that cannot be computed with.
+        DataError: it is sparse, quantized, nested, without content, or of a type that cannot be computed with.
     """
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
     if not plain or tensor.dtype not in _TYPES:
-        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        kind = "nested" if tensor.is_nested else str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
         raise DataError(f"{source}: tensor '{name}' must be a plain tensor of float32 or the like, but is {kind}")
     return tensor
 
