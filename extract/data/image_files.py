@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from ltpost.extract.data.source import Source, Unreadable, sha256_of_files, sha2
 from ltpost.extract.messages import first_line, need, reading
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 CLASS_ORDERS = ("string", "natural")
 
 
@@ -49,10 +51,19 @@ def decode(file: Path | BinaryIO) -> Any:
     try:
         if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
             return Unreadable("is not a regular file")
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             return (_high_bytes(image) if image.mode[0] in "IF" else image).convert("RGB")
     except Exception as error:  # noqa: BLE001,RUF100 - Pillow's plugins raise errors of any kind on damaged files
         return Unreadable(getattr(error, "strerror", None) or first_line(error))
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """The formats of Pillow that are tried, whatever the name of a file ends in. For others it may start programs."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _high_bytes(image: Any) -> Any:

@@ -22,6 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _LARGEST_SIDE = 2**14
+_LARGEST_AREA = 2**26  # pixels of an image that is resized by its shorter side
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -107,6 +108,15 @@ class Preprocess:
             left, top = _offset(image.width, self.crop), _offset(image.height, self.crop)
             image = image.crop((left, top, left + self.crop, top + self.crop))
         return _channels_last(np.asarray(image))
+
+    def refusal(self, image: Any) -> str | None:
+        """Why a PIL image or an array cannot be resized, or None: one that is long and thin becomes a very large one."""
+        width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
+        if self.resize is None or self.squash:
+            return None
+        new_width, new_height = _shorter_side((width, height), self.resize)
+        too_large = new_width * new_height > _LARGEST_AREA
+        return f"{width} x {height} is too long and thin to resize to {new_width} x {new_height}" if too_large else None
 
     def resized(self, image: Any) -> Any:
         """The image before the crop, as PIL's."""

@@ -14,4 +14,5 @@ KINDS = {
     "features": "tests.fuzz.features",
     "heads": "tests.fuzz.heads",
     "checkpoints": "tests.fuzz.checkpoints",
+    "images": "tests.fuzz.images",
 }
