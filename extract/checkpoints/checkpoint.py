@@ -151,10 +151,9 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
     state: dict[str, Tensor] = {}
     locations: dict[str, Location] = {}
     for part in layout.parts:
-        tensors = at(container, *part) or {}
-        names = {
-            name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)
-        }
+        tensors = at(container, *part)
+        items = tensors.items() if isinstance(tensors, Mapping) else ()
+        names = {name: tensor for name, tensor in items if isinstance(name, str) and isinstance(tensor, Tensor)}
         for short, name in _stripped(list(names)).items():
             new = _renamed(short, layout.rename)
             if new is not None:
@@ -194,12 +193,13 @@ def _renamed(name: str, rename: tuple[tuple[str, str | None], ...]) -> str | Non
 
 def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
     """LWS and MiSLAS: s_c multiplies w_c and b_c."""
-    weight = state.get("fc.weight")
-    if weight is None or len(weight) != len(scales):
+    weight, bias = state.get("fc.weight"), state.get("fc.bias")
+    fits = weight is not None and weight.ndim == 2 and (bias is None or bias.shape == scales.shape)
+    if weight is None or not fits or len(weight) != len(scales):
         raise DataError(f"{source}: has {len(scales)} factors for its classifier, but no 'fc.weight' with as many rows")
     state["fc.weight"] = weight * scales[:, None].to(weight)
-    if "fc.bias" in state:
-        state["fc.bias"] = state["fc.bias"] * scales.to(weight)
+    if bias is not None:
+        state["fc.bias"] = bias * scales.to(weight)
 
 
 def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) -> None:
@@ -225,7 +225,7 @@ def _normed_head(state: Mapping[str, Tensor]) -> str | None:
     norms = [tensor for key, tensor in state.items() if re.search(r"layer\d\.\d+\.bn\d\.weight$", key)]
     for name in ("fc", "linear"):
         weight = state.get(f"{name}.weight")
-        if weight is not None and norms and f"{name}.bias" not in state:
+        if weight is not None and weight.ndim == 2 and norms and norms[-1].ndim and f"{name}.bias" not in state:
             dimension = len(norms[-1])
             if weight.shape[0] == dimension != weight.shape[1]:
                 return name
@@ -257,11 +257,17 @@ def _accuracy(container: Container) -> tuple[str, float] | None:
         value = container.get(key)
         if isinstance(value, Mapping):  # many, medium, few and all
             value = next((value[name] for name in _OVERALL if name in value), None)
-        if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.number):
+        if (isinstance(value, Tensor) and value.device.type == "cpu" and _is_number(value)) or isinstance(
+            value, np.number
+        ):
             value = value.item()
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
             return key, value / 100 if value > 1 else float(value)
     return None
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested and tensor.numel() == 1
 
 
 def _near(source: Path) -> str:

@@ -1,4 +1,4 @@
-"""The content of a checkpoint file. Nothing is unpickled but tensors, arrays, plain containers and argparse's options."""
+"""The content of a checkpoint file. Nothing is unpickled but tensors, arrays, plain containers, argparse's options."""
 
 from __future__ import annotations
 
@@ -91,12 +91,23 @@ def _read_torch(source: Path) -> Any:
         return filled(content)
 
 
+_FOLDER = 0x10  # the attribute of DOS
+
+
 def _check_sums(source: Path) -> None:
-    """Raise DataError where a part of a zip file has not the checksum that stands beside it. torch does not look."""
+    """Refuse a zip file of which a part has not the checksum that stands beside it, or is marked as a folder.
+
+    torch does not look: it gives what is there, and for a folder what happens to be in memory.
+
+    Raises:
+        DataError: there is such a part.
+    """
     with reading(source, "a checkpoint"):
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
                 for part in archive.infolist():
+                    if part.file_size and (part.external_attr & _FOLDER or part.is_dir()):
+                        raise DataError(f"{source}: {_NOT_A_CHECKPOINT} ('{part.filename}' is marked as a folder)")
                     if part.CRC:  # else it was written with torch.serialization.set_crc32_options(False)
                         with archive.open(part) as stream:
                             while stream.read(2**20):

@@ -167,7 +167,7 @@ def _is_image(name: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links that lead back to a parent.
+    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links to a folder that led there.
 
     Raises:
         DataError: a folder cannot be read, whose images would be missing.
@@ -178,13 +178,17 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             return  # val/ need not have every class
         raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
+    above = {str(root): (os.path.realpath(root),)}  # the real places of a folder and of those that led to it
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), real)]
+        places = above.pop(folder)
+        inside = {name: os.path.realpath(Path(folder, name)) for name in folders}
+        folders[:] = [
+            name for name in folders if not (Path(folder, name).is_symlink() and _holds(inside[name], places))
+        ]
+        above.update({str(Path(folder, name)): (*places, inside[name]) for name in folders})
         yield folder, folders, files
 
 
-def _leads_back(folder: Path, parent: str) -> bool:
-    """Whether a folder is a link to ``parent`` or to a folder that holds it."""
-    target = os.path.realpath(folder)
-    return folder.is_symlink() and (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+def _holds(folder: str, places: tuple[str, ...]) -> bool:
+    """Whether one of the places is the folder or lies in it."""
+    return any((place + os.sep).startswith(folder.rstrip(os.sep) + os.sep) for place in places)

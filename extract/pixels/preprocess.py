@@ -54,6 +54,8 @@ class Preprocess:
             raise UsageError(f"std= must be positive, but is {list(self.std)}")
         if not self.mean or any(not math.isfinite(value) for value in self.mean):
             raise UsageError(f"mean= must be numbers, but is {list(self.mean)}")
+        if min(1 if side is None else side for side in (self.resize, self.crop)) < 1:
+            raise UsageError(f"img_size= must be at least 1, but is {min(self.resize or 0, self.crop or 0)}")
         if max(self.resize or 0, self.crop or 0) > _LARGEST_SIDE:
             raise UsageError(
                 f"img_size= and crop_pct= must give images of at most {_LARGEST_SIDE} pixels a side, but give "
@@ -110,7 +112,7 @@ class Preprocess:
         return _channels_last(np.asarray(image))
 
     def refusal(self, image: Any) -> str | None:
-        """Why a PIL image or an array cannot be resized, or None: one that is long and thin becomes a very large one."""
+        """Why a PIL image or an array cannot be resized, or None: a long and thin one becomes a very large one."""
         width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
         if self.resize is None or self.squash:
             return None

@@ -14,5 +14,7 @@ KINDS = {
     "features": "tests.fuzz.features",
     "heads": "tests.fuzz.heads",
     "checkpoints": "tests.fuzz.checkpoints",
+    "convert": "tests.fuzz.convert",
     "images": "tests.fuzz.images",
+    "layouts": "tests.fuzz.layouts",
 }

@@ -293,7 +293,7 @@ def wrong_rows(found: Any, state: dict[str, Tensor]) -> str:
     """Features and logits against those by hand."""
     with np.load(images() / "val.npz") as data:
         x = data["images"].transpose(0, 3, 1, 2).reshape(N, -1) / 255
-    tensors = {name: tensor.double().numpy() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().double().numpy() for name, tensor in state.items()}
     with np.errstate(all="ignore"):
         hidden = x @ tensors["stem.weight"].T + tensors["stem.bias"]
         scale = tensors["norm.weight"] / np.sqrt(tensors["norm.running_var"] + 1e-5)

@@ -268,7 +268,7 @@ def odd_storages(rng: np.random.Generator, folder: Path) -> tuple[bytes, bool]:
 def too_deep(rng: np.random.Generator, folder: Path) -> tuple[bytes, bool]:
     """Nested as deep as no reader follows, and references to what is not there."""
     pieces = [b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", b"\x80\x02h\xff.",
-              b"\x80\x02" + b"(" * 10**6 + b".",
+              b"\x80\x02" + b"(" * 10**5 + b".",
               b"\x80\x02}" + b"2" * 1000 + b"u.", b"\x80\x02X\xff\xff\xff\x7fa.",
               b"\x80\x02\x8a\x08" + b"\xff" * 8 + b".", b"\x80\x02U\x03abcQ.", b"\x80\x02P1\n.", b"\x80\x02\x82\x01."]  # fmt: skip
     return pieces[int(rng.integers(len(pieces)))], True
