@@ -20,6 +20,8 @@ from ltpost.extract.checkpoints.container import read_container
 from ltpost.extract.convert import convert
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.image_files import decode
+from ltpost.extract.data.lists import read_list
+from ltpost.extract.data.source import Unreadable
 from ltpost.extract.networks.hugging_face import _preprocess
 from ltpost.extract.networks.inspection import describe
 from ltpost.extract.networks.models import build_gated
@@ -235,6 +237,40 @@ def test_a_pipe_called_like_a_tar_file_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "val.tar")
     with pytest.raises(LtpostError, match="holds no split 'val'"):
         open_source(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({b"fine_labels": [0]}, "'data' and 'fine_labels' must have equally many rows, not 2 and 1"),
+        ({b"fine_labels": [0.5, 1.5]}, "'fine_labels' must be whole numbers"),
+        ({b"data": np.zeros((2, 3072))}, "'data' must be uint8, but is float64"),
+        ({b"data": np.zeros((2, 9), np.uint8)}, "cannot be read as a file of CIFAR"),
+        ({b"data": None}, "'data' must be uint8, but is object"),
+    ],
+)
+def test_odd_files_of_cifar(changes, message, tmp_path):
+    file = tmp_path / "cifar-100-python" / "test"
+    file.parent.mkdir()
+    file.write_bytes(pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"fine_labels": [0, 1]} | changes))
+    with pytest.raises(DataError, match=f"test: {message}"):
+        open_source(tmp_path, "test")
+
+
+def test_paths_of_a_table_stay_what_they_are(tmp_path):
+    (tmp_path / "val.csv").write_text("path,label\nNA,1\n007,2\n")
+    assert read_list(tmp_path / "val.csv")[0] == ["NA", "007"]
+    (tmp_path / "val.csv").write_text("path,label\na.png,1\n,2\n")
+    with pytest.raises(DataError, match="val.csv: column 'path' must hold texts .*, but one is ''"):
+        read_list(tmp_path / "val.csv")
+
+
+def test_a_path_longer_than_any_file_system_takes(tmp_path):
+    touch(tmp_path, "0.png")
+    (tmp_path / "val.txt").write_text("x" * 3000 + " 1\n0.png 0\n")
+    found = open_source(tmp_path, "val")
+    assert isinstance(next(iter(found.images.read(slice(0, 1)))), Unreadable)
+    assert found.labels.tolist() == [1, 0]
 
 
 # -- convert -----------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def tables(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]
     cells: list[tuple[Any, Any, bool]] = [
         ("a/0.png", 0, True), ("a/0.png", 12, True), ("ä, b.png", 1, True), ("a/0.png", "1.5", False),
         ("a/0.png", "x", False), ("a/0.png", "", False), ("a/0.png", 2**63, False), ("a/0.png", 2**70, False),
-        ("a\0.png", 1, False), ("", 1, False), ("a/0.png", "True", False), ("NA", 1, False),
+        ("a\0.png", 1, False), ("", 1, False), ("a/0.png", "True", False), ("NA", 1, True),
     ]  # fmt: skip
     some = [cells[0], *(cells[int(rng.integers(3))] for _ in range(3))]
     if rng.random() < 0.6:
@@ -428,10 +428,14 @@ def cifar(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]
     ]  # fmt: skip
     if (way := rng.random()) < 0.4:
         key = list(content)[int(rng.integers(2))]
-        content[key] = values[int(rng.integers(len(values)))]
-        rows = ANYTHING
+        value = content[key] = values[int(rng.integers(len(values)))]
+        rows = ANYTHING if isinstance(value, np.ndarray) else REFUSED
     elif way < 0.5:
-        names = values[int(rng.integers(len(values)))] if rng.random() < 0.5 else {b"fine_label_names": values[0]}
+        names = (
+            values[int(rng.integers(len(values)))]
+            if rng.random() < 0.5
+            else {b"fine_label_names": values[int(rng.integers(len(values)))]}
+        )
         rows = ANYTHING
     for name, value in (("val", content), ("test", content), ("meta", names)):
         (path / name).write_bytes(pickle.dumps(value, protocol=int(rng.integers(2, 6))))
