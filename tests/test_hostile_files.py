@@ -18,6 +18,7 @@ from ltpost.extract import extract_features
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.checkpoints.container import read_container
 from ltpost.extract.convert import convert
+from ltpost.extract.data import image_files
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.image_files import decode
 from ltpost.extract.data.lists import read_list
@@ -29,6 +30,11 @@ from ltpost.extract.networks.opening import open_network
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.loop import Batches
+from tests.fuzz import checkpoints
+from tests.fuzz import convert as fuzz_convert
+from tests.fuzz import images as fuzz_images
+from tests.fuzz import layouts as fuzz_layouts
+from tests.fuzz.case import Case
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
@@ -306,3 +312,59 @@ def test_odd_arrays_to_convert(changes, message, tmp_path):
 def test_finite_features_are_converted(tmp_path):
     np.savez(tmp_path / "x.npz", feats=FEATURES.astype(bool), labels=LABELS)
     assert ltpost.load(convert(tmp_path / "x.npz", tmp_path / "out.h5")).features[0].tolist() == [1, 1]
+
+
+# -- the fuzzer itself: a reader that is wrong is seen -----------------------------------------------------------------
+
+
+def test_a_checkpoint_read_wrongly_is_seen(tmp_path, monkeypatch):
+    path = tmp_path / "c.pth"
+    path.write_bytes(checkpoints.good_files()[0][1])
+    case = Case(path, "none", more=checkpoints.good_files()[0][1])
+    assert checkpoints.check(case) == "ok"
+    (tmp_path / checkpoints.MARK).touch()
+    assert checkpoints.check(case) == "wrong: the file has run code"
+    (tmp_path / checkpoints.MARK).unlink()
+    other = torch.load(io.BytesIO(case.more))
+    other["norm.bias"] += 1
+    torch.save(other, path)
+    assert checkpoints.check(case) == "wrong: norm.bias"
+    monkeypatch.setattr(checkpoints, "wrong_tensors", lambda *_: "")
+    monkeypatch.setattr(checkpoints, "read_checkpoint", lambda *_: read_checkpoint(old))
+    old = tmp_path / "old.pth"
+    old.write_bytes(case.more)
+    assert checkpoints.check(case) == "wrong: features"
+
+
+def test_features_converted_wrongly_are_seen(tmp_path, monkeypatch):
+    path = tmp_path / "x_val.npz"
+    path.write_bytes(fuzz_convert.good_files()[2][1])
+    case = Case(path, "none", more=path.read_bytes())
+    assert fuzz_convert.check(case) == "ok"
+    right = fuzz_convert.few()
+    for key in ("features", "labels"):
+        monkeypatch.setattr(fuzz_convert, "few", lambda key=key: right | {key: right[key][::-1]})
+        assert fuzz_convert.check(case) == f"wrong: {key}"
+
+
+def test_images_and_rows_read_wrongly_are_seen(tmp_path, monkeypatch):
+    images = tmp_path / "images"
+    touch(images, "val/a/1.png")
+    case = Case(images, "none", more=((images / "val/a/1.png").read_bytes(), None))
+    for name, seed in (("a/0", 7), ("b/2", 8)):
+        (images / "val" / name).parent.mkdir(exist_ok=True)
+        fuzz_images.picture(seed).save(images / f"val/{name}.png")
+    assert fuzz_images.check(case) == "ok"
+    other = fuzz_images.encoded(fuzz_images.picture(3), "PNG")
+    assert fuzz_images.check(Case(images, "none", more=(other, None))) == "wrong: pixels"
+    monkeypatch.setattr(image_files, "decode", lambda _: fuzz_images.picture(7))
+    assert fuzz_images.check(case) == "wrong: the image beside it"
+    touch(tmp_path / "list", "a.png")
+    (tmp_path / "list" / "val.txt").write_text("a.png 1\na.png 2\n")
+    rows = [("a.png", 1), ("a.png", 2)]
+    assert fuzz_layouts.check(Case(tmp_path / "list", "lines", more=(rows, {}))) == "ok"
+    for expected in (rows[:1], rows[::-1]):
+        assert fuzz_layouts.check(Case(tmp_path / "list", "lines", more=(expected, {}))).startswith("wrong: [")
+    assert fuzz_layouts.check(Case(tmp_path / "list", "lines", more=(fuzz_layouts.REFUSED, {}))).startswith(
+        "wrong: was"
+    )
