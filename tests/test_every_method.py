@@ -170,23 +170,38 @@ FOR_TWO = {
 READS_FEATURES = ("tde", "gla")
 
 
-def kind_for(key, tmp_path):
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Gives the folder of feature files that options of ``write`` describe. Each is written once; nobody changes it."""
+    written, home = {}, tmp_path_factory.mktemp("folders")
+
+    def folder(**options):
+        name = re.sub(r"\s+", " ", repr(sorted(options.items())))
+        if name not in written:
+            written[name] = write(home / str(len(written)), **options)
+        return written[name]
+
+    return folder
+
+
+def kind_for(key, folders):
     """The options of the first kind of folder that suffices for a method."""
-    for name, options in KINDS.items():
-        if not missing(Experiment(write(tmp_path / f"kind-{name}", **options)), key):
+    for options in KINDS.values():
+        if not missing(Experiment(folders(**options)), key):
             return options
     raise AssertionError(f"{key} runs on none of {', '.join(KINDS)}; give test_every_method a folder that it runs on")
 
 
+@pytest.fixture(scope="module")
+def kinds(folders):
+    """Key of a method to the options of the first kind of folder that suffices for it."""
+    return {key: kind_for(key, folders) for key in KEYS}
+
+
 @pytest.fixture
-def made(key, tmp_path):
-    """Makes folders that suffice for the method, with changes."""
-    options, number = kind_for(key, tmp_path), iter(range(100))
-
-    def make(**changes):
-        return write(tmp_path / f"made-{next(number)}", **{**options, **changes})
-
-    return make
+def made(key, kinds, folders):
+    """Gives folders that suffice for the method, with changes."""
+    return lambda **changes: folders(**{**kinds[key], **changes})
 
 
 def figures_of(outcome):
