@@ -251,7 +251,7 @@ def test_cosine_heads_do_not_depend_on_the_lengths_of_the_rows():
         class_counts=COUNTS,
     )
     for key in ("ldam", "gcl"):
-        one, other = (run(key, train, epochs=2, solver="sgd").head().weight for train in (TRAIN, longer))
+        one, other = (run(key, train, epochs=2, **by_sgd(key)).head().weight for train in (TRAIN, longer))
         np.testing.assert_allclose(one, other, atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
 
