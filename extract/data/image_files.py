@@ -56,7 +56,7 @@ def decode(file: Path | BinaryIO) -> Any:
 
 
 def _high_bytes(image: Any) -> Any:
-    """A grey image of 16 bits as one of 8, as Pillow itself reads colour images of 16 bits.
+    """Turn a grey image of 16 bits into one of 8, as Pillow itself does with colour images of 16 bits.
 
     NOTE[DIFF] Pillow's ``convert`` clips such an image at 255 instead, which leaves it nearly white.
 
@@ -120,7 +120,7 @@ def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
         raise DataError(f"{data / split}: must hold one folder per class, but holds none")
     unknown = sorted(set(_folders(data / split, class_order)) - set(names))
     if unknown:
-        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which {data / 'train'} has not")
+        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which is not in {data / 'train'}")
     paths, labels = _tree_rows(data, split, names)
     if not paths:
         raise DataError(f"{data / split}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -152,9 +152,6 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")  # noqa: PTH122 - speed
 
 
-# -- lists and tables --------------------------------------------------------------------------------------------------
-
-
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk through all folders below ``root``, as ``os.walk`` does, but skip links that lead back to a parent.
 
@@ -164,7 +161,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
     def refuse(error: OSError) -> None:
         if isinstance(error, FileNotFoundError) and error.filename == str(root):
-            return  # val/ need not have every class
+            return  # val/ may lack a class
         raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):

@@ -1,8 +1,7 @@
 """How an image becomes the input of a network: resize, centre crop, x/255, mean and std.
 
-The pixels are cut to size here (uint8, in the loader's workers); scaling and normalising happen on the device, on a
-whole batch. Resizing is Pillow's, which is what torchvision's presets and timm's evaluation transforms use: the
-result is theirs bit for bit.
+The loader's workers cut the pixels to size (uint8); the device scales and normalises whole batches. Pillow resizes, as
+in torchvision's presets and timm's evaluation transforms: the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.messages import need
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
+#: the statistics of CIFAR-10; much long-tail code uses them for CIFAR-100 too (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _LARGEST_SIDE = 2**14
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -31,10 +30,10 @@ class Preprocess:
 
     Args:
         resize: the shorter side is resized to this many pixels; None leaves the size as it is.
-        crop: side of the centre crop; None takes all.
-        squash: resize both sides, whatever the aspect ratio.
+        crop: side of the centre crop in pixels; None takes the whole image.
+        squash: resize both sides, and ignore the aspect ratio.
         interpolation: one of ``INTERPOLATIONS``.
-        mean, std: of the channels, for pixels in 0..1.
+        mean, std: mean and standard deviation of the channels, for pixels in 0..1.
     """
 
     resize: int | None = None
@@ -61,11 +60,11 @@ class Preprocess:
 
     @property
     def resizes(self) -> bool:
-        """Whether pixels change at all before they are scaled."""
+        """Whether an image is resized or cropped."""
         return self.resize is not None or self.crop is not None
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored with the features."""
+        """The settings, as they are stored with the features."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
@@ -99,7 +98,7 @@ class Preprocess:
         return replace(new, **{key: value for key, value in changes.items() if value is not None})
 
     def cut(self, image: Any) -> NDArray[np.uint8]:
-        """A PIL image, or an array (h, w, channels), to uint8 pixels (h, w, channels)."""
+        """Cut a PIL image, or an array (h, w, channels), to uint8 pixels (h, w, channels)."""
         if not self.resizes:
             return _channels_last(np.asarray(image))
         image = self.resized(image)
@@ -109,7 +108,7 @@ class Preprocess:
         return _channels_last(np.asarray(image))
 
     def resized(self, image: Any) -> Any:
-        """The image before the crop, as PIL's."""
+        """The PIL image before the crop."""
         image = as_image(image)
         if self.resize is None:
             return image
@@ -117,7 +116,7 @@ class Preprocess:
         return image.resize(size, self._method())
 
     def resample(self, image: Any, size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """The part ``box`` (left, top, right, bottom) of a PIL image at ``size``, as pixels."""
+        """Cut ``box`` (left, top, right, bottom) out of a PIL image, and resize it to ``size``, as pixels."""
         return _channels_last(np.asarray(image.resize(size, self._method(), box=box)))
 
     def _method(self) -> Any:
@@ -126,7 +125,7 @@ class Preprocess:
         return Image.Resampling[self.interpolation.upper()]
 
     def normalise(self, pixels: Any) -> Any:
-        """uint8 tensor (n, h, w, channels) to float32 (n, channels, h, w), channels last in memory."""
+        """Turn a uint8 tensor (n, h, w, channels) into float32 (n, channels, h, w), channels last in memory."""
         channels = pixels.shape[-1]
         images = pixels.permute(0, 3, 1, 2).float().div_(255)
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -147,7 +146,7 @@ class Preprocess:
 
 
 def as_image(image: Any) -> Any:
-    """An array as a PIL image; a PIL image as it is.
+    """Turn an array into a PIL image; leave a PIL image as it is.
 
     Raises:
         UsageError: Pillow is not installed.
@@ -166,7 +165,7 @@ def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Width and height whose smaller one is ``shorter``; the other is cut to a whole number, as torchvision does."""
+    """Width and height, of which the smaller one is ``shorter``. The other is rounded down, as torchvision does."""
     width, height = size
     if width <= height:
         return shorter, int(shorter * height / width)
@@ -174,5 +173,5 @@ def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _offset(size: int, crop: int) -> int:
-    """Where a centre crop begins; before the image where that is too small (the rest is black)."""
+    """The first pixel of a centre crop; negative where the image is smaller (the rest is black)."""
     return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)
