@@ -332,7 +332,7 @@ def test_odd_formats_are_unreadable(content, tmp_path):
 @pytest.mark.parametrize(
     ("container", "message"),
     [
-        ({"model": 5}, "holds no tensors that ltpost knows to find"),
+        ({"model": 5}, "holds no tensors where ltpost looks for them"),
         ({"model": 5, "state_dict": [1]}, "holds no tensors"),
         ({"state_dict": {0: torch.zeros(2, 2), 1: torch.zeros(2)}}, "the architecture cannot be told"),
         ({0: torch.zeros(2, 2)}, "the architecture cannot be told"),

@@ -1,7 +1,7 @@
 """Reads a checkpoint file as named tensors.
 
 Nothing is unpickled but tensors and plain containers (``weights_only=True``), with a short list of inert types beside.
-Every tensor remembers where in the file it lay, so that export can put another in its place.
+Each tensor keeps its place in the file, so that export can put another one there.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import SUFFIXES, read_container, sha256_of_file
 from ltpost.extract.checkpoints.layouts import LAYOUTS, Container, Layout, Location, at, experts_at, is_state
 
-#: what wrapping a model puts before the names of its tensors
+#: prefixes that wrappers of a model add to the names of its tensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "network.")
 
 
-#: the types of tensors that a model can be filled with
+#: the types of tensors that models hold
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
           torch.int32, torch.int64)  # fmt: skip
 
-#: the accuracies that training code stores, those of the saved epoch first; none of them is of the training split
+#: keys of accuracies that training code stores, the saved epoch's first; none of them is of the training split
 _ACCURACIES = ("acc1", "top1", "val_acc", "val_acc1", "test_acc", "best_acc1", "best_prec1", "best_acc", "best_top1",
                "monitor_best", "metric")  # fmt: skip
 
 #: the key of the accuracy on all classes, where groups of classes are stored beside it
 _OVERALL = ("all", "top1", "acc1", "overall")
 
-#: RIDE and SADE: expert e of the shared network, as a network of its own
+#: RIDE and SADE: names of expert e in the shared network, and in a network of its own
 _EXPERT = (
     (r"^layer(\d)s\.{e}\.", r"layer\1."),
     (r"^linears\.{e}\.", "fc."),
@@ -77,14 +77,14 @@ class Checkpoint:
     Args:
         path: the file.
         state: name to tensor, wrappers' prefixes stripped; factors of the classifier are multiplied in.
-        locations: name to where it lay in ``container``.
-        container: the file's content.
-        layout: how it was saved.
+        locations: name to its place in ``container``.
+        container: the content of the file.
+        layout: how the file was saved.
         sha256: of the file.
-        arch: what the file itself says of the architecture, if anything.
-        scales: where factors that multiply the classifier lay.
+        arch: the name of the architecture that the file holds, or None.
+        scales: the place of factors that multiply the classifier, or None.
         normed: name of a classifier whose weight is (D, C) and, like its input, normalised (LDAM's NormedLinear).
-        accuracy: the key of an accuracy that the file itself holds, and its value as a fraction.
+        accuracy: the key of an accuracy that the file holds, and its value as a fraction; or None.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class Checkpoint:
     accuracy: tuple[str, float] | None = None
 
     def module_name(self, head_key: str) -> str:
-        """A module as the model calls it, from its name in the file or in the model."""
+        """The model's name of a module, from its name in the file or in the model."""
         wanted = head_key.removesuffix(".weight").removesuffix(".bias")
         for short, location in self.locations.items():
             if location[-1].removesuffix(".weight") == wanted:
@@ -112,11 +112,11 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
 
     Args:
         path: the file.
-        expert: which expert of a network of several.
+        expert: the number of one expert, of a network with several.
 
     Raises:
-        DataError: no such file, not a checkpoint, one that holds more than tensors and plain data, or one whose
-            classifier is not linear.
+        DataError: the file does not exist, is not a checkpoint, holds more than tensors and plain data, or has a
+            classifier that is not linear.
     """
     source = Path(path)
     if not source.is_file():
@@ -125,7 +125,7 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
     if layout is None:
         keys = ", ".join(list(map(str, container))[:8])
-        raise DataError(f"{source}: holds no tensors that ltpost knows to find; its keys are {keys or 'none'}")
+        raise DataError(f"{source}: holds no tensors where ltpost looks for them; its keys are {keys or 'none'}")
     if expert is not None:
         if not layout.name.startswith("RIDE"):
             raise UsageError(
@@ -164,10 +164,10 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
 
 
 def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
-    """The tensor itself, if it is dense and of a type that a model can be filled with.
+    """The tensor itself, if it is dense and of a type that models hold.
 
     Raises:
-        DataError: it is sparse, quantized, without content, or of a type that cannot be computed with.
+        DataError: it is sparse, quantized, without content, or of a type that models do not compute with.
     """
     plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not plain or tensor.dtype not in _TYPES:
@@ -193,7 +193,7 @@ def _renamed(name: str, rename: tuple[tuple[str, str | None], ...]) -> str | Non
 
 
 def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
-    """LWS and MiSLAS: s_c multiplies w_c and b_c."""
+    """Multiply w_c and b_c by s_c, as LWS and MiSLAS do."""
     weight = state.get("fc.weight")
     if weight is None or len(weight) != len(scales):
         raise DataError(f"{source}: has {len(scales)} factors for its classifier, but no 'fc.weight' with as many rows")
@@ -203,7 +203,7 @@ def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
 
 
 def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) -> None:
-    """A ResNet's classifier is ``fc``, a CIFAR ResNet's ``linear``, whatever the file calls it."""
+    """Rename the classifier of a ResNet to ``fc``, and that of a CIFAR ResNet to ``linear``."""
     if "layer3.0.conv1.weight" not in state:
         return
     right, other = ("fc", "linear") if "layer4.0.conv1.weight" in state else ("linear", "fc")
@@ -216,12 +216,12 @@ def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) ->
 
 
 def is_gated(state: Mapping[str, Tensor]) -> bool:
-    """DisAlign: logits are (1 + c s) z + c b, with the confidence c of each image; not linear in the features."""
+    """Whether logits are DisAlign's (1 + c s) z + c b. The confidence c of each image makes them not linear."""
     return "confidence_layer.weight" in state
 
 
 def _normed_head(state: Mapping[str, Tensor]) -> str | None:
-    """LDAM's NormedLinear is (D, C) without a bias, where a linear layer is (C, D)."""
+    """The name of LDAM's NormedLinear, which is (D, C) without a bias where a linear layer is (C, D); or None."""
     norms = [tensor for key, tensor in state.items() if re.search(r"layer\d\.\d+\.bn\d\.weight$", key)]
     for name in ("fc", "linear"):
         weight = state.get(f"{name}.weight")
