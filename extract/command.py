@@ -1,4 +1,4 @@
-"""``ltpost extract``: read the options, one library call, say what was written."""
+"""The commands of extraction. Each reads its options, makes one library call, and prints what it wrote."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Numbers(click.ParamType):
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
-@click.option("--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: found]")
+@click.option(
+    "--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: the usual one]"
+)
 @click.option("--expert", metavar="E", help="Which expert of a RIDE or SADE checkpoint, 0, 1, …, or all.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option(
@@ -100,7 +102,7 @@ class Numbers(click.ParamType):
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
 def extract(**options: Any) -> None:
-    """Cache the features of one split: what enters the classifier of a trained network.
+    """Cache the features of one split: the input of the classifier of a trained network.
 
     \b
     For example:
@@ -147,7 +149,7 @@ def merge(files: tuple[str, ...]) -> None:
     show_default=True,
     help="A copy of the checkpoint, or the head alone; onnx with --ckpt is the whole model.",
 )
-@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: as the features say]")
+@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: the one in the feature file]")
 @click.option(
     "--features",
     default="features",
@@ -155,13 +157,13 @@ def merge(files: tuple[str, ...]) -> None:
     metavar="PATH",
     help="Feature file or folder to prove the result on.",
 )
-@click.option("--arch", help="As for extract; only to run images or for onnx.")
+@click.option("--arch", help="As for extract; needed for --data and for onnx only.")
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
 @click.option("--split", default="val", show_default=True, help="Which split of --data.")
 def export(**options: Any) -> None:
-    """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
+    """Write a rebalanced head back into its checkpoint: container, keys and types stay, only the classifier is new.
 
-    The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
+    The written file gets its name only after it was loaded again and gave the head's logits on stored rows.
 
     \b
     For example:
@@ -175,7 +177,7 @@ def export(**options: Any) -> None:
 @click.command("inspect-ckpt")
 @click.argument("ckpt", metavar="FILE")
 def inspect_ckpt(ckpt: str) -> None:
-    """Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
+    """Show the content of a checkpoint: container, candidates for architecture and classifier, unused tensors.
 
     \b
     For example:

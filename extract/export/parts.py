@@ -18,11 +18,11 @@ class Part:
     """A classifier in a checkpoint and the head that replaces it: the whole head, or an expert's part.
 
     Args:
-        checkpoint: as it was.
-        expert: which one of the file it is, or None.
+        checkpoint: the original one.
+        expert: its number among the experts of the file, or None.
         key: name of the classifier in ``checkpoint.state``.
-        columns: of the features.
-        head: over those columns.
+        columns: its columns of the features.
+        head: the new classifier over those columns.
     """
 
     checkpoint: Checkpoint
@@ -33,7 +33,7 @@ class Part:
 
 
 def parts_in(source: Path, head: LinearHead, head_key: str | None, feature_set: FeatureSet | None) -> list[Part]:
-    """Every classifier that the head goes into: one, those of all experts, or several of one network."""
+    """Every classifier that the head replaces: one, those of all experts, or several of one network."""
     expert = None if feature_set is None else feature_set.attrs.get("expert")
     if expert == "all":
         places = [(one, number, _fc(one)) for number, one in enumerate(read_experts(source))]

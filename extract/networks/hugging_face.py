@@ -17,12 +17,12 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether ``save_pretrained`` wrote it."""
+    """Whether ``save_pretrained`` wrote this folder."""
     return (path / "config.json").is_file()
 
 
 def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
-    """Name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
+    """The name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
 
     Raises:
         UsageError: transformers is not installed.
@@ -46,7 +46,7 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
 
 
 def _preprocess(folder: Path) -> Preprocess:
-    """From preprocessor_config.json, as transformers' image processors read it."""
+    """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
     config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     size = config.get("size") or {}

@@ -1,4 +1,4 @@
-"""What is in a checkpoint file: ``ltpost inspect-ckpt``."""
+"""Describes a checkpoint file: ``ltpost inspect-ckpt``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ltpost.extract.networks.recognition import candidates
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """A page of text: the container, the layout, candidates for architecture and classifier, what is unused.
+    """A page of text: the container, the layout, candidates for architecture and classifier, unused tensors.
 
     Raises:
-        DataError: there is no such file, or it is not a checkpoint.
+        DataError: the file does not exist, or is not a checkpoint.
     """
     source = Path(path)
     if not source.is_file():
@@ -37,8 +37,8 @@ def describe(path: str | os.PathLike[str]) -> str:
     except LtpostError as error:
         return "\n".join([*lines, f"cannot be used: {error}"])
     names = candidates(checkpoint.state)
-    hint = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
-    lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{hint}", "", "classifiers"]
+    hint = f" (the file names '{checkpoint.arch}')" if checkpoint.arch else ""
+    lines += [f"architecture: {', '.join(names) or 'unknown, name it with --arch'}{hint}", "", "classifiers"]
     for head in head_candidates(checkpoint.state):
         size, bias = f"{head.shape[0]} x {head.shape[1]}", "bias" if head.bias else "no bias"
         lines.append(f"  {head.name}: {size}, {bias}{_remark(checkpoint, head.name)}")
@@ -67,7 +67,7 @@ def _remark(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
-    """A line about tensors that the architecture does not use, where there is only one candidate."""
+    """A line about tensors that the only candidate for the architecture does not use."""
     if len(names) != 1:
         return []
     builder = builders(names[0])[0]

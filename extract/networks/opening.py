@@ -1,4 +1,4 @@
-"""A module, a checkpoint file or a model folder to a network that is ready to run."""
+"""Turns a module, a checkpoint file or a model folder into a network that is ready to run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ltpost.extract.networks.models import build, build_gated, build_normed
 from ltpost.extract.networks.recognition import candidates
 from ltpost.extract.pixels.preprocess import Preprocess
 
-#: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py), which its checkpoints do not hold
+#: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py); checkpoints do not hold it
 HEAD_SCALE = 30.0
 
 
@@ -34,9 +34,9 @@ class Network:
         arch: its name.
         model: gives logits (n, C).
         preprocess: its evaluation transform.
-        head_key: name of its classifier, or None where that is to be found.
-        attrs: where it came from.
-        gated: its logits are not linear in the features, so there is no head to store.
+        head_key: name of its classifier, or None where it is not known yet.
+        attrs: its provenance, for the feature file.
+        gated: whether its logits are not linear in the features; then there is no head to store.
     """
 
     arch: str
@@ -55,7 +55,7 @@ def open_network(
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
 ) -> Network:
-    """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`."""
+    """Open a module, a checkpoint file or a model folder of transformers; arguments as for :func:`extract_features`."""
     if isinstance(model, nn.Module):
         attrs = {"model_sha256": sha256_of_state(model.state_dict())}
         return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs)
@@ -87,8 +87,8 @@ def open_network(
         if gated := is_gated(checkpoint.state):
             head_key = "fc.linear"
             tell(
-                f"{checkpoint.path}: its logits are gated by a confidence of each image (DisAlign), so they are stored "
-                "as they are and no linear head is: only methods that work on logits can run"
+                f"{checkpoint.path}: its logits are gated by a confidence of each image (DisAlign). They are stored "
+                "without a linear head, so only methods that work on logits can run"
             )
     if checkpoint.normed:
         extra["head_scale"] = head_scale
@@ -105,10 +105,10 @@ def open_network(
 def open_model(
     checkpoint: Checkpoint, arch: str | None = None, head_key: str | None = None, head_scale: float = HEAD_SCALE
 ) -> tuple[str, nn.Module, Preprocess]:
-    """Name of the architecture, the model with the checkpoint's tensors, and its evaluation transform.
+    """The name of the architecture, the model with the checkpoint's tensors, and its evaluation transform.
 
     Raises:
-        UsageError: the architecture cannot be told, or not without doubt; the message lists the candidates.
+        UsageError: the tensors fit no known architecture, or several; the message lists the candidates.
         DataError: the tensors do not fill the architecture.
     """
     weight = checkpoint.state.get(f"{head_key}.weight")
@@ -122,9 +122,9 @@ def open_model(
                 f"{checkpoint.path}: its tensors fit several architectures ({', '.join(names)}); choose with arch="
             )
         if not names:
-            hint = f"; the file says '{checkpoint.arch}'" if checkpoint.arch else ""
+            hint = f"; the file names '{checkpoint.arch}'" if checkpoint.arch else ""
             raise UsageError(
-                f"{checkpoint.path}: the architecture cannot be told from its tensors{hint}; name it with arch= "
+                f"{checkpoint.path}: its tensors do not show its architecture{hint}; name it with arch= "
                 "(of torchvision, timm, cifar_resnet32, …, or your own package.module:factory)"
             )
         arch = names[0]
@@ -143,7 +143,7 @@ def open_model(
     essential = checkpoint.layout.essential
     if essential and any(key.startswith(essential) for key in unused):
         raise DataError(
-            f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} has no place for; "
+            f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} does not have; "
             "give a model that has them as arch=package.module:factory"
         )
     if unused:
