@@ -1,4 +1,4 @@
-"""From a checkpoint or a model, and images, to a feature file: the library twin of ``ltpost extract``."""
+"""Turns a checkpoint or a model, and images, into a feature file: the library twin of ``ltpost extract``."""
 
 from __future__ import annotations
 
@@ -70,54 +70,54 @@ def extract_features(
     shard: str | tuple[int, int] | None = None,
     restart: bool = False,
 ) -> Path:
-    """Run the images of one split through a backbone and store what enters its classifier.
+    """Run the images of one split through a backbone, and store the features that enter its classifier.
 
     Args:
-        model: a checkpoint file, or a module that gives logits (n, C); it is left as it was.
+        model: a checkpoint file, or a module that gives logits (n, C); the module is left as it was.
         data: a folder with ``<split>/<class>/…``, ``<split>.npz`` or ``<split>.txt``, or an .npz file.
         split: "train", "val", "test", …
         out: a folder, which gets ``<split>.h5``, or a file name ending in .h5.
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
-            None reads it from the shapes.
+            None recognizes it by the shapes.
         head_key: name of the classifier module, or of several with commas between whose logits are averaged; None
             finds it.
-        expert: which one, of a checkpoint with several; "all" puts their features side by side, so that the joint
-            classifier is the mean of theirs.
-        head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
-            stored as they enter it, normalised.
+        expert: the number of one expert, of a checkpoint with several; "all" puts their features side by side, so that
+            the joint classifier is the mean of theirs.
+        head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the stored features
+            are then normalised.
         dataset: "imagenet-lt", "places-lt", "inat18" or "cifar100-lt": sets mean and std, and checks C.
         list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
         root: default ``data``.
         class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
-        class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
-        img_size: side of the centre crop in pixels; None takes the architecture's.
+        class_counts: (C,) training samples per class, or a file of them; None counts the train split beside the data.
+        img_size: side of the centre crop in pixels; None takes that of the architecture.
         crop_pct: img_size over the resized shorter side, in (0, 1].
         interpolation: "bilinear", "bicubic", …
         mean: of the channels, for pixels in 0..1.
-        std: likewise.
+        std: standard deviation of the channels, for pixels in 0..1.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        amp: "off", "bf16" or "fp16"; logits are then those of the float32 classifier on the stored features.
-        compile: run the model through torch.compile; its first batch is compared with the model as it is.
-        dtype: of the stored features, "float32" or "float16".
+        amp: "off", "bf16" or "fp16"; stored logits are those of the float32 classifier on the stored features.
+        compile: run the model through torch.compile, and compare its first batch with the plain model's.
+        dtype: type of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
-        batch_size: images at a time.
+        batch_size: the number of images in a batch.
         workers: processes that decode images; None chooses.
-        views: rows per image, which carry ``sample`` and ``view``.
+        views: rows per image; the columns ``sample`` and ``view`` number them.
         augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
         tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
-        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
-            variables, and then the last process joins the parts.
+        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None reads the
+            variables of torchrun and srun, and then the last process joins the parts.
         restart: discard the rows that an interrupted run has left, instead of going on from there.
 
     Returns:
-        The feature file, or the shard's.
+        The feature file, or the file of the shard.
 
     Raises:
         UsageError: an argument cannot be used.
-        DataError: a file is not as it has to be; an existing feature file is left as it was.
+        DataError: a file does not fulfil a requirement; an existing feature file is left as it was.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
@@ -130,7 +130,7 @@ def extract_features(
     check_expected(expect_top1)
     check_split(split)
     if not isinstance(model, nn.Module) and not Path(model).exists():
-        read_checkpoint(model)  # says so before the data are looked at
+        read_checkpoint(model)  # a missing file is reported before the data are read
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
     source = open_source(data, split, list_file, root, class_order, dataset)
     if dataset is not None:
@@ -196,7 +196,7 @@ def extract_features(
         if part is None:
             return job.run(target, slice(0, total))
         if shard is None and not restart and is_finished(target, spec):
-            tell(f"{target}: is finished already, by these settings; compute it anew with ltpost extract --restart")
+            tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
             return target
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         return target if shard is None and merge_if_complete(target, part.count) else path
@@ -207,7 +207,7 @@ def extract_features(
 
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
-    """Give the model's device, and at the end restore the device and the training flags."""
+    """Give the device of the model, and at the end restore device and training flags."""
     flags = {module: module.training for module in model.modules()}
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device

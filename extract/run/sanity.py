@@ -1,4 +1,4 @@
-"""Checks by the joint accuracy that the right network has seen the right images."""
+"""Checks the joint accuracy: whether the right network got the right pixels and labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ltpost.scores.metrics import Figures, figures
 from ltpost.tables import percent
 
 _BLOCK_ROWS = 4096
-#: top-1 below this many times 1/C is what a permutation of the classes gives
+#: a permutation of the classes gives a top-1 below this many times 1/C
 _NEAR_CHANCE = 1.5
 _TOLERANCE = 0.01
 #: standard deviations, and rounding of the stored number, that a stored accuracy may differ by
@@ -79,7 +79,7 @@ def _num_classes(file: h5py.File) -> int:
 
 
 def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
-    """Check a file before it is finished, and give the lines to tell.
+    """Check a file before it is finished, and give the lines to print.
 
     Args:
         file: with all rows.
@@ -89,21 +89,21 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         DataError: top-1 differs from what is expected by more than a percentage point.
     """
     unreadable = int((done_of(file) != DONE).sum())
-    told = []
+    lines = []
     total = len(file["labels"])
     if unreadable == total > 0:
         raise DataError(
             f"none of the {total} images can be read; see the reasons above, and name the folder with root="
         )
     if unreadable:
-        told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
+        lines.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
     joint = joint_figures(file)
     if joint is None:
-        return told
+        return lines
     shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(joint).items())
-    told.append(f"joint accuracy in %: {shown}")
+    lines.append(f"joint accuracy in %: {shown}")
     num_classes = _num_classes(file)
-    told += _against_stored(file, joint.top1, total - unreadable)
+    lines += _against_stored(file, joint.top1, total - unreadable)
     why = (
         "the classes are numbered otherwise (class_order=, another list), the normalisation is another (mean=, "
         "std=, dataset=), or the checkpoint belongs to other data"
@@ -117,5 +117,5 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
                 "the rows are kept for a run without expect_top1=, or discarded by one with restart="
             )
     elif joint.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
-        told.append(f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
-    return told
+        lines.append(f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
+    return lines
