@@ -244,7 +244,7 @@ class Job:
             )
 
     def _leave(self, path: Path, error: BaseException) -> None:
-        """Remove the partial file of a run that failed before its first row; after Ctrl-C, tell how many rows it has."""
+        """Remove the partial file of a run that failed before its first row; after Ctrl-C tell how many rows it has."""
         partial = partial_name(path)
         try:
             with h5py.File(partial, "r") as file:
