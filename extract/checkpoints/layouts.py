@@ -135,6 +135,12 @@ LAYOUTS: tuple[Layout, ...] = (
            (("state_dict",),), ((r"^(model|net|network|backbone|encoder|module)\.", ""),)),
     *(Layout("timm, averaged weights", _has(key), ((key,),)) for key in ("state_dict_ema", "model_ema")),
     *(Layout(f"a state_dict under '{key}'", _has(key), ((key,),))
-      for key in ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")),
+      for key in ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params",
+                  "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")),
     Layout("a bare state_dict", is_state, ((),)),
 )  # fmt: skip
+
+
+def layout_of(container: Container) -> Layout | None:
+    """The first layout that a container is saved in; None where no layout fits."""
+    return next((layout for layout in LAYOUTS if layout.matches(container)), None)

@@ -34,7 +34,7 @@ class Form:
 
     name: str
     find: Callable[[Path, str], Path | None]
-    open: Callable[[Path, str, Path, str], Source]
+    open: Callable[[Path, str, Path, str | None], Source]
 
 
 FORMS: tuple[Form, ...] = (
@@ -53,7 +53,7 @@ def open_source(
     split: str,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    class_order: str = "string",
+    class_order: str | None = None,
     dataset: str | None = None,
 ) -> Source:
     """The rows of one split.
@@ -63,7 +63,7 @@ def open_source(
         split: its name.
         list_file: a list ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
         root: the folder in which the paths of a list start; default ``data``.
-        class_order: of class folders, "string" or "natural".
+        class_order: how class folders are sorted, see ``class_order.CLASS_ORDERS``; other forms ignore it.
         dataset: one of ``PRESETS``; its own list is used where ``data`` holds it.
 
     Raises:

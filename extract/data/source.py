@@ -54,7 +54,7 @@ class Source:
         class_names: C names, or None.
         train_labels: the labels of the train split, or None where it is missing.
         train_name: the file or folder of the train split.
-        class_order: the order of class folders, "string" or "natural"; None where the data hold labels.
+        class_order: the order in which classes are numbered; None where the labels of the data are left as they are.
     """
 
     name: str

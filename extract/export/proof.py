@@ -38,7 +38,12 @@ def proof_rows(feature_set: FeatureSet | None, head: LinearHead) -> NDArray[Any]
 
 def prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) -> None:
     """Load the file: its classifier must give the head's logits, and no other tensor may have changed."""
-    old, new, key, head = part.checkpoint, read_checkpoint(written, part.expert), part.key, part.head
+    old, new, key, head = (
+        part.checkpoint,
+        read_checkpoint(written, part.expert, part.checkpoint.weights),
+        part.key,
+        part.head,
+    )
     replaced = {f"{name}.{kind}" for name in keys for kind in ("weight", "bias")}
     if old.state.keys() != new.state.keys() or any(
         not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced
@@ -101,6 +106,7 @@ def backbone_of(
     expert = attrs.get("expert")
     scale = float(parts[0].head.norms()[0])  # of a cosine classifier; the file holds its directions only
     keys = None if expert == "all" else ",".join(part.key for part in parts)
-    network = open_network(file, arch, keys, expert=expert, head_scale=scale)
+    weights = parts[0].checkpoint.weights
+    network = open_network(file, arch, keys, expert=expert, head_scale=scale, weights=weights)
     preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
     return Backbone(network.model, network.head_key), preprocess

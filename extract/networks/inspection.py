@@ -11,7 +11,8 @@ from torch import Tensor
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, head_candidates, read_checkpoint
 from ltpost.extract.checkpoints.container import read_container
-from ltpost.extract.checkpoints.layouts import LAYOUTS
+from ltpost.extract.checkpoints.layouts import layout_of
+from ltpost.extract.checkpoints.weight_sets import weight_sets
 from ltpost.extract.messages import some
 from ltpost.extract.networks.builders import builders
 from ltpost.extract.networks.recognition import candidates
@@ -27,11 +28,12 @@ def describe(path: str | os.PathLike[str]) -> str:
     if not source.is_file():
         raise DataError(f"{source}: no such checkpoint file")
     container = read_container(source)
-    layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
+    layout, sets = layout_of(container), weight_sets(container)
     lines = [f"{source} ({source.stat().st_size / 2**20:.1f} MiB)", "", "container"]
     lines += [f"  {key}: {_kind(value)}" for key, value in list(container.items())[:20]]
     lines += [f"  … and {len(container) - 20} more"] if len(container) > 20 else []
     lines += ["", f"layout: {layout.name if layout else 'unknown'}"]
+    lines += [f"weights: {sets[0]}, or {', '.join(sets[1:])} with --weights"] if len(sets) > 1 else []
     try:
         checkpoint = read_checkpoint(source)
     except LtpostError as error:

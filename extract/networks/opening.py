@@ -14,6 +14,7 @@ from torch import nn
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, is_gated, read_checkpoint, read_experts
 from ltpost.extract.checkpoints.container import sha256_of_state
+from ltpost.extract.checkpoints.stored_accuracy import Accuracy, accuracy_of_folder
 from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
 from ltpost.extract.networks.experts import side_by_side
@@ -54,6 +55,7 @@ def open_network(
     *,
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
+    weights: str | None = None,
 ) -> Network:
     """Open a module, a checkpoint file or a model folder of transformers; arguments as for :func:`extract_features`."""
     if isinstance(model, nn.Module):
@@ -61,9 +63,8 @@ def open_network(
         return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs)
     if is_model_folder(Path(model)):
         arch, module, preprocess, sha256 = open_model_folder(Path(model))
-        return Network(
-            arch, module, preprocess, head_key, {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
-        )
+        attrs = {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
+        return Network(arch, module, preprocess, head_key, attrs | _accuracy_attrs(accuracy_of_folder(Path(model))))
     if isinstance(expert, str) and expert != "all" and re.fullmatch(r"[0-9]{1,9}", expert) is None:
         raise UsageError(f"expert= must be a number, or all, but is '{expert}'")
     if not 0 < head_scale < float("inf"):
@@ -71,7 +72,7 @@ def open_network(
     gated = False
     extra: dict[str, Any] = {} if expert is None else {"expert": str(expert)}
     if expert == "all":
-        experts = read_experts(model)
+        experts = read_experts(model, weights)
         checkpoint, head_key = experts[0], "fc"
         models = []
         for one in experts:
@@ -80,7 +81,7 @@ def open_network(
         module = side_by_side(models, [one.normed for one in experts])
         extra["experts"] = len(experts)
     else:
-        checkpoint = read_checkpoint(model, None if expert is None else int(expert))
+        checkpoint = read_checkpoint(model, None if expert is None else int(expert), weights)
         head_key = None if head_key is None else checkpoint.module_name(head_key)
         arch, module, preprocess = open_model(checkpoint, arch, head_key, head_scale)
         head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
@@ -92,14 +93,20 @@ def open_network(
             )
     if checkpoint.normed:
         extra["head_scale"] = head_scale
-    if checkpoint.accuracy is not None:
-        extra["stored_accuracy_key"], extra["stored_accuracy"] = checkpoint.accuracy
+    if checkpoint.weights is not None:
+        extra["weights"] = checkpoint.weights
+    if expert is None or expert == "all":  # the accuracy of a network is not that of one of its experts
+        extra |= _accuracy_attrs(checkpoint.accuracy)
     origin = {
         "layout": checkpoint.layout.name,
         "checkpoint": checkpoint.path.name,
         "checkpoint_sha256": checkpoint.sha256,
     }
     return Network(arch, module, preprocess, head_key, origin | extra, gated)
+
+
+def _accuracy_attrs(accuracy: Accuracy | None) -> dict[str, Any]:
+    return {} if accuracy is None else {"stored_accuracy_key": accuracy[0], "stored_accuracy": accuracy[1]}
 
 
 def open_model(

@@ -21,6 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: the statistics of CIFAR-10; much long-tail code uses them for CIFAR-100 too (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _LARGEST_SIDE = 2**14
+CHANNELS = ("rgb", "bgr")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -33,7 +34,8 @@ class Preprocess:
         crop: side of the centre crop in pixels; None takes the whole image.
         squash: resize both sides, and ignore the aspect ratio.
         interpolation: one of ``INTERPOLATIONS``.
-        mean, std: mean and standard deviation of the channels, for pixels in 0..1.
+        mean, std: mean and standard deviation of the channels, for pixels in 0..1, in the order of the image (RGB).
+        channels: "rgb", or "bgr" for networks that take them in the order of OpenCV and Caffe.
     """
 
     resize: int | None = None
@@ -42,6 +44,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    channels: str = "rgb"
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -52,6 +55,8 @@ class Preprocess:
             raise UsageError(f"std= must be positive, but is {list(self.std)}")
         if not self.mean or any(not math.isfinite(value) for value in self.mean):
             raise UsageError(f"mean= must be numbers, but is {list(self.mean)}")
+        if self.channels not in CHANNELS:
+            raise UsageError(f"channels= must be rgb or bgr, but is '{self.channels}'")
         if max(self.resize or 0, self.crop or 0) > _LARGEST_SIDE:
             raise UsageError(
                 f"img_size= and crop_pct= must give images of at most {_LARGEST_SIDE} pixels a side, but give "
@@ -65,7 +70,10 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """The settings, as they are stored with the features."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        stored = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.channels == "rgb":
+            del stored["channels"]
+        return stored
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
@@ -80,6 +88,7 @@ class Preprocess:
         interpolation: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        channels: str | None = None,
     ) -> Preprocess:
         """This transform with some settings replaced; ``resize`` follows as floor(img_size / crop_pct)."""
         new = self
@@ -94,7 +103,12 @@ class Preprocess:
             pct = crop_pct or (self.crop / self.resize if self.crop and self.resize else 1.0)
             resize = math.floor(crop / pct + 1e-6)
             new = replace(new, crop=crop, resize=resize)
-        changes = {"interpolation": interpolation, "mean": mean and tuple(mean), "std": std and tuple(std)}
+        changes = {
+            "interpolation": interpolation,
+            "mean": mean and tuple(mean),
+            "std": std and tuple(std),
+            "channels": channels,
+        }
         return replace(new, **{key: value for key, value in changes.items() if value is not None})
 
     def cut(self, image: Any) -> NDArray[np.uint8]:
@@ -133,7 +147,8 @@ class Preprocess:
                 raise DataError(f"{name}= has {len(values)} values, but the images have {channels} channels")
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
-        return images.sub_(mean).div_(std)
+        images = images.sub_(mean).div_(std)
+        return images if self.channels == "rgb" else images.flip(1)
 
     def __str__(self) -> str:
         steps = []
@@ -142,7 +157,8 @@ class Preprocess:
         if self.crop is not None:
             steps.append(f"centre crop {self.crop}")
         numbers = [", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
-        return ", ".join([*steps, f"x/255, mean ({numbers[0]}), std ({numbers[1]})"])
+        steps.append(f"x/255, mean ({numbers[0]}), std ({numbers[1]})")
+        return ", ".join([*steps, *([] if self.channels == "rgb" else [self.channels.upper()])])
 
 
 def as_image(image: Any) -> Any:

@@ -140,7 +140,7 @@ class Job:
             if not done.any() and not self.restart:
                 done = adopt(path, target or path, rows, spec)
             try:
-                with _deaths_are_told():
+                with deaths_are_told():
                     return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
             except BaseException as error:
                 self._leave(path, error)
@@ -259,8 +259,8 @@ class Job:
             )
 
 
-def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Reads the batches in order, in ``workers`` processes."""
+def loader_of(batches: Any, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Read batches (:class:`Batches`, or another data set of them) in order, in ``workers`` processes."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -282,7 +282,7 @@ def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, 
         sys.__excepthook__(kind, error, trace)
 
 
-def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
+def checked(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches. An error that a worker returned is raised here."""
     for batch in loader:
         if isinstance(batch, LtpostError):
@@ -291,7 +291,7 @@ def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, st
 
 
 @contextlib.contextmanager
-def _deaths_are_told() -> Iterator[None]:
+def deaths_are_told() -> Iterator[None]:
     """Turn the death of a worker into a DataError. Torch may raise it at any line of this process."""
     try:
         yield

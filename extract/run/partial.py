@@ -28,7 +28,8 @@ _COPY_ROWS = 4096
 #: attribute of a partial file: it changes when an image is replaced under the same name
 IMAGES_STATE = "images_state"
 #: attributes of the file that must be equal for rows to belong together, beside the data set
-FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views")
+FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "weights", "head_key", "transform", "dtype", "amp",
+               "expert", "views")  # fmt: skip
 
 
 @dataclass(frozen=True)

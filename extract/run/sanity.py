@@ -21,6 +21,9 @@ _TOLERANCE = 0.01
 _DEVIATIONS, _ROUNDING = 3.0, 0.0005
 
 
+_PROBE = "ltpost extract --probe 500 measures other readings"
+
+
 def joint_figures(file: h5py.File) -> Figures | None:
     """Many, medium, few, all and top-1 of the joint classifier; None without readable rows."""
     num_classes = _num_classes(file)
@@ -55,7 +58,7 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
     their difference has variance 2 p (1 - p) / N at most.
     """
     stored = file.attrs.get("stored_accuracy")
-    if stored is None or file.attrs.get("split") == "train":
+    if stored is None or file.attrs.get("split") == "train" or "views" in file.attrs:  # of rows of another kind
         return []
     noise = _DEVIATIONS * math.sqrt(2 * stored * (1 - stored) / rows) + _ROUNDING
     if abs(top1 - stored) <= noise:
@@ -64,7 +67,7 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
         f"warning: top-1 is {percent(top1)}, but {_stored(file)}, and chance "
         f"explains a difference of {percent(noise)} at most: perhaps the pixels are not those of the training code "
         "(mean, std, size, crop), the classes are numbered otherwise, or the file is of another epoch or split than "
-        "its accuracy"
+        f"its accuracy; {_PROBE}"
     )
     return [warning]
 
@@ -114,8 +117,10 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         if abs(joint.top1 - expected) > _TOLERANCE:
             raise DataError(
                 f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(joint.top1)}: {hint}{why}; "
-                "the rows are kept for a run without expect_top1=, or discarded by one with restart="
+                f"{_PROBE}; the rows are kept for a run without expect_top1=, or discarded by one with restart="
             )
     elif joint.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
-        lines.append(f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
+        lines.append(
+            f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}; {_PROBE}"
+        )
     return lines

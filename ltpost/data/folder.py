@@ -32,6 +32,7 @@ _SHOWN = 200  # letters of a value in a message
 SAME = {
     "checkpoint_sha256": "the checkpoint",
     "model_sha256": "the model",
+    "weights": "the weights of the checkpoint",
     "transform": "how images were prepared",
     "class_order": "how classes were numbered",
 }
