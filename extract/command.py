@@ -113,8 +113,8 @@ class Numbers(click.ParamType):
     "images",
     type=int,
     metavar="N",
-    help="Write nothing. Measure on N labelled images how the accuracy depends on mean and std, sizes, crops, the order "
-    "of channels and classes, and the weights.",
+    help="Write nothing. Measure on N labelled images how the accuracy depends on mean and std, sizes, crops, the "
+    "order of channels and classes, and the weights.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result of --probe as JSON.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")

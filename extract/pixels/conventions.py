@@ -30,11 +30,11 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mean and std of Fashion-MNIST": ((0.2860,), (0.3530,)),
 }
 _GREY = ("mean and std of MNIST", "mean and std of Fashion-MNIST")
-SIZES = (32, 64, 84, 96, 112, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448)
+SIZES = (28, 32, 64, 84, 96, 112, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 CROP_FRACTIONS = (1.0, 0.95, 0.9, 0.875)
 _METHODS = ("bilinear", "bicubic", "lanczos")
-#: sizes are tried from an eighth of the present one to its double, as the cost grows with their square
-_SMALLEST, _LARGEST = 1 / 8, 2.0
+#: sizes are tried between these multiples of the present one, as the cost grows with their square
+_SMALLEST, _LARGEST = 1 / 8, 1.8
 
 
 @dataclass(frozen=True)

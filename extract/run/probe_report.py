@@ -134,7 +134,7 @@ class ProbeReport:
 
 _METHOD = (
     "Each line changes one setting of the current reading. Settings that are better beyond noise (+) are combined.\n"
-    "The next round changes one setting of the best reading so far (numbers before the names), until nothing is better.\n"
+    "The next round changes one setting of the best reading so far (numbers before the names), until none is better.\n"
     "Better beyond noise means p < 0.05 over all lines of a round (exact McNemar test on the same images). Readings\n"
     "that were clearly worse than the best one were stopped early, and show fewer images. Nothing was written."
 )

@@ -29,7 +29,7 @@ from ltpost.scores.confidence import Difference, paired_difference
 #: a reading is left out when it is worse than the best one at this level
 _WORSE = 0.001
 #: the first block has this share of the images, but at least so many images
-_FIRST_SHARE, _FIRST_IMAGES = 1 / 8, 64
+_FIRST_SHARE, _FIRST_IMAGES = 1 / 16, 32
 
 
 @dataclass
