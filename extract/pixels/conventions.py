@@ -107,7 +107,7 @@ def _sizes(now: Preprocess, side: int | None) -> list[Alternative]:
     if present is None:  # images of many sizes, taken whole
         sizes: list[int] = list(SIZES)
     else:
-        sizes = [size for size in SIZES if _SMALLEST * present <= size <= _LARGEST * present]
+        sizes = [size for size in SIZES if _SMALLEST * present <= size <= max(_LARGEST * present, 64)]
     alternatives = [
         Alternative("size", f"size {size}", {"img_size": size}) for size in sizes if size not in (present, side)
     ]
