@@ -42,7 +42,7 @@ def sha256_of_state(state: Mapping[str, Any]) -> str:
 
 
 def read_container(source: Path) -> Container:
-    """The content of a checkpoint file, never unpickled beyond tensors and plain data."""
+    """The content of a checkpoint file. Only tensors and plain data are unpickled."""
     content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_torch(source)
     if isinstance(content, torch.nn.Module) or not isinstance(content, Mapping):
         raise DataError(
@@ -63,7 +63,7 @@ def _read_safetensors(source: Path) -> Mapping[str, Any]:
 
 
 _NOT_A_CHECKPOINT = "is not a checkpoint that torch can read, or it is damaged"
-#: keeps the container, with tensors, plain values and the state of models and optimizers, and leaves objects out
+#: a program that keeps tensors, plain values and the state of models and optimizers, and leaves objects out
 _REMEDY = (
     "import torch; c = torch.load('{source}', weights_only=False, map_location='cpu'); "
     "c = c if isinstance(c, dict) else c.state_dict(); "
@@ -74,7 +74,7 @@ _REMEDY = (
 
 
 def _inert_types() -> list[Any]:
-    """What a checkpoint may hold beside tensors: numpy arrays and scalars, and argparse's options. None runs code."""
+    """Types that a checkpoint may hold beside tensors: numpy arrays, scalars, argparse's options. None runs code."""
     reconstruct = np.zeros(0).__reduce__()[0]
     dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
     old, new = "numpy.core.multiarray", "numpy._core.multiarray"
@@ -101,5 +101,5 @@ def _read_torch(source: Path) -> Any:
 
 
 def _refused(source: Path, message: str) -> list[str]:
-    """The names that ``weights_only`` refused."""
+    """The names of the types that ``weights_only`` refused."""
     return sorted(set(re.findall(r"(?:GLOBAL|global:?|class|type) `?([\w.]+\.[\w.]+)`?", message)) - {"torch.load"})

@@ -1,8 +1,8 @@
 """Pickles of arrays and plain containers, read by an unpickler that runs nothing.
 
-A pickle names functions of numpy and hands them what it likes. Here the names lead to stand-ins, which only keep what
-they are given. An array is then built from parts that have been checked: a plain numeric type, a shape, and exactly as
-many bytes as both need. No state from a file reaches numpy.
+A pickle names functions of numpy, and calls them with values of its own. Here inert substitutes take their place, which
+only keep these values. Each array is then built from checked parts: a plain numeric type, a shape, and exactly as many
+bytes as both need. No state from a file reaches numpy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KINDS = "?bhilqpBHILQPefdiufbSU"
 
 
 class _Name:
-    """What a name in a pickle leads to: a function that takes no state and cannot be changed by the pickle."""
+    """The substitute of a function. The pickle cannot change it, nor give it a state."""
 
     __slots__ = ("_make",)
 
@@ -38,7 +38,7 @@ class _Name:
 
 
 class _Type:
-    """The stand-in of a numpy.dtype: its code and byte order."""
+    """The substitute of a numpy.dtype: its code and byte order."""
 
     __slots__ = ("code", "order")
 
@@ -68,7 +68,7 @@ class _Type:
 
 
 class _Array:
-    """The stand-in of a numpy.ndarray: its shape, type and bytes."""
+    """The substitute of a numpy.ndarray: its shape, type and bytes."""
 
     __slots__ = ("parts",)
 
@@ -84,7 +84,7 @@ class _Array:
         raise pickle.UnpicklingError("gives an array a state of its own")
 
     def array(self) -> NDArray[Any]:
-        """The array, its parts being checked."""
+        """The array, from checked parts."""
         if self.parts is None:
             raise pickle.UnpicklingError("has an array without content")
         shape, kind, order, content = self.parts
@@ -109,7 +109,7 @@ def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
-    """How pickles of Python 2's protocols hold bytes."""
+    """Bytes, as the protocols of Python 2 hold them."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("has text of an unusual encoding")
     return text.encode("latin1")
@@ -132,7 +132,7 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 class _NothingButArrays(pickle.Unpickler):
-    """Leads the few names of numpy to stand-ins, and refuses every other name."""
+    """Gives substitutes for a few names of numpy, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (make := _STAND_INS.get(f"{module}.{name}")) is None:
@@ -151,7 +151,7 @@ def unpickle_arrays(file: Path) -> Any:
 
 
 def _built(content: Any) -> Any:
-    """The content with arrays in place of their stand-ins."""
+    """The content, with arrays in place of their substitutes."""
     if isinstance(content, _Array):
         array = content.array()
         return array if array.ndim else array[()]
