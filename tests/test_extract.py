@@ -431,7 +431,7 @@ def test_bad_checkpoints(tree, tmp_path, resnet18):
     torch.save({**state, "layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, tmp_path / "c.pth")
     assert "layer1.0.conv1.weight has shape (64, 64, 1, 1)" in message()
     (tmp_path / "c.safetensors").write_text("hello")
-    assert "not a readable safetensors file" in message(model=tmp_path / "c.safetensors")
+    assert "cannot be read as a safetensors file" in message(model=tmp_path / "c.safetensors")
 
 
 def test_numpy_and_namespace_in_a_checkpoint_are_inert(tmp_path):
