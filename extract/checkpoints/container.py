@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ltpost.errors import DataError
 from ltpost.extract.checkpoints.layouts import Container
-from ltpost.extract.data.pickles import filled, stand_ins
+from ltpost.extract.data.pickles import filled, substitutes
 from ltpost.extract.messages import first_line, reading
 
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
@@ -43,7 +43,7 @@ def sha256_of_state(state: Mapping[str, Any]) -> str:
 
 
 def read_container(source: Path) -> Container:
-    """The content of a checkpoint file, never unpickled beyond tensors and plain data."""
+    """The content of a checkpoint file. Only tensors and plain data are unpickled."""
     content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_torch(source)
     if isinstance(content, torch.nn.Module) or not isinstance(content, Mapping):
         raise DataError(
@@ -61,7 +61,7 @@ def _read_safetensors(source: Path) -> Mapping[str, Any]:
 
 
 _NOT_A_CHECKPOINT = "is not a checkpoint that torch can read, or it is damaged"
-#: keeps the container, with tensors, plain values and the state of models and optimizers, and leaves objects out
+#: a program that keeps tensors, plain values and the state of models and optimizers, and leaves objects out
 _REMEDY = (
     "import torch; c = torch.load('{source}', weights_only=False, map_location='cpu'); "
     "c = c if isinstance(c, dict) else c.state_dict(); "
@@ -74,7 +74,7 @@ _REMEDY = (
 def _read_torch(source: Path) -> Any:
     _check_sums(source)
     try:
-        with torch.serialization.safe_globals([*stand_ins(), argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*substitutes(), argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the pickle's protocol
             content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -115,5 +115,5 @@ def _check_sums(source: Path) -> None:
 
 
 def _refused(source: Path, message: str) -> list[str]:
-    """The names that ``weights_only`` refused."""
+    """The names of the types that ``weights_only`` refused."""
     return sorted(set(re.findall(r"(?:GLOBAL|global:?|class|type) `?([\w.]+\.[\w.]+)`?", message)) - {"torch.load"})

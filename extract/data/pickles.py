@@ -1,8 +1,8 @@
 """Pickles of arrays and plain containers, read by an unpickler that runs nothing.
 
-A pickle names functions of numpy and hands them what it likes. Here the names lead to stand-ins, which only keep what
-they are given. An array is then built from parts that have been checked: a plain numeric type, a shape, and exactly as
-many bytes as both need. No state from a file reaches numpy. Checkpoints, which torch unpickles, use the same stand-ins.
+A pickle names functions of numpy, and calls them with values of its own. Here inert substitutes take their place, which
+only keep these values. Each array is then built from checked parts: a plain numeric type, a shape, and exactly as many
+bytes as both need. No state from a file reaches numpy. Checkpoints, which torch unpickles, use the same substitutes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KINDS = "?bhilqpBHILQPefdiufbSU"
 
 
 class _Name:
-    """What a name in a pickle leads to: a function that takes no state and cannot be changed by the pickle."""
+    """The substitute of a function. The pickle cannot change it, nor give it a state."""
 
     __slots__ = ("_make",)
 
@@ -39,7 +39,7 @@ class _Name:
 
 
 class _Type:
-    """The stand-in of a numpy.dtype: its code and byte order."""
+    """The substitute of a numpy.dtype: its code and byte order."""
 
     __slots__ = ("code", "order")
 
@@ -69,7 +69,7 @@ class _Type:
 
 
 class _Array:
-    """The stand-in of a numpy.ndarray: its shape, type and bytes. What a call of it is given is not used."""
+    """The substitute of a numpy.ndarray: its shape, type and bytes. The arguments of a call of it are not used."""
 
     __slots__ = ("parts",)
 
@@ -85,7 +85,7 @@ class _Array:
         raise pickle.UnpicklingError("gives an array a state of its own")
 
     def array(self) -> NDArray[Any]:
-        """The array, its parts being checked."""
+        """The array, from checked parts."""
         if self.parts is None:
             raise pickle.UnpicklingError("has an array without content")
         shape, kind, order, content = self.parts
@@ -116,13 +116,13 @@ def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
-    """How pickles of Python 2's protocols hold bytes."""
+    """Bytes, as the protocols of Python 2 hold them."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("has text of an unusual encoding")
     return text.encode("latin1")
 
 
-_STAND_INS: dict[str, Callable[..., Any]] = {
+_SUBSTITUTES: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Type,
     "numpy.ndarray": _Array,
     "_codecs.encode": _encoded,
@@ -139,10 +139,10 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 class _NothingButArrays(pickle.Unpickler):
-    """Leads the few names of numpy to stand-ins, and refuses every other name."""
+    """Gives substitutes for a few names of numpy, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (make := _STAND_INS.get(f"{module}.{name}")) is None:
+        if (make := _SUBSTITUTES.get(f"{module}.{name}")) is None:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, and ltpost never runs pickled code")
         return _Name(make)
 
@@ -157,13 +157,13 @@ def unpickle_arrays(file: Path) -> Any:
         return filled(_NothingButArrays(stream, encoding="bytes").load())
 
 
-def stand_ins() -> list[tuple[Callable[..., Any], str]]:
-    """What torch's unpickler is to take for the names of numpy; :func:`filled` then puts the arrays in their place."""
-    return [(make, name) for name, make in _STAND_INS.items() if name.startswith("numpy.")]
+def substitutes() -> list[tuple[Callable[..., Any], str]]:
+    """The substitutes that torch's unpickler uses for the names of numpy; :func:`filled` then builds the arrays."""
+    return [(make, name) for name, make in _SUBSTITUTES.items() if name.startswith("numpy.")]
 
 
 def filled(content: Any) -> Any:
-    """The content with arrays in place of their stand-ins. Dictionaries, lists and namespaces are changed in place.
+    """The content with arrays in place of their substitutes. Dictionaries, lists and namespaces are changed in place.
 
     Raises:
         pickle.UnpicklingError: an array is not made of plain numbers, or its parts contradict each other.

@@ -18,12 +18,12 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether ``save_pretrained`` wrote it."""
+    """Whether ``save_pretrained`` wrote this folder."""
     return (path / "config.json").is_file()
 
 
 def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
-    """Name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
+    """The name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
 
     Raises:
         UsageError: transformers is not installed.
@@ -51,7 +51,7 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
 
 
 def _preprocess(folder: Path) -> Preprocess:
-    """From preprocessor_config.json, as transformers' image processors read it."""
+    """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
     with reading(file, "the settings of an image processor"):
         return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
@@ -63,6 +63,8 @@ def _from_config(file: Path, config: dict[str, Any]) -> Preprocess:
     edge, height, width = (size.get(key) for key in ("shortest_edge", "height", "width"))
     crop = config.get("crop_size") if config.get("do_center_crop") else None
     crop = crop.get("height") if isinstance(crop, dict) else crop
+    scale = 255 * config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
     normalised = config.get("do_normalize", bool(config.get("image_mean")))
     if height != width:
         raise DataError(f"{file}: input {height} x {width} is not supported; only square ones are")
@@ -73,6 +75,7 @@ def _from_config(file: Path, config: dict[str, Any]) -> Preprocess:
         crop=crop if crop or not height else height,
         squash=bool(height),
         interpolation=_RESAMPLING[config.get("resample", 2)],
-        mean=tuple(config["image_mean"]) if normalised and config.get("image_mean") else (0.0,),
-        std=tuple(config["image_std"]) if normalised and config.get("image_std") else (1.0,),
+        mean=tuple((value + offset) / scale for value in (normalised and config.get("image_mean")) or (0.0,)),
+        std=tuple(value / scale for value in (normalised and config.get("image_std")) or (1.0,)),
+        channels="bgr" if config.get("do_flip_channel_order") else "rgb",
     )

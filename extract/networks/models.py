@@ -1,4 +1,4 @@
-"""A model that is filled with the tensors of a checkpoint."""
+"""Builds models with the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def build_normed(arch: str, state: Mapping[str, Tensor], name: str, scale: float
         arch: as for :func:`build`.
         state: with ``<name>.weight`` (D, C).
         name: of the classifier.
-        scale: s, which lives in the loss and is in no file.
+        scale: s, which is a setting of the loss and in no file.
     """
     weight = scale * nn.functional.normalize(state[f"{name}.weight"].float(), dim=0).T  # (C, D)
     linear = {f"{name}.weight": weight, f"{name}.bias": weight.new_zeros(len(weight))}
@@ -111,7 +111,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
     Args:
         arch: as for :func:`ltpost.extract.extract_features`.
         state: the tensors, prefixes stripped.
-        num_classes: C where known; else it is the size of what differs from the model with its default classes.
+        num_classes: C, or None; then it is the size of the tensors that differ from the model with its default classes.
 
     Raises:
         UsageError: no such architecture.
@@ -125,7 +125,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
             model = builder.build(arch, differences)
         reason = misfit(model, state)
         if reason is None:
-            own = model.state_dict()  # with its version, which MNASNet asks for
+            own = model.state_dict()  # it has a version, which MNASNet needs
             own.update({key: state[key] for key in own if key in state})
             model.load_state_dict(own)
             return model, builder.preprocess(arch, model)
@@ -134,7 +134,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
 
 
 def _differing_classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """C, where exactly the first axis of the last tensors differs between model and checkpoint."""
+    """C, where model and checkpoint differ only in the first axis of some tensors, and all to the same size."""
     own = model.state_dict()
     differing = {
         key: (own[key].shape, state[key].shape) for key in own if key in state and own[key].shape != state[key].shape

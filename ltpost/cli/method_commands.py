@@ -25,7 +25,8 @@ head_option = click.option(
     "--out",
     "head_file",
     type=click.Path(path_type=Path),
-    help="File, or folder, for the head.  [default: heads/<method>.safetensors]",
+    help="File, or folder, for the head. A FILE is replaced; in a folder a head of other settings is kept beside.  "
+    "[default: heads/<method>.safetensors]",
 )
 
 
@@ -146,10 +147,11 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
         for key, needs in lacking.items():
             words = " and ".join(NEEDS[need] for need in needs)
             click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
-    for outcome in outcomes:
-        outcome.save_head(heads / f"{outcome.method}.safetensors")
+    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
     if not as_json:
         click.echo(f"\nheads: {heads}/")
+    for line in filter(None, lines):
+        click.echo(line, err=as_json)
 
 
 def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, as_json: bool) -> None:
@@ -157,11 +159,30 @@ def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, a
     if distributed.rank() > 0:
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
-    saved = outcome.save_head(place / f"{outcome.method}.safetensors" if place.is_dir() else place)
+    named = head_file is not None and not place.is_dir()
+    saved, line = _save(outcome, place / f"{outcome.method}.safetensors" if place.is_dir() else place, replace=named)
     if csv_file is not None:
         outcome.report.to_csv(csv_file)
     if as_json:
         print_json({**outcome.as_dict(), "head": str(saved)})
-        return
-    click.echo(outcome.summary())
-    click.echo(f"\nhead: {saved}")
+    else:
+        click.echo(outcome.summary())
+        click.echo(f"\nhead: {saved}")
+    if line:
+        click.echo(line, err=as_json)
+
+
+def _save(outcome: Outcome, place: Path, *, replace: bool = False) -> tuple[Path, str]:
+    """Save the head, and keep one of other settings that is there, unless the user has named the file.
+
+    Returns:
+        The file, and a line on the head that was there, if it is not one of the same settings.
+    """
+    from ltpost.heads.keeping import keep_other, other_settings
+
+    what = other_settings(place, outcome.head)
+    kept = None if replace else keep_other(place, outcome.head)
+    saved = outcome.save_head(place)
+    if what is None:
+        return saved, ""
+    return saved, f"the head that was there ({what}) is {'replaced' if kept is None else f'kept as {kept}'}"
