@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ltpost.extract.data.presets import check_preset, statistics_of
 from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split, read_class_counts
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
-from ltpost.extract.pixels.conventions import Alternative, pixel_alternatives
+from ltpost.extract.pixels.conventions import Alternative, both, pixel_alternatives
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.run.extraction import left_as_it_was, workers_for
 from ltpost.extract.run.probe_report import Line, ProbeReport
@@ -112,14 +112,19 @@ def probe(
         channels, side = _shape(drawn(source, rows[:_LOOKED_AT]))
         sets = networks.weight_sets()
 
-        def alternatives(start: Reading) -> Iterator[Alternative]:
-            for order in orders:
-                if order != start.class_order:
-                    yield Alternative("class order", _ORDER_NAMES[order], {"class_order": order})
-            yield from pixel_alternatives(start.preprocess(base), channels, side)
-            for key in sets:
-                if key != (start.weights or sets[0]):
-                    yield Alternative("weights", f"weights {key}", {"weights": key})
+        def alternatives(start: Reading) -> list[Alternative]:
+            other_orders = [
+                Alternative("class order", _ORDER_NAMES[order], {"class_order": order})
+                for order in orders
+                if order != start.class_order
+            ]
+            others = pixel_alternatives(start.preprocess(base), channels, side)
+            others += [
+                Alternative("weights", f"weights {key}", {"weights": key})
+                for key in sets
+                if key != (start.weights or sets[0])
+            ]
+            return [*other_orders, *others, *(both(one, order) for one in others for order in other_orders)]
 
         try:
             lines, best = _search(race, current, alternatives)
@@ -139,7 +144,7 @@ _ORDER_NAMES = {
 
 
 def _search(
-    race: Race, current: Reading, alternatives: Callable[[Reading], Iterator[Alternative]]
+    race: Race, current: Reading, alternatives: Callable[[Reading], list[Alternative]]
 ) -> tuple[list[Line], Reading]:
     """The lines of the table, and the best reading."""
     start, number = current, 1
@@ -147,7 +152,7 @@ def _search(
     tried = {current}
     while True:
         options = [(a, reading) for a in alternatives(start) if (reading := start.changed(a.options)) not in tried]
-        options.sort(key=lambda option: race.cost(option[1]))
+        options.sort(key=lambda option: race.cost(option[1], start))
         readings = [reading for _, reading in options]
         tried.update(readings)
         race.run([start, *readings], f"probe, round {number}")
@@ -157,16 +162,20 @@ def _search(
                 raise DataError(f"{race.source.name}: {race.measured(current).error}")
         level = LEVEL / max(len(options), 1)
         better: dict[str, tuple[Alternative, Reading]] = {}
+        table: list[tuple[Alternative, Line]] = []
         for alternative, reading in options:
             difference = race.difference(start, reading)
             is_better = difference is not None and difference.value > 0 and difference.p < level
-            lines.append(Line(number, alternative.name, reading, race.measured(reading), difference, is_better))
+            line = Line(number, alternative.name, reading, race.measured(reading), difference, is_better)
+            table.append((alternative, line))
             if is_better and race.is_ahead(reading, better.get(alternative.setting, (None, start))[1]):
                 better[alternative.setting] = alternative, reading
+        chosen = [reading for _, reading in better.values()]
+        lines += [line for alternative, line in table if not alternative.beside or line.reading in chosen]
         if not better:
             return lines, start
         best = start
-        for _, reading in better.values():
+        for reading in chosen:
             best = reading if race.is_ahead(reading, best) else best
         if len(better) > 1:
             combined = start

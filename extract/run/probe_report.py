@@ -121,7 +121,14 @@ class ProbeReport:
 
     def _verdict(self) -> str:
         if self.best_against_current is None:
-            return "no reading is better than the current one beyond noise; more images tell smaller differences apart"
+            top1 = self.lines[0].measured.top1
+            hint = "more images show smaller differences"
+            if top1 * self.num_classes < _NEAR_CHANCE:
+                hint = (
+                    "its accuracy is near chance, so several settings may be wrong at once: set one that gives more "
+                    "confidence, and probe again"
+                )
+            return f"no reading is better than the current one beyond noise; {hint}"
         gain, _, p = _difference_cells(self.best_against_current)
         low, high = (100 * end for end in self.best_against_current.interval)
         text = (
@@ -132,8 +139,11 @@ class ProbeReport:
         return text if not left_out else f"{text}\nwithout {', '.join(left_out)}"
 
 
+#: top-1 below this many times 1/C shows nothing of a reading
+_NEAR_CHANCE = 2.0
 _METHOD = (
-    "Each line changes one setting of the current reading. Settings that are better beyond noise (+) are combined.\n"
+    "Each line changes one setting of the current reading; the class order may change with it, where that is better.\n"
+    "Settings that are better beyond noise (+) are combined.\n"
     "The next round changes one setting of the best reading so far (numbers before the names), until none is better.\n"
     "Better beyond noise means p < 0.05 over all lines of a round (exact McNemar test on the same images). Readings\n"
     "that were clearly worse than the best one were stopped early, and show fewer images. Nothing was written."

@@ -168,10 +168,10 @@ class Race:
         difference = self.difference(other, reading)
         return difference is not None and difference.value > 0
 
-    def cost(self, reading: Reading) -> tuple[bool, bool, int]:
-        """What decides how long a reading takes: whether it needs a pass, other weights, and its size."""
+    def cost(self, reading: Reading, start: Reading) -> tuple[bool, bool, int]:
+        """What decides how long a reading takes beside another one: a pass of its own, other weights, its size."""
         weights, preprocess = self.key(reading)
-        return (weights, preprocess) not in self.passes, weights is not None, preprocess.crop or 0
+        return self.key(reading) != self.key(start), weights != start.weights, preprocess.crop or 0
 
     # -- one block ---------------------------------------------------------------------------------------------------
 
