@@ -11,6 +11,7 @@ import numpy as np
 
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
+from ltpost.data.rows import parts
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.data.source import check_split, read_class_counts
@@ -76,12 +77,22 @@ def convert(
         feature_set = _changed(feature_set, class_counts=read_class_counts(class_counts))
     if ckpt is not None:
         feature_set = _changed(feature_set, head=_head_of(ckpt, head_key, feature_set))
+    _check_finite(feature_set)
     try:
         with held(target):
             write(feature_set, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
+
+
+def _check_finite(feature_set: FeatureSet) -> None:
+    """Raise DataError where a feature or a logit is NaN or infinite, which is best found before a file is written."""
+    for part, _ in parts(len(feature_set), feature_set.block_rows()):
+        if feature_set.num_features is not None:
+            feature_set.check_finite("features", feature_set.read_features(part), part)
+        if feature_set.has_logits:
+            feature_set.read_logits(part)
 
 
 def _by_suffix(table: Mapping[str, Any], path: Path, argument: str) -> Any:
@@ -137,7 +148,7 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
     if "labels" not in fields or not {"features", "logits"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
-            f"holds {', '.join(map(str, arrays)) or 'nothing'}"
+            f"holds {' '.join(', '.join(map(str, arrays)).split()) or 'nothing'}"
         )
     for key in ("features", "logits"):
         if key in fields and fields[key].dtype not in (np.float16, np.float32):
@@ -146,9 +157,13 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
     weight, bias = fields.pop("weight", None), fields.pop("bias", None)
     names, paths = fields.pop("class_names", None), fields.pop("paths", None)
     with reading(Path(name), "a feature set"):
+        try:
+            head = None if weight is None else LinearHead(weight, bias)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
         return FeatureSet(
             **fields,
-            head=None if weight is None else LinearHead(weight, bias),
+            head=head,
             class_names=None if names is None else _strings(names),
             paths=None if paths is None else np.array(_strings(paths), dtype=object),
             split=split,

@@ -166,10 +166,11 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
     state: dict[str, Tensor] = {}
     locations: dict[str, Location] = {}
     for part in layout.parts:
-        tensors = at(container, *part) or {}
+        tensors = at(container, *part)
+        items = tensors.items() if isinstance(tensors, Mapping) else ()
         names = {
             name: tensor
-            for name, tensor in tensors.items()
+            for name, tensor in items
             if isinstance(name, str) and isinstance(tensor, Tensor) and name != AVERAGED_COUNT
         }
         for short, name in _stripped(list(names)).items():
@@ -184,11 +185,11 @@ def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
     """The tensor itself, if it is dense and of a type that models hold.
 
     Raises:
-        DataError: it is sparse, quantized, without content, or of a type that models do not compute with.
+        DataError: it is sparse, quantized, nested, without content, or of a type that models do not compute with.
     """
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
     if not plain or tensor.dtype not in _TYPES:
-        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        kind = "nested" if tensor.is_nested else str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
         raise DataError(f"{source}: tensor '{name}' must be a plain tensor of float32 or the like, but is {kind}")
     return tensor
 
@@ -211,12 +212,13 @@ def _renamed(name: str, rename: tuple[tuple[str, str | None], ...]) -> str | Non
 
 def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
     """Multiply w_c and b_c by s_c, as LWS and MiSLAS do."""
-    weight = state.get("fc.weight")
-    if weight is None or len(weight) != len(scales):
+    weight, bias = state.get("fc.weight"), state.get("fc.bias")
+    fits = weight is not None and weight.ndim == 2 and (bias is None or bias.shape == scales.shape)
+    if weight is None or not fits or len(weight) != len(scales):
         raise DataError(f"{source}: has {len(scales)} factors for its classifier, but no 'fc.weight' with as many rows")
     state["fc.weight"] = weight * scales[:, None].to(weight)
-    if "fc.bias" in state:
-        state["fc.bias"] = state["fc.bias"] * scales.to(weight)
+    if bias is not None:
+        state["fc.bias"] = bias * scales.to(weight)
 
 
 def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) -> None:
@@ -242,7 +244,7 @@ def _normed_head(state: Mapping[str, Tensor]) -> str | None:
     norms = [tensor for key, tensor in state.items() if re.search(r"layer\d\.\d+\.bn\d\.weight$", key)]
     for name in ("fc", "linear"):
         weight = state.get(f"{name}.weight")
-        if weight is not None and norms and f"{name}.bias" not in state:
+        if weight is not None and weight.ndim == 2 and norms and norms[-1].ndim and f"{name}.bias" not in state:
             dimension = len(norms[-1])
             if weight.shape[0] == dimension != weight.shape[1]:
                 return name

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ltpost.extract.checkpoints.layouts import Container, at
@@ -78,11 +79,17 @@ def accuracy_of_folder(folder: Path) -> Accuracy | None:
 
 def _fraction(value: Any) -> float | None:
     """A stored number as a fraction; None where it cannot be an accuracy."""
-    if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.number):
+    if isinstance(value, np.number) or (isinstance(value, Tensor) and _is_one_number(value)):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
         return None
     return value / 100 if value > 1 else float(value)
+
+
+def _is_one_number(tensor: Tensor) -> bool:
+    """Whether a tensor from a file can be read as one number; sparse, nested and empty ones cannot."""
+    plain = tensor.layout == torch.strided and not tensor.is_nested and tensor.device.type == "cpu"
+    return plain and tensor.numel() == 1
 
 
 def _below(container: Any, place: tuple[str, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from ltpost.extract.data.source import Source, Unreadable, sha256_of_files, sha2
 from ltpost.extract.messages import first_line, need, reading
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
 
 @dataclass
@@ -48,10 +50,19 @@ def decode(file: Path | BinaryIO) -> Any:
     try:
         if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
             return Unreadable("is not a regular file")
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             return (_high_bytes(image) if image.mode[0] in "IF" else image).convert("RGB")
     except Exception as error:  # noqa: BLE001,RUF100 - Pillow's plugins raise errors of any kind on damaged files
         return Unreadable(getattr(error, "strerror", None) or first_line(error))
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """The formats of Pillow that are tried, whatever the name of a file ends in. For others it may start programs."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _high_bytes(image: Any) -> Any:
@@ -145,7 +156,7 @@ def _is_image(name: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links that lead back to a parent.
+    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links to a folder that led there.
 
     Raises:
         DataError: a folder cannot be read, whose images would be missing.
@@ -156,13 +167,17 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             return  # val/ may lack a class
         raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
+    above = {str(root): (os.path.realpath(root),)}  # the real places of a folder and of those that led to it
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), real)]
+        places = above.pop(folder)
+        inside = {name: os.path.realpath(Path(folder, name)) for name in folders}
+        folders[:] = [
+            name for name in folders if not (Path(folder, name).is_symlink() and _holds(inside[name], places))
+        ]
+        above.update({str(Path(folder, name)): (*places, inside[name]) for name in folders})
         yield folder, folders, files
 
 
-def _leads_back(folder: Path, parent: str) -> bool:
-    """Whether a folder is a link to ``parent`` or to a folder that holds it."""
-    target = os.path.realpath(folder)
-    return folder.is_symlink() and (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+def _holds(folder: str, places: tuple[str, ...]) -> bool:
+    """Whether one of the places is the folder or lies in it."""
+    return any((place + os.sep).startswith(folder.rstrip(os.sep) + os.sep) for place in places)

@@ -49,7 +49,10 @@ def tars_in(data: Path, split: str) -> Path | None:
 
 def tar_files(data: Path, split: str) -> list[Path]:
     """The shards of a split, in order."""
-    return sorted(data.glob(f"{split}/*.tar")) or sorted(data.glob(f"{split}*.tar"))
+    found = (
+        sorted(file for file in data.glob(where) if file.is_file()) for where in (f"{split}/*.tar", f"{split}*.tar")
+    )
+    return next(filter(None, found), [])
 
 
 def open_tars(data: Path, split: str) -> Source:

@@ -10,7 +10,8 @@ from torch import nn
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import sha256_of_file
-from ltpost.extract.messages import first_line
+from ltpost.extract.messages import reading, some
+from ltpost.extract.networks.models import check_finite
 from ltpost.extract.pixels.preprocess import Preprocess
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
@@ -34,12 +35,16 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
         raise UsageError(
             f"{folder}: a model folder of Hugging Face needs transformers; install it with: pip install transformers"
         ) from None
-    try:
-        model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    with reading(folder, "an image classifier of transformers"):
+        model, found = AutoModelForImageClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    if missing := sorted(map(str, found["missing_keys"])):
         raise DataError(
-            f"{folder}: is not an image classifier that transformers can load ({first_line(error)})"
-        ) from None
+            f"{folder}: must hold all weights of an image classifier, but has none for {some(missing)}, which "
+            "transformers would fill with random numbers"
+        )
+    check_finite(model, folder)
     weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(folder.glob(name))), None)
     sha256 = "" if weights is None else sha256_of_file(weights)
     return type(model).__name__, model, _preprocess(folder), sha256
@@ -48,7 +53,11 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
 def _preprocess(folder: Path) -> Preprocess:
     """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    with reading(file, "the settings of an image processor"):
+        return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
+
+
+def _from_config(file: Path, config: dict[str, Any]) -> Preprocess:
     size = config.get("size") or {}
     size = {"shortest_edge": size} if isinstance(size, int) else size
     edge, height, width = (size.get(key) for key in ("shortest_edge", "height", "width"))

@@ -50,7 +50,8 @@ def describe(path: str | os.PathLike[str]) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        shape = "nested" if value.is_nested else tuple(value.shape)
+        return f"tensor {shape} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict) and value:
         tensors = sum(isinstance(item, Tensor) for item in value.values())
         return f"{len(value)} entries, {tensors} of them tensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -27,6 +28,19 @@ def misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
         key = wrong[0]
         return f"{key} has shape {tuple(state[key].shape)} in the checkpoint, but {tuple(own[key].shape)} in the model"
     return None
+
+
+def check_finite(model: nn.Module, path: Path) -> None:
+    """Raise DataError where a weight is NaN or infinite, or anything else in the model is NaN."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.isnan().any() or (name in parameters and tensor.isinf().any()):
+            raise DataError(
+                f"{path}: '{name}' must be finite, but holds NaN or infinity; the file is damaged, or the training "
+                "that wrote it has diverged"
+            )
 
 
 class Normalise(nn.Module):
@@ -61,7 +75,12 @@ class Gated(nn.Module):
 
 def build_gated(arch: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Preprocess]:
     """A ResNet whose ``fc`` is :class:`Gated`."""
-    model, preprocess = build(arch, state, len(state["fc.weight"]))
+    shape = tuple(state["fc.weight"].shape) if "fc.weight" in state else (0, 0)
+    gate = {"confidence_layer.weight": shape[1:], "confidence_layer.bias": (1,)}
+    for name, sizes in (gate | dict.fromkeys(("logit_scale", "logit_bias"), shape[:1])).items():
+        if name not in state or state[name].numel() != sizes[0]:
+            raise DataError(f"must have '{name}' with {sizes[0]} numbers, as its classifier (DisAlign) is gated by it")
+    model, preprocess = build(arch, state, shape[0])
     linear = model.get_submodule("fc")
     assert isinstance(linear, nn.Linear)
     model.set_submodule("fc", Gated(linear, state))

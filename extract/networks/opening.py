@@ -19,7 +19,7 @@ from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
 from ltpost.extract.networks.experts import side_by_side
 from ltpost.extract.networks.hugging_face import is_model_folder, open_model_folder
-from ltpost.extract.networks.models import build, build_gated, build_normed
+from ltpost.extract.networks.models import build, build_gated, build_normed, check_finite
 from ltpost.extract.networks.recognition import candidates
 from ltpost.extract.pixels.preprocess import Preprocess
 
@@ -144,6 +144,7 @@ def open_model(
             model, preprocess = build(arch, checkpoint.state, num_classes)
     except DataError as error:
         raise DataError(f"{checkpoint.path}: {error}") from None
+    check_finite(model, checkpoint.path)
     used = {*model.state_dict(), f"{checkpoint.normed}.weight"}
     gate = ("fc.", "confidence_layer.", "logit_") if is_gated(checkpoint.state) else ()
     unused = [key for key in checkpoint.state if key not in used and not key.startswith(gate)]

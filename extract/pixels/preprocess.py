@@ -22,6 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _LARGEST_SIDE = 2**14
 CHANNELS = ("rgb", "bgr")
+_LARGEST_AREA = 2**26  # pixels of an image that is resized by its shorter side
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -57,6 +58,8 @@ class Preprocess:
             raise UsageError(f"mean= must be numbers, but is {list(self.mean)}")
         if self.channels not in CHANNELS:
             raise UsageError(f"channels= must be rgb or bgr, but is '{self.channels}'")
+        if min(1 if side is None else side for side in (self.resize, self.crop)) < 1:
+            raise UsageError(f"img_size= must be at least 1, but is {min(self.resize or 0, self.crop or 0)}")
         if max(self.resize or 0, self.crop or 0) > _LARGEST_SIDE:
             raise UsageError(
                 f"img_size= and crop_pct= must give images of at most {_LARGEST_SIDE} pixels a side, but give "
@@ -120,6 +123,15 @@ class Preprocess:
             left, top = _offset(image.width, self.crop), _offset(image.height, self.crop)
             image = image.crop((left, top, left + self.crop, top + self.crop))
         return _channels_last(np.asarray(image))
+
+    def refusal(self, image: Any) -> str | None:
+        """Why a PIL image or an array cannot be resized, or None: a long and thin one becomes a very large one."""
+        width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
+        if self.resize is None or self.squash:
+            return None
+        new_width, new_height = _shorter_side((width, height), self.resize)
+        too_large = new_width * new_height > _LARGEST_AREA
+        return f"{width} x {height} is too long and thin to resize to {new_width} x {new_height}" if too_large else None
 
     def resized(self, image: Any) -> Any:
         """The PIL image before the crop."""

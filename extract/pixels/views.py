@@ -79,6 +79,10 @@ class Views:
             return {}
         return {"sample": np.repeat(np.arange(samples), self.count), "view": np.tile(np.arange(self.count), samples)}
 
+    def refusal(self, image: Any) -> str | None:
+        """Why an image cannot be cut to size, or None."""
+        return None if self.augment == "standard" else self.preprocess.refusal(image)
+
     def cut(self, image: Any, sample: int, view: int) -> list[NDArray[np.uint8]]:
         """The pixels (h, w, channels) of all variants of one view of an image (PIL, or an array)."""
         if self.augment == "standard":

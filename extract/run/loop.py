@@ -63,9 +63,10 @@ class Batches(Dataset[Any]):
         pixels: list[NDArray[np.uint8] | None] = []
         bad: dict[int, str] = {}
         for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
+            reason = image.reason if isinstance(image, Unreadable) else views.refusal(image)
             for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
-                if isinstance(image, Unreadable):
-                    bad[row - start] = image.reason
+                if reason is not None:
+                    bad[row - start] = reason
                     pixels += [None] * views.variants
                 else:
                     pixels += views.cut(image, sample, row - sample * views.count)
