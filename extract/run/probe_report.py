@@ -142,10 +142,10 @@ class ProbeReport:
 _NEAR_CHANCE = 2.0
 _METHOD = (
     "Each line changes one setting of the current reading; the class order may change with it, where that is better.\n"
-    "What is better beyond noise (+) is combined, and the next round (numbers before the names) changes one setting of\n"
-    "the best reading so far, until none is better. Beyond noise means p < 0.05 over all lines of a round, by the exact\n"
-    "McNemar test on the same images. Readings that were clearly worse stopped early, and show fewer images. Nothing\n"
-    "was written."
+    "What is better beyond noise (+) is combined, and the next round (numbers before the names) changes one setting\n"
+    "of the best reading so far, until none is better. Beyond noise means p < 0.05 over all lines of a round, by the\n"
+    "exact McNemar test on the same images. Readings that were clearly worse stopped early, and show fewer images.\n"
+    "Nothing was written."
 )
 
 
