@@ -19,11 +19,11 @@ from torch import nn
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import read_container
 from ltpost.extract.checkpoints.weight_sets import weight_sets
-from ltpost.extract.data.class_order import CLASS_ORDERS, class_numbers
+from ltpost.extract.data.class_order import CLASS_ORDERS, class_counts_of, class_numbers
 from ltpost.extract.data.draw import drawn, rows_over_classes
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.presets import check_preset, statistics_of
-from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split, read_class_counts
+from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.conventions import Alternative, both, pixel_alternatives
@@ -93,12 +93,12 @@ def probe(
     if images < 1:
         raise UsageError(f"probe= must be at least 1 image, but is {images}")
     check_split(split)
-    source = open_source(data, split, list_file, root, None, dataset)
     statistics = {key: value and tuple(value) for key, value in statistics_of(dataset, mean, std).items()}
     current = Reading(**reading, **statistics)
     networks = _Networks(model, device, amp, arch=arch, head_key=head_key, expert=expert, head_scale=head_scale)
     with networks.left_as_they_were():
         backbone, base = networks(current.weights)
+        source = open_source(data, split, list_file, root, None, dataset)
         num_classes = backbone.head.num_classes
         if dataset is not None:
             check_preset(dataset, num_classes)
@@ -106,7 +106,8 @@ def probe(
         rows = rows_over_classes(source.labels, images, seed)
         if not len(rows):
             raise DataError(f"{source.name}: has no images")
-        orders = _class_orders(source, class_counts, num_classes, current.class_order)
+        counts = class_counts_of(source, class_counts, num_classes)
+        orders = _class_orders(source, counts, num_classes, current.class_order)
         labels = {order: numbers[source.labels[rows]] for order, numbers in orders.items()}
         race = Race(source, rows, labels, networks, num_classes, batch_size, workers_for(workers, source))
         channels, side = _shape(drawn(source, rows[:_LOOKED_AT]))
@@ -194,12 +195,9 @@ def _search(
 
 
 def _class_orders(
-    source: Source, class_counts: Any, num_classes: int, current: str | None
+    source: Source, counts: NDArray[np.int64] | None, num_classes: int, current: str | None
 ) -> dict[str | None, NDArray[np.int64]]:
     """Class order to the numbers of the classes in it, (C,); the current order first, no numbering twice."""
-    if isinstance(class_counts, str | os.PathLike):
-        class_counts = read_class_counts(class_counts)
-    counts = source.class_counts(num_classes) if class_counts is None else np.asarray(class_counts, np.int64)
     names = source.class_names if source.class_names is not None and len(source.class_names) == num_classes else None
     others = CLASS_ORDERS if source.class_order is not None else (None, *CLASS_ORDERS)
     orders: dict[str | None, NDArray[np.int64]] = {}
