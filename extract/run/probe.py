@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract.checkpoints.container import read_container
 from ltpost.extract.checkpoints.weight_sets import weight_sets
 from ltpost.extract.data.class_order import CLASS_ORDERS, class_counts_of, class_numbers
@@ -24,6 +24,7 @@ from ltpost.extract.data.draw import drawn, rows_over_classes
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.presets import check_preset, statistics_of
 from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.conventions import Alternative, both, pixel_alternatives
@@ -111,7 +112,7 @@ def probe(
         labels = {order: numbers[source.labels[rows]] for order, numbers in orders.items()}
         race = Race(source, rows, labels, networks, num_classes, batch_size, workers_for(workers, source))
         channels, side = _shape(drawn(source, rows[:_LOOKED_AT]))
-        sets = networks.weight_sets()
+        sets = networks.others(current.weights, num_classes)
 
         def alternatives(start: Reading) -> list[Alternative]:
             other_orders = [
@@ -120,11 +121,7 @@ def probe(
                 if order != start.class_order
             ]
             others = pixel_alternatives(start.preprocess(base), channels, side)
-            others += [
-                Alternative("weights", f"weights {key}", {"weights": key})
-                for key in sets
-                if key != (start.weights or sets[0])
-            ]
+            others += [Alternative("weights", f"weights {key}", {"weights": key}) for key in sets]
             return [*other_orders, *others, *(both(one, order) for one in others for order in other_orders)]
 
         try:
@@ -242,11 +239,20 @@ class _Networks:
         """A module of the user gets its device and its training flags back at the end."""
         return left_as_it_was(self.model) if isinstance(self.model, nn.Module) else contextlib.nullcontext()
 
-    def weight_sets(self) -> list[str]:
-        """The keys of the sets of weights in a checkpoint file, the default one first; empty for anything else."""
+    def others(self, current: str | None, num_classes: int) -> list[str]:
+        """The keys of other sets of weights in a checkpoint file that make a network with as many classes."""
         if isinstance(self.model, nn.Module) or not Path(self.model).is_file():
             return []
-        return weight_sets(read_container(Path(self.model)))
+        sets, usable = weight_sets(read_container(Path(self.model))), []
+        for key in sets:
+            if key == (current or sets[0]):
+                continue
+            try:
+                if self(key)[0].head.num_classes == num_classes:
+                    usable.append(key)
+            except LtpostError as error:
+                tell(f"weights '{key}' cannot be used: {error}")
+        return usable
 
     def stored_accuracy(self) -> tuple[str, float] | None:
         """The accuracy that came with the first network, and its name."""
