@@ -8,6 +8,7 @@ The rooms, in reading order; each imports only from those before it:
 - ``checkpoints`` turns a checkpoint file into named tensors.
 - ``networks`` turns named tensors into a model that gives features and logits.
 - ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
+  ``run.probe`` measures how images and labels must be read.
 - ``export`` writes a head back into its checkpoint. ``convert`` reads and writes feature files of other programs.
 - ``command`` is the command line.
 
