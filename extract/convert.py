@@ -152,7 +152,9 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
         )
     for key in ("features", "logits"):
         if key in fields and fields[key].dtype not in (np.float16, np.float32):
-            with reading(Path(name), f"features ('{key}')"):
+            if fields[key].dtype.kind not in "biuf":
+                raise DataError(f"{name}: '{key}' must hold numbers, but holds {fields[key].dtype}")
+            with np.errstate(over="ignore"):  # infinity is refused before anything is written
                 fields[key] = fields[key].astype(np.float32)
     weight, bias = fields.pop("weight", None), fields.pop("bias", None)
     names, paths = fields.pop("class_names", None), fields.pop("paths", None)

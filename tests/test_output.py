@@ -240,7 +240,7 @@ def test_the_temporary_file_of_a_running_process_is_left_alone(tmp_path):
 
 
 def stopped_at(step: int, path: Path) -> BaseException | None:
-    """Write a file, and raise KeyboardInterrupt at a step of Python in what writes it; None where it has ended first."""
+    """Write a file and raise KeyboardInterrupt at a step of Python in what writes it; None where it has ended."""
     passed = 0
 
     def trace(frame, event, _):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
 
     with reading(file, "a table"):
         try:
-            table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+            table: Any = (
+                pd.read_csv(file, dtype={"path": str}, keep_default_na=False)  # a folder may be called NA
+                if file.suffix == ".csv"
+                else pd.read_parquet(file)
+            )
         except ImportError:
             raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
     if not {"path", "label"} <= set(table.columns):
@@ -62,9 +67,10 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
         raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")
     if table["label"].dtype.kind not in "iu":
         raise DataError(f"{file}: column 'label' must hold whole numbers, but holds {table['label'].dtype}")
-    paths = [str(path) for path in table["path"]]
-    if odd := next((path for path in paths if "\0" in path), None):
-        raise DataError(f"{file}: a path must not hold the character NUL, but one is {odd!r}")
+    paths = table["path"].tolist()
+    odd = next((path for path in paths if not isinstance(path, str) or not path or "\0" in path), None)
+    if odd is not None:
+        raise DataError(f"{file}: column 'path' must hold texts without the character NUL, but one is {odd!r}")
     return paths, as_labels(f"{file}: column 'label'", table["label"].to_numpy())
 
 
@@ -90,7 +96,7 @@ def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
     Returns:
         Paths relative to ``root`` (unchanged where no such file exists), or None where none of the files exists.
     """
-    if any((root / path).is_file() for path in paths[:100]):
+    if any(os.path.isfile(root / path) for path in paths[:100]):  # noqa: PTH113 - false too for names that cannot be
         return paths
     by_name: dict[str, list[tuple[str, ...]]] = {}
     for folder, _, files in walk(root):

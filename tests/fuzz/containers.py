@@ -1,4 +1,4 @@
-"""Containers of checkpoints with something odd in them, and pickles that want to run code or to break numpy and torch."""
+"""Containers of checkpoints with something odd in them, and pickles that want to run code or break numpy and torch."""
 
 from __future__ import annotations
 
@@ -270,7 +270,8 @@ def too_deep(rng: np.random.Generator, folder: Path) -> tuple[bytes, bool]:
     pieces = [b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".", b"\x80\x02h\xff.",
               b"\x80\x02" + b"(" * 10**5 + b".",
               b"\x80\x02}" + b"2" * 1000 + b"u.", b"\x80\x02X\xff\xff\xff\x7fa.",
-              b"\x80\x02\x8a\x08" + b"\xff" * 8 + b".", b"\x80\x02U\x03abcQ.", b"\x80\x02P1\n.", b"\x80\x02\x82\x01."]  # fmt: skip
+              b"\x80\x02\x8a\x08" + b"\xff" * 8 + b".", b"\x80\x02U\x03abcQ.", b"\x80\x02P1\n.",
+              b"\x80\x02\x82\x01."]  # fmt: skip
     return pieces[int(rng.integers(len(pieces)))], True
 
 

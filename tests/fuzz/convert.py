@@ -1,7 +1,7 @@
 """Bad inputs of ``convert``: archives, pickles and tables of features, files of class counts.
 
-What is read must be what an independent reader finds in the same bytes; an archive of numpy holds checksums, so one whose
-bytes were changed must give the arrays from before.
+What is read must be what an independent reader finds in the same bytes; an archive of numpy holds checksums, so one
+whose bytes were changed must give the arrays from before.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ def _odd_arrays(value: Any) -> list[tuple[Any, bool]]:
         (value[:0], False), (value.astype("c16"), False), (value.astype("S8"), False), (value.astype(object), False),
         (np.zeros(value.shape, [("a", "f4")]), False), (np.array(3.0), False), (np.array("x"), False), (None, False),
         (value.astype("i8").astype("m8[s]"), False), (value.astype("i8").astype("M8[s]"), False), ("text", False),
-        (np.full(value.shape, np.nan), False), (np.full(value.shape, np.inf), False), (np.full(value.shape, 1e300), False),
-        (np.full(value.shape, 2**64 - 1, np.uint64), False), (value.astype(np.longdouble), True), ([[1], [1, 2]], False),
+        (np.full(value.shape, np.nan), False), (np.full(value.shape, np.inf), False),
+        (np.full(value.shape, 1e300), False),
+        (np.full(value.shape, 2**64 - 1, np.uint64), False), (value.astype(np.longdouble), True),
+        ([[1], [1, 2]], False),
         (-1 - np.abs(value.astype("i8")), False), (value.astype(bool), True), ({"a": 1}, False), (5, False),
     ]  # fmt: skip
 
@@ -154,12 +156,16 @@ def hostile_npz(rng: np.random.Generator) -> bytes:
 
 _COUNTS: list[tuple[str, bytes, Any]] = [
     (".json", b"[9, 5, 1]", [9, 5, 1]), (".txt", b"9\n5\n1\n", [9, 5, 1]), (".txt", b"\xef\xbb\xbf9, 5 1", [9, 5, 1]),
-    (".json", b"[9, 5, -1]", None), (".json", b"[9.5, 5, 1]", None), (".json", b'{"a": 9}', None), (".json", b"[" * 9999, None),
+    (".json", b"[9, 5, -1]", None), (".json", b"[9.5, 5, 1]", None), (".json", b'{"a": 9}', None), (".json",
+    b"[" * 9999, None),
     (".json", b"[9, null]", None), (".json", b"NaN", None), (".json", b"[[9, 5, 1]]", None), (".json", b"", None),
-    (".json", b"[9, 5, 1", None), (".json", b"[9, 5, " + b"9" * 5000 + b"]", None), (".json", b"[true, false, true]", None),
+    (".json", b"[9, 5, 1", None), (".json", b"[9, 5, " + b"9" * 5000 + b"]", None), (".json",
+    b"[true, false, true]", None),
     (".txt", b"", None), (".txt", b"\xff\xfe9", None), (".txt", b"9\n5\nx", None), (".txt", b"9 5 1e3", None),
-    (".txt", b"\0", None), (".txt", b"[9] 5 1", None), (".txt", "９ 5 1".encode(), None), (".npy", b"\x93NUMPY\x01\0", None),
-    (".npy", pickle.dumps([9, 5, 1]), None), (".json", b"[9, 5, 18446744073709551615]", None), (".txt", b'"9" 5 1', None),
+    (".txt", b"\0", None), (".txt", b"[9] 5 1", None), (".txt", "９ 5 1".encode(), None), (".npy",
+    b"\x93NUMPY\x01\0", None),
+    (".npy", pickle.dumps([9, 5, 1]), None), (".json", b"[9, 5, 18446744073709551615]", None),
+    (".txt", b'"9" 5 1', None),
 ]  # fmt: skip
 
 

@@ -129,7 +129,8 @@ def no_image(rng: np.random.Generator) -> tuple[str, bytes, bool]:
     """Other files, and formats for which Pillow starts a program (EPS) or that no data set uses."""
     contents = [
         b"", b"\0" * 1000, b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        b"PK\x03\x04" + bytes(100), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP",
+        b"PK\x03\x04" + bytes(100), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0",
+        b"RIFF\0\0\0\0WEBP",
         b"\xc5\xd0\xd3\xc6" + bytes(40), b"%PDF-1.4\n", b"SIMPLE  =                    T" + b" " * 2850, b"P6 9",
         b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + struct.pack("<HHII", 256, 4, 1, 9) + struct.pack("<I", 8),
     ]  # fmt: skip
