@@ -42,7 +42,10 @@ DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
     "importance": importance,
 }
 
-__all__ = ["DIAGNOSTICS", "Diagnosis", "Finding", "Subject", "diagnose"]
+#: diagnostics of the features alone, equal for every head
+OF_FEATURES = ("cone", "separability")
+
+__all__ = ["DIAGNOSTICS", "OF_FEATURES", "Diagnosis", "Finding", "Subject", "diagnose", "diagnosis_of"]
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,17 @@ def diagnose(
     for key in only:
         if key not in DIAGNOSTICS:
             raise UsageError(f"only= must name diagnostics out of {', '.join(DIAGNOSTICS)}, but names {key!r}")
-    subject = Subject(feature_set, head, groups)
-    findings: dict[str, Finding] = {}
-    left_out: dict[str, str] = {}
+    return diagnosis_of(Subject(feature_set, head, groups), only, name)
+
+
+def diagnosis_of(subject: Subject, only: Sequence[str] = (), name: str = "") -> Diagnosis:
+    """The same of a :class:`Subject`."""
+    rows, findings, left_out = subject.rows, dict[str, Finding](), dict[str, str]()
     for key in only or DIAGNOSTICS:
         try:
             findings[key] = DIAGNOSTICS[key](subject)
         except DataError as error:
             left_out[key] = str(error)
-    called = name or ("joint classifier" if head is None else "head")
-    title = f"{called} on {feature_set.split or feature_set.name}, {len(feature_set):,} rows; groups: {subject.groups}"
+    called = name or ("joint classifier" if subject.is_joint else "head")
+    title = f"{called} on {rows.split or rows.name}, {len(rows):,} rows; groups: {subject.groups}"
     return Diagnosis(title, findings, left_out)
