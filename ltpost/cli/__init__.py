@@ -31,12 +31,13 @@ COMMANDS = {
     "compare": "method_commands",
     "evaluate": "evaluate",
     "diagnose": "diagnose",
+    "report": "report",
     "demo": "demo",
 }
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "diagnose", "demo"),
+    "Results": ("compare", "evaluate", "diagnose", "report", "demo"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltpost import methods
-from ltpost.cli.options import Grid, Numbers, experiment_options, output_options, print_json
+from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option, output_options, print_json
 from ltpost.data import distributed
 from ltpost.method import NEEDS, Method, Option
 
@@ -104,30 +104,21 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--methods",
-    "names",
-    default="default",
-    show_default=True,
-    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
-    "which the files suffice.",
-)
+@methods_option
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
 @output_options
 @experiment_options
-def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
+def compare(experiment: Experiment, names: tuple[str, ...], heads: Path, csv_file: Path | None, as_json: bool) -> None:
     """Several methods, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import comparison
 
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    keys = methods.keys_of(asked)
-    lacking = {key: needs for key in keys if key not in asked and (needs := comparison.missing(experiment, key))}
-    outcomes = comparison.compare(experiment, [key for key in keys if key not in lacking])
+    keys, lacking = comparison.runnable(experiment, names)
+    outcomes = comparison.compare(experiment, keys)
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes)

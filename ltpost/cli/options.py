@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
+from ltpost import methods
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 from ltpost.scores.metrics import SELECT
 
@@ -42,6 +43,18 @@ test_prior_option = click.option(
     callback=_names,
     help="Report Top-1 under other class priors of the rows too: forward-50, uniform, backward-50 (any factor), or "
     "dirichlet- before one; several parted by commas.  [default: none]",
+)
+
+
+#: several methods; the command gets them as ``names``
+methods_option = click.option(
+    "--methods",
+    "names",
+    default="default",
+    show_default=True,
+    callback=_names,
+    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
+    "which the files suffice.",
 )
 
 

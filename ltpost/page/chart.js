@@ -1,6 +1,6 @@
 // Charts in SVG, drawn anew at the width that there is.
 
-const MARGIN = { left: 50, right: 12, top: 10, bottom: 42 };
+const MARGIN = { left: 62, right: 12, top: 10, bottom: 42 };
 
 // A chart. ``marks()`` gives what is drawn:
 //   {line: [[x, y], …], kind}           a line
@@ -43,8 +43,7 @@ function drawnMark(mark, across, up, height) {
   if (mark.dots) {
     // all dots of a mark are one path of lines without length and with round ends
     const path = mark.dots.map((dot) => `M${round(across(dot.x))} ${round(up(dot.y))}h0`).join("");
-    const labels = mark.dots.filter((dot) => dot.label).map((dot) =>
-      svg("text", { class: "label", x: across(dot.x) + 7, y: up(dot.y) + 4 }, dot.label));
+    const labels = dotLabels(mark.dots.filter((dot) => dot.label).map((dot) => ({ text: dot.label, x: across(dot.x), y: up(dot.y) })));
     return [svg("path", { class: `dots ${mark.kind}`, d: path }), ...labels];
   }
   if (mark.span) {
@@ -53,6 +52,21 @@ function drawnMark(mark, across, up, height) {
   }
   const at = across(mark.rule);
   return [svg("line", { ...attributes, x1: at, x2: at, y1: MARGIN.top, y2: height - MARGIN.bottom })];
+}
+
+// Names beside dots: right, left, above or below, where no dot and no other name is; where there is no room, none.
+function dotLabels(dots) {
+  const boxes = dots.map(({ x, y }) => [x - 5, y - 5, x + 5, y + 5]), nodes = [];
+  for (const { text, x, y } of dots) {
+    const half = 3.5 * text.length;
+    const places = [[x + 8 + half, y], [x - 8 - half, y], [x, y - 14], [x, y + 14]];
+    const free = places.map(([a, b]) => [a - half, b - 7, a + half, b + 7]).find((box) => boxes.every((other) =>
+      box[2] < other[0] || other[2] < box[0] || box[3] < other[1] || other[3] < box[1]));
+    if (!free) continue;
+    boxes.push(free);
+    nodes.push(svg("text", { class: "label", x: (free[0] + free[2]) / 2, y: free[3] - 3, "text-anchor": "middle" }, text));
+  }
+  return nodes;
 }
 
 function round(value) {
@@ -100,12 +114,17 @@ function ticks({ domain: [low, high], log }, count) {
   return found;
 }
 
-// The least and the greatest of finite numbers, with a little room.
+// The least and the greatest of finite numbers, with a little room; shares stay between 0 and 1.
+function shareExtent(numbers, room) {
+  const [low, high] = extent(numbers, room);
+  return [Math.max(low, 0), Math.min(high, 1)];
+}
+
 function extent(numbers, room = 0.04) {
   let low = Infinity, high = -Infinity;
   for (const value of numbers) if (Number.isFinite(value)) { low = Math.min(low, value); high = Math.max(high, value); }
   if (low > high) return [0, 1];
-  const more = (high - low) * room || Math.abs(high) * room || 0.5;
+  const more = room * (high > low ? high - low : Math.abs(high) || 1);
   return [low - more, high + more];
 }
 

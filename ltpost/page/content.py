@@ -179,7 +179,8 @@ def _heads(heads: Mapping[str, Head], experiment: Experiment) -> dict[str, Any]:
             found, predicted = Diagnosis(name, {}, {"all": why} if why else {}), predict(head, rows, experiment.device)
         else:
             one = subject if name == first else subject.with_head(head)
-            keys = [key for key in DIAGNOSTICS if one is subject or key not in OF_FEATURES]
+            hidden_here = ("gains",) if one.is_joint else OF_FEATURES if one is not subject else ()
+            keys = [key for key in DIAGNOSTICS if key not in hidden_here]
             found, predicted = diagnosis_of(one, keys, name), one.answers.predicted
         shown[name] = {
             "reliability": _reliability(head, rows),

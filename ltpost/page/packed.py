@@ -59,4 +59,3 @@ def _smallest(values: Array) -> str:
         if bounds.min <= least and greatest <= bounds.max:
             return kind
     raise ValueError(f"no 32-bit integer holds {least} to {greatest}")
-

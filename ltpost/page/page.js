@@ -75,8 +75,8 @@ function paretoSection(page) {
       text: `${page.label(name)}, ${symbol} ${short(value)}: ${percent(along[across][k])}, ${percent(along[up][k])}` })));
     const front = paretoFront([...steps, ...heads]), all = [...steps, ...heads];
     const shown = chart({ name: `${across} against ${up} on ${split.split}`, height: 340,
-      x: { label: `${page.heading(across)}, accuracy on ${split.split}`, percent: true, domain: extent(all.map((dot) => dot.x), 0.08) },
-      y: { label: `${page.heading(up)}, accuracy on ${split.split}`, percent: true, domain: extent(all.map((dot) => dot.y), 0.08) },
+      x: { label: `${page.heading(across)}, accuracy on ${split.split}`, percent: true, domain: shareExtent(all.map((dot) => dot.x), 0.08) },
+      y: { label: `${page.heading(up)}, accuracy on ${split.split}`, percent: true, domain: shareExtent(all.map((dot) => dot.y), 0.08) },
       marks: () => [
         ...paths.map(({ along }) => ({ line: Array.from(along[across], (x, k) => [x, along[up][k]]), kind: "line path" })),
         { line: front.map(({ x, y }) => [x, y]), kind: "line front" },

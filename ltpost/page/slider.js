@@ -91,7 +91,7 @@ function curveChart(page, curve, position) {
   return chart({
     name: `accuracy on ${curve.split} against ${curve.symbol} of ${page.label(page.method)}`,
     x: { label: `${curve.symbol} of ${page.label(page.method)}`, domain, log },
-    y: { label: `accuracy on ${curve.split}`, percent: true, domain: extent(numbers) },
+    y: { label: `accuracy on ${curve.split}`, percent: true, domain: shareExtent(numbers) },
     legend: names.map((name) => [name, page.heading(name)]),
     marks: () => [{ span: curve.plateau.map((end) => Math.min(Math.max(end === null ? 0 : end, values[0]), values[values.length - 1])), kind: "plateau" },
       ...lines, ...dots, { rule: values[position()], kind: "rule" }],
