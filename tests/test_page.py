@@ -61,7 +61,7 @@ def report(tmp_path_factory):
     return SimpleNamespace(experiment=experiment, outcomes={one.method: one for one in outcomes}, path=path)
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers ----------------------------------------------------------------------------------------------------
 
 
 def test_changes_add_up_to_the_hits_of_every_class(report):
@@ -123,7 +123,7 @@ def test_a_row_takes_about_two_bytes():
     assert size < 6 * 20_000
 
 
-# -- the file ------------------------------------------------------------------------------------------------------------
+# -- the file ----------------------------------------------------------------------------------------------------
 
 
 def test_no_text_breaks_out_of_the_file(report):
@@ -185,7 +185,7 @@ def test_the_command(at_home):
     assert list(numbers_of(at_home / "my.html")["curves"]) == ["tnorm"]
 
 
-# -- in a browser --------------------------------------------------------------------------------------------------------
+# -- in a browser ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_every_section_is_there_for_every_method(report, open_page):
         page.select_option("#method select", method)
         for name in ("pareto", "counts", "reliability"):
             assert page.query_selector(f"#{name} svg path.dots") is not None, (method, name)
-        assert page.inner_text(f"#confusion h3 >> nth=1") == ltpost.methods.label_of(method)
+        assert page.inner_text("#confusion h3 >> nth=1") == ltpost.methods.label_of(method)
         page.eval_on_selector_all("#diagnostics details", "all => all.forEach(one => { one.open = true; })")
         assert report.outcomes[method].signature in page.inner_text("#notes")
     page.wait_for_selector("#diagnostics svg path.dots")

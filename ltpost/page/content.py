@@ -48,7 +48,7 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
         heads = {"joint": experiment.joint, **heads}
     results += [one for outcome in outcomes for one in outcome.results if one.name == outcome.method]
     notes = list(dict.fromkeys(note for one in results for note in one.notes))
-    return plain(
+    shown: dict[str, Any] = plain(
         {
             "title": title,
             "version": __version__,
@@ -68,6 +68,7 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
             "notes": [*notes, *experiment.notes],
         }
     )
+    return shown
 
 
 def _about(experiment: Experiment) -> list[list[str]]:

@@ -32,7 +32,7 @@ def packed(values: Array) -> dict[str, Any]:
 
 
 def drawn(values: Array) -> dict[str, Any]:
-    """Numbers that are only drawn, (C,): two bytes each, between their least and their greatest; none where not finite."""
+    """Numbers that are only drawn, (C,): two bytes each, between their least and their greatest; NaN is kept."""
     known = np.isfinite(values)
     low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
     with np.errstate(invalid="ignore"):
