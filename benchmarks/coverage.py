@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from ltpost import FeatureSet
 from ltpost.data.priors import log_prior, shot_groups
 from ltpost.model_selection import cross_fit
-from ltpost.scores.confidence import ClassMoments, figure_intervals, paired_difference
+from ltpost.scores.confidence import ClassMoments, figure_intervals
 from ltpost.scores.curve import ExactCurve
 from ltpost.scores.metrics import class_weights
+from ltpost.scores.paired import paired_difference
 from ltpost.scores.sweep import affine_curve
 
 TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"

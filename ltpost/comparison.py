@@ -65,10 +65,15 @@ def compare(
     return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
 
 
-def compare_report(outcomes: Iterable[Outcome]) -> Report:
-    """One table: the joint classifier once, then every method."""
+def compare_report(outcomes: Iterable[Outcome], **shown: Any) -> Report:
+    """One table: the joint classifier once, then every method.
+
+    Args:
+        outcomes: of several methods.
+        **shown: what else it shows: ``per_class``, ``against``, ``figure`` of :class:`Report`.
+    """
     rows: dict[tuple[str, str], Result] = {}
     for outcome in outcomes:
         for result in outcome.results:
             rows.setdefault((result.split, result.name), result)
-    return Report(list(rows.values()))
+    return Report(list(rows.values()), **shown)

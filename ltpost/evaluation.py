@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
 from ltpost.errors import DataError
 from ltpost.heads import Head
-from ltpost.report.results import Report, Result
+from ltpost.report.results import JudgedRows, Report, Result
 from ltpost.scores.confidence import ClassMoments, figure_intervals
 from ltpost.scores.metrics import figures
 from ltpost.scores.predict import predict
@@ -48,11 +49,21 @@ def evaluate(
             "it was made for other features"
         )
     groups = feature_set.shot_groups() if groups is None else groups
-    correct = predict(head, feature_set, device) == feature_set.labels
+    predicted = predict(head, feature_set, device)
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)
     remarks = (_advice(head, name, seen, feature_set.split),) if seen else ()
-    return result_of(correct, feature_set, groups, name=name, detail=detail, remarks=remarks)
+    correct, signature = predicted == feature_set.labels, str(head.info.get("signature", ""))
+    return result_of(
+        correct,
+        feature_set,
+        groups,
+        predicted=predicted,
+        name=name,
+        detail=detail,
+        remarks=remarks,
+        signature=signature,
+    )
 
 
 def result_of(
@@ -63,10 +74,13 @@ def result_of(
     name: str,
     detail: str = "",
     remarks: tuple[str, ...] = (),
+    predicted: NDArray[np.int64] | None = None,
+    signature: str = "",
 ) -> Result:
     """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,).
 
-    Several views of a sample are one independent unit in the intervals.
+    Several views of a sample are one independent unit in the intervals. ``predicted`` (N,) are the answers; of two
+    classes they follow from ``correct``.
     """
     if len(feature_set) == 0:
         raise DataError(f"{feature_set.name}: has no readable rows, so there is nothing to evaluate")
@@ -74,6 +88,8 @@ def result_of(
     hits = np.bincount(feature_set.labels[correct], minlength=classes)
     moments = ClassMoments.of_rows(correct, feature_set.labels, classes, feature_set.sample)
     totals = moments.totals
+    if predicted is None and classes == 2:
+        predicted = np.where(correct, feature_set.labels, 1 - feature_set.labels)
     return Result(
         name,
         feature_set.split,
@@ -85,6 +101,10 @@ def result_of(
         feature_set.num_invalid,
         int((moments.units == 1).sum()),
         remarks,
+        signature=signature,
+        rows=JudgedRows.of(feature_set, groups),
+        correct=correct,
+        predicted=None if predicted is None else predicted.astype(np.int32),
     )
 
 
@@ -133,6 +153,7 @@ def evaluate_heads(
     *,
     with_calibration: bool = False,
     test_priors: Sequence[str] = (),
+    **shown: Any,
 ) -> Report:
     """Several heads on one split, beside the joint classifier where that is known.
 
@@ -143,6 +164,7 @@ def evaluate_heads(
         few_shot: see there.
         with_calibration: give figures of the probabilities too, with the calibration that is saved with a head.
         test_priors: give the accuracy under these class priors too, see ``scores.test_priors``.
+        **shown: what else the report shows: ``per_class``, ``against``, ``figure``.
     """
     groups = feature_set.shot_groups(many_shot, few_shot)
     named = dict(heads)
@@ -161,4 +183,4 @@ def evaluate_heads(
         if priors:
             more["test priors"] = figures_under(priors, result.hits, result.totals)
         results.append(replace(result, more=more))
-    return Report(results)
+    return Report(results, **shown)

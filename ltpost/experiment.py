@@ -34,6 +34,7 @@ from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Result
+from ltpost.scores.metrics import FIGURES
 from ltpost.scores.test_priors import figures_under, named_priors
 from ltpost.wording import chosen_params, detail_of, in_signature, joined, per_group_notes, range_notes
 
@@ -140,6 +141,11 @@ class Experiment:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
 
+    @property
+    def figure(self) -> str:
+        """The figure that methods are compared by: the selected one, or the mean over classes."""
+        return self.select if self.select in FIGURES else "all"
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any figure here has to know, whatever the method."""
@@ -216,12 +222,13 @@ class Experiment:
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 results.append(result_of(correct, part, self.groups, name=name, detail=label))
         step = self._after(choice, selection, family_of if fits else None)
-        results = [*self.joint_results, *self._with_more(results, final.head, step)]
-        results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
         if choice.best is not None or fits:
             selected_on = split.split + (" (oracle)" if self.oracle else "")
         signature = self._signature(method, params, selected_on)
+        results = [replace(result, signature=signature) for result in self._with_more(results, final.head, step)]
+        results = [*self.joint_results, *results]
+        results.sort(key=lambda result: result.split != self.report_set.split)
         fitted_to = [name for need, name in (("train", "train"), ("val", split.split)) if need in method.needs]
         info = {
             "method": method.key,
@@ -299,7 +306,7 @@ class Experiment:
             **{key: in_signature(value) for key, value in params.items()},
             "select": self.select if selected_on else None,
             "on": selected_on,
-            "groups": None if self.groups is None else f">{self.groups.many_shot}/<{self.groups.few_shot}",
+            "groups": None if self.groups is None else self.groups.thresholds,
             "expert": self.folder.expert,
             "ckpt": checkpoint or None,
             "seed": self.seed,

@@ -12,9 +12,9 @@ import numpy as np
 
 from ltpost.heads import Head
 from ltpost.model_selection import Choice
-from ltpost.report.results import Report, Result
+from ltpost.report.results import Report, Result, Style
 from ltpost.scores.curve import Best, Curve
-from ltpost.tables import curve_table, percent
+from ltpost.tables import Table, curve_table, percent, render
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,12 @@ class Outcome:
         """The results as a table."""
         return Report(self.results)
 
-    def as_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints: fractions in 0..1, null for an empty group."""
+    def report_with(self, **shown: Any) -> Report:
+        """The results as a table that shows more: ``per_class``, ``against``, ``figure`` of :class:`Report`."""
+        return Report(self.results, **shown)
+
+    def as_dict(self, **shown: Any) -> dict[str, Any]:
+        """What ``--json`` prints: fractions in 0..1, null for an empty group; ``shown`` as in :meth:`report_with`."""
         curve = []
         if self.curve is not None:
             rows = self.curve.at(self.grid)
@@ -96,7 +100,7 @@ class Outcome:
             "selected_on": self.selected_on,
             "curve": curve,
             "best": best,
-            "results": self.report.as_dict(),
+            "results": self.report_with(**shown).as_dict(),
             "signature": self.signature,
             "notes": list(self.notes),
             **({"per_group": {name: dict(means) for name, means in self.per_group.items()}} if self.per_group else {}),
@@ -110,16 +114,24 @@ class Outcome:
         """
         return self.head.save(path)
 
+    def blocks(self, style: Style = Style(), **shown: Any) -> list[Table | str]:  # noqa: B008 - frozen
+        """Everything a reader needs: the curve, the choice, the figures, what to know about them.
+
+        Args:
+            style: how to print.
+            **shown: as in :meth:`report_with`.
+        """
+        blocks: list[Table | str] = []
+        if self.curve is not None and self.best is not None and not style.quiet:
+            blocks.append(f"{self.method} on {self.selected_on}, {len(self.curve.labels):,} rows")
+            blocks.append(curve_table(str(self.parameter), self.grid, self.curve.at(self.grid)))
+            blocks.append(f"best {self.parameter} {_describe(self.best)}")
+        blocks += self.report_with(**shown).blocks(style)
+        return [*blocks, *(f"note: {note}" for note in self.notes)]
+
     def summary(self) -> str:
-        """Everything a reader needs, as text: the curve, the choice, the figures, what to know about them."""
-        parts = []
-        if self.curve is not None and self.best is not None:
-            parts.append(f"{self.method} on {self.selected_on}, {len(self.curve.labels):,} rows")
-            parts.append(curve_table(str(self.parameter), self.grid, self.curve.at(self.grid)))
-            parts.append(f"best {self.parameter} {_describe(self.best)}")
-        parts.append(str(self.report))
-        parts += [f"note: {note}" for note in self.notes]
-        return "\n\n".join(parts)
+        """:meth:`blocks` as text."""
+        return render(self.blocks())
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

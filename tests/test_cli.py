@@ -136,7 +136,7 @@ def test_compare_and_evaluate(at_home):
     head = load_head("heads/la.safetensors")
     expected = ltpost.evaluate(head, ltpost.load("features/test.h5")).figures.all
     assert printed["test"]["heads/la.safetensors"]["all"] == pytest.approx(expected)
-    assert "class  rows   joint\n    0    30" in good("evaluate", "--per-class")
+    assert "class  train  group   rows  joint\n0      400    Many      30" in good("evaluate", "--per-class")
     assert {"methods", "results"} == set(json.loads(good("compare", "--methods", "la", "--json")))
 
 

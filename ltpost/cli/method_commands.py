@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltpost import methods
-from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option, output_options, print_json
+from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option
+from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
 from ltpost.method import NEEDS, Method, Option
 
 if TYPE_CHECKING:
     from ltpost.experiment import Experiment
     from ltpost.outcome import Outcome
+    from ltpost.tables import Table
 
 #: shorter names of options, beside the usual ones
 ALIASES = {"learning_rate": "--lr"}
@@ -35,12 +37,12 @@ def method_command(key: str) -> click.Command:
 
     @experiment_options
     def run(
-        experiment: Experiment, head_file: Path | None, csv_file: Path | None, as_json: bool, **options: Any
+        experiment: Experiment, head_file: Path | None, shown: dict[str, Any], output: Output, **options: Any
     ) -> None:
         outcome = experiment.run(method, **given(options))
-        finish(outcome, head_file=head_file, csv_file=csv_file, as_json=as_json)
+        finish(outcome, head_file, output, figure=experiment.figure, **shown)
 
-    run = output_options(head_option(run))
+    run = output_options(report_options(head_option(run)))
     command = click.command(key, help=_help(method), short_help=short_help(method))(run)
     command.params = [*_own_parameters(method), *command.params]
     return command
@@ -108,9 +110,12 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
+@report_options
 @output_options
 @experiment_options
-def compare(experiment: Experiment, names: tuple[str, ...], heads: Path, csv_file: Path | None, as_json: bool) -> None:
+def compare(
+    experiment: Experiment, names: tuple[str, ...], heads: Path, shown: dict[str, Any], output: Output
+) -> None:
     """Several methods, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
@@ -121,38 +126,37 @@ def compare(experiment: Experiment, names: tuple[str, ...], heads: Path, csv_fil
     outcomes = comparison.compare(experiment, keys)
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
-    report = comparison.compare_report(outcomes)
-    if csv_file is not None:
-        report.to_csv(csv_file)
-    if as_json:
-        print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()})
-    else:
-        click.echo(str(report))
-        for note in experiment.notes:
-            click.echo(f"\nnote: {note}")
-        for outcome in outcomes:
-            for note in outcome.notes:
-                if note not in experiment.notes:
-                    click.echo(f"\n{outcome.method}: {note}")
-        for key, needs in lacking.items():
-            words = " and ".join(NEEDS[need] for need in needs)
-            click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
+    if output.csv_file is not None:
+        report.to_csv(output.csv_file)
+    blocks: list[Table | str] = [*report.blocks(output.style), *(f"note: {note}" for note in experiment.notes)]
+    for outcome in outcomes:
+        blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
+    for key, needs in lacking.items():
+        words = " and ".join(NEEDS[need] for need in needs)
+        blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    output.show(
+        blocks,
+        records=report.table_records,
+        as_json=lambda: {"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()},
+    )
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
-    if not as_json:
-        click.echo(f"\nheads: {heads}/")
+    output.say(f"heads: {heads}/")
 
 
-def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, as_json: bool) -> None:
-    """Save the head, and print the results."""
+def finish(outcome: Outcome, head_file: Path | None, output: Output, **shown: Any) -> None:
+    """Save the head, and print the results; ``shown`` are arguments of the report."""
     if distributed.rank() > 0:
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
     saved = outcome.save_head(place / f"{outcome.method}.safetensors" if place.is_dir() else place)
-    if csv_file is not None:
-        outcome.report.to_csv(csv_file)
-    if as_json:
-        print_json({**outcome.as_dict(), "head": str(saved)})
-        return
-    click.echo(outcome.summary())
-    click.echo(f"\nhead: {saved}")
+    report = outcome.report_with(**shown)
+    if output.csv_file is not None:
+        report.to_csv(output.csv_file)
+    output.show(
+        outcome.blocks(output.style, **shown),
+        records=report.table_records,
+        as_json=lambda: {**outcome.as_dict(**shown), "head": str(saved)},
+    )
+    output.say(f"head: {saved}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -198,22 +197,3 @@ def experiment_options(command: Command) -> Command:
             distributed.stop()
 
     return wrapper  # type: ignore[return-value]
-
-
-def output_options(command: Command) -> Command:
-    """``--csv FILE`` and ``--json``; the command gets them by these names."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON (fractions, null for an empty group).")(
-        command
-    )
-    return click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the results to a CSV file.")(
-        command
-    )
-
-
-def print_json(value: Any) -> None:
-    """JSON on stdout, and nothing else there."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else list(value)

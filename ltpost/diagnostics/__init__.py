@@ -28,6 +28,7 @@ from ltpost.diagnostics.separability import separability
 from ltpost.diagnostics.subject import Subject
 from ltpost.errors import DataError, UsageError
 from ltpost.heads import Head
+from ltpost.tables import Table, render
 
 DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
     "norms": norms,
@@ -70,10 +71,17 @@ class Diagnosis:
             "left_out": self.left_out,
         }
 
+    def blocks(self) -> list[Table | str]:
+        """All tables, and what was left out."""
+        tables = [finding.table() for finding in self.findings.values()]
+        return [self.name, *tables, *(f"{key}: left out; {why}" for key, why in self.left_out.items())]
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat record per diagnostic and row of its table, for CSV."""
+        return [record for finding in self.findings.values() for record in finding.records()]
+
     def __str__(self) -> str:
-        parts = [self.name, *(f"{key}: {finding}" for key, finding in self.findings.items())]
-        parts += [f"{key}: left out; {why}" for key, why in self.left_out.items()]
-        return "\n\n".join(parts)
+        return render(self.blocks())
 
 
 def diagnose(
