@@ -15,7 +15,7 @@ function classTable(page, name, columns, sortBy = -1) {
   const table = sortedTable({ name, columns: [...known, ...columns], rows: () => all.filter(matches), sortBy });
   const search = element("input", { type: "search", placeholder: "name of a class", "aria-label": `filter: ${name}`,
     oninput: () => { text = search.value.trim().toLowerCase(); table.refresh(); } });
-  const groups = [["", "all groups"], ...GROUPS.map((one) => [one, page.heading(one)])];
+  const groups = [["", "all groups"], ...page.groups.map((one) => [one, page.heading(one)])];
   const pick = group ? choice("", groups, "", (one) => { wanted = one; table.refresh(); }) : null;
   return { figure: element("div", {}, element("p", { class: "controls" }, search, pick), table.figure), refresh: table.refresh };
 }

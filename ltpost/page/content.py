@@ -21,11 +21,11 @@ from ltpost.experiment import Experiment
 from ltpost.heads import Array, Head
 from ltpost.outcome import Outcome
 from ltpost.page.packed import drawn, packed
-from ltpost.report.results import NO_SHARES, Result
+from ltpost.report import paired
+from ltpost.report.results import NO_SHARES, Result, figure_headings
 from ltpost.scores.changes import changes
 from ltpost.scores.predict import predict
 from ltpost.scores.reliability import reliability
-from ltpost.tables import HEADINGS
 
 STEPS = 2_000  # of the slider
 _MOST_PAIRS = 40  # of confused classes
@@ -55,10 +55,10 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
             "about": _about(experiment),
             "split": rows.split,
             "groups": None if experiment.groups is None else str(experiment.groups),
-            "headings": HEADINGS,
+            "headings": figure_headings(results[0]),
             "labels": {name: methods.label_of(name) for name in ("joint", *heads)},
             "classes": _classes(experiment),
-            "splits": [_split(name, results) for name in dict.fromkeys(one.split for one in results)],
+            "splits": [_split(name, results, experiment.figure) for name in dict.fromkeys(one.split for one in results)],
             "curves": {outcome.method: _curve(outcome) for outcome in outcomes if outcome.curve is not None},
             "heads": _heads(heads, experiment),
             "signatures": [
@@ -96,9 +96,10 @@ def _classes(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _split(split: str, results: Sequence[Result]) -> dict[str, Any]:
-    """The results on a split, and which rows of every class are right."""
+def _split(split: str, results: Sequence[Result], figure: str) -> dict[str, Any]:
+    """The results on a split, which rows of every class are right, and the difference of a figure to joint."""
     here = [one for one in results if one.split == split]
+    comparisons = paired.compared(here, "joint", figure) if here[0].name == "joint" else {}
     return {
         "split": split,
         "invalid": here[0].num_invalid,
@@ -110,9 +111,12 @@ def _split(split: str, results: Sequence[Result]) -> dict[str, Any]:
                 "figures": one.figures.as_dict(),
                 "intervals": one.intervals,
                 "hits": packed(one.hits),
+                "paired": comparisons[one.name].cells if one.name in comparisons else None,
             }
             for one in here
         ],
+        "paired": paired.headings("joint", figure) if comparisons else None,
+        "note": paired.note(len(comparisons), "joint", figure) if comparisons else "",
         "more": [_more(table, here) for table in dict.fromkeys(table for one in here for table in one.more)],
     }
 

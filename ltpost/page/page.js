@@ -6,6 +6,8 @@ function makePage(data) {
     data,
     method: names[0] || "joint",
     label: (name) => data.labels[name] || name,
+    figures: FIGURES.filter((name) => name in data.headings),
+    groups: GROUPS.filter((name) => name in data.headings),
     heading: (figure) => data.headings[figure],
     resultOf: (split, method) => (data.splits.find((one) => one.split === split) || { results: [] }).results.find((one) => one.method === method),
     follow(use) { followers.push(use); use(); },
@@ -27,6 +29,7 @@ function summarySection(page) {
       element("p", { class: "muted" }, `${sum(split.totals).toLocaleString("en")} rows, ${present.toLocaleString("en")} of ` +
         `${split.totals.length.toLocaleString("en")} classes${left}. Accuracy in %, ± to the farther end of the 95 % interval.`),
       resultsTable(page, split).figure,
+      split.note ? element("p", { class: "muted" }, split.note) : null,
       ...split.more.flatMap((more) => [element("p", { class: "muted" }, `${more.title}, on ${split.split}`), moreTable(page, more)]),
     ];
   });
@@ -34,7 +37,7 @@ function summarySection(page) {
 }
 
 function resultsTable(page, split) {
-  const best = Object.fromEntries(FIGURES.map((name) => [name, Math.max(...split.results.map((one) => one.figures[name] ?? -1))]));
+  const best = Object.fromEntries(page.figures.map((name) => [name, Math.max(...split.results.map((one) => one.figures[name] ?? -1))]));
   const figure = (name) => ({
     title: page.heading(name),
     value: (one) => one.figures[name],
@@ -43,7 +46,9 @@ function resultsTable(page, split) {
   });
   return sortedTable({ name: `all methods on ${split.split}`, rows: () => split.results, pageRows: 100, columns: [
     { title: "Method", left: true, value: (one) => page.label(one.method), text: (one) => page.label(one.method) },
-    ...FIGURES.map(figure),
+    ...page.figures.map(figure),
+    ...(split.paired || []).map((title, k) => ({ title, text: (one) => (one.paired ? one.paired[k] : ""),
+      value: (one) => (one.paired ? Number(one.paired[k].replace("<", "0").split(" ")[0]) : NaN) })),
     { title: "How", left: true, value: (one) => one.detail, text: (one) => one.detail, kind: () => "muted" },
   ] });
 }
@@ -62,7 +67,7 @@ function moreTable(page, more) {
 function paretoSection(page) {
   const { data } = page, { group } = data.classes;
   const has = (name) => data.splits[0].results.some((one) => one.figures[name] !== null);
-  const across = GROUPS.find(has), up = [...GROUPS].reverse().find(has);
+  const across = page.groups.find(has), up = [...page.groups].reverse().find(has);
   if (!across || across === up) return null;
   const pictures = data.splits.map((split) => {
     const curves = Object.entries(data.curves).filter(([, curve]) => curve.split === split.split);

@@ -25,7 +25,7 @@ function curveParts(page, curve) {
     "aria-label": `${symbol} of ${page.label(page.method)}`, oninput: () => move(Number(input.value)) });
   const value = element("output", { for: "value", id: "value-text" });
   const reset = element("button", { type: "button", onclick: () => move(curve.chosen) }, `chosen: ${short(values[curve.chosen])}`);
-  const tiles = Object.fromEntries(FIGURES.map((name) => [name, tile(page, name)]));
+  const tiles = Object.fromEntries(page.figures.map((name) => [name, tile(page, name)]));
   const lines = curveChart(page, curve, () => position);
   const table = classTable(page, `every class at this ${symbol}`, [
     { title: "Rows", value: (c) => totals[c], text: (c) => totals[c].toLocaleString("en") },
@@ -43,7 +43,7 @@ function curveParts(page, curve) {
     const figures = figuresOf(hits, totals, classes.group);
     value.textContent = `${symbol} = ${short(values[to])}`;
     input.setAttribute("aria-valuetext", value.textContent);
-    for (const name of FIGURES) tiles[name].show(figures[name], reference[name]);
+    for (const name of page.figures) tiles[name].show(figures[name], reference[name]);
     lines.redraw();
     if (cloud) cloud.redraw();
     table.refresh();
@@ -56,7 +56,7 @@ function curveParts(page, curve) {
     element("p", { class: "muted" }, `${page.label(page.method)}${beside} on ${curve.split}, ${sum(totals).toLocaleString("en")} rows; ${stops}. ` +
       `The value was chosen on these rows, so here its figures are a little too good${curve.oracle ? " (oracle)" : ""}.`),
     element("div", { class: "slider" }, value, input, reset),
-    element("div", { class: "tiles" }, ...FIGURES.map((name) => tiles[name].figure)),
+    element("div", { class: "tiles" }, ...page.figures.map((name) => tiles[name].figure)),
     lines.figure,
     ...(cloud ? [cloud.figure] : []),
     element("details", { id: "slider-classes" }, element("summary", {}, `Every class at this ${symbol}`), table.figure),
@@ -81,7 +81,7 @@ function tile(page, name) {
 
 function curveChart(page, curve, position) {
   const along = figuresAlong(curve, page.data.classes.group), values = curve.values;
-  const names = FIGURES.filter((name) => name !== "top1" && along[name]);
+  const names = page.figures.filter((name) => name !== "top1" && along[name]);
   const numbers = names.flatMap((name) => Array.from(along[name]));
   const log = values[0] > 0 && values[values.length - 1] / values[0] > 50;
   const domain = log ? [values[0], values[values.length - 1]] : extent([values[0], values[values.length - 1]], 0);
