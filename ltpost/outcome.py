@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.heads import Head
+from ltpost.methods import label_of
 from ltpost.model_selection import Choice
 from ltpost.report.results import Report, Result, Style
 from ltpost.scores.curve import Best, Curve
@@ -132,6 +133,19 @@ class Outcome:
     def summary(self) -> str:
         """:meth:`blocks` as text."""
         return render(self.blocks())
+
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
+        """The curve that the value was chosen on, over its own range; without a choice, the results as bars.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
+        """
+        if self.curve is None or self.best is None:
+            return self.report.plot(ax, width=width)
+        select = str(self.head.info.get("select") or "all")
+        named = {"method": label_of(self.method), "split": str(self.selected_on)}
+        return self.curve.plot(ax, **named, select=select, grid=self.grid, width=width)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

@@ -10,6 +10,7 @@ import click
 
 from ltpost import methods
 from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option
+from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
 from ltpost.method import NEEDS, Method, Option
@@ -37,12 +38,17 @@ def method_command(key: str) -> click.Command:
 
     @experiment_options
     def run(
-        experiment: Experiment, head_file: Path | None, shown: dict[str, Any], output: Output, **options: Any
+        experiment: Experiment,
+        head_file: Path | None,
+        shown: dict[str, Any],
+        output: Output,
+        draw: Draw,
+        **options: Any,
     ) -> None:
         outcome = experiment.run(method, **given(options))
-        finish(outcome, head_file, output, figure=experiment.figure, **shown)
+        finish(outcome, head_file, output, draw, figure=experiment.figure, **shown)
 
-    run = output_options(report_options(head_option(run)))
+    run = output_options(plot_options(report_options(head_option(run))))
     command = click.command(key, help=_help(method), short_help=short_help(method))(run)
     command.params = [*_own_parameters(method), *command.params]
     return command
@@ -111,10 +117,11 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
 @report_options
+@plot_options
 @output_options
 @experiment_options
 def compare(
-    experiment: Experiment, names: tuple[str, ...], heads: Path, shown: dict[str, Any], output: Output
+    experiment: Experiment, names: tuple[str, ...], heads: Path, shown: dict[str, Any], output: Output, draw: Draw
 ) -> None:
     """Several methods, chosen on val, in one table.
 
@@ -140,13 +147,14 @@ def compare(
         records=report.table_records,
         as_json=lambda: {"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()},
     )
+    draw(report)
     for outcome in outcomes:
         outcome.save_head(heads / f"{outcome.method}.safetensors")
     output.say(f"heads: {heads}/")
 
 
-def finish(outcome: Outcome, head_file: Path | None, output: Output, **shown: Any) -> None:
-    """Save the head, and print the results; ``shown`` are arguments of the report."""
+def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw, **shown: Any) -> None:
+    """Save the head, print the results and draw them; ``shown`` are arguments of the report."""
     if distributed.rank() > 0:
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
@@ -159,4 +167,5 @@ def finish(outcome: Outcome, head_file: Path | None, output: Output, **shown: An
         records=report.table_records,
         as_json=lambda: {**outcome.as_dict(**shown), "head": str(saved)},
     )
+    draw(outcome)
     output.say(f"head: {saved}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpost import plots
+from ltpost import methods, plots
 from ltpost.errors import DataError
 from ltpost.report import paired
 from ltpost.report.judgement import JudgedRows, Judgement, key_of, number
@@ -225,8 +225,12 @@ class Report:
 
         return pd.DataFrame(self.records()).set_index(["split", "method"])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Bars of many/medium/few/all per method, on the first split; returns the matplotlib axes.
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
+        """Many/medium/few/all of every method on the first split, as bars or dots; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
 
         Raises:
             DataError: there are no results.
@@ -234,14 +238,15 @@ class Report:
         """
         if not self.results:
             raise DataError("there are no results to draw")
-        split = self.results[0].split
-        shown = [result for result in self.results if result.split == split]
+        split, shown = next(iter(self.by_split().items()))
         return plots.plot_groups(
-            [result.name for result in shown],
+            [methods.label_of(result.name) for result in shown],
             {name: np.array([getattr(result.figures, name) for result in shown]) for name in FIGURES},
             {name: np.array([result.intervals[name] for result in shown]) for name in FIGURES},
-            title=f"accuracy on {split}",
+            headings=figure_headings(shown[0]),
+            split=split,
             ax=ax,
+            width=width,
         )
 
     def _repr_html_(self) -> str:

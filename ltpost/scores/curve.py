@@ -22,6 +22,7 @@ from ltpost.heads import Array, Head
 from ltpost.scores.bootstrap import resamples
 from ltpost.scores.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.scores.predict import predict
+from ltpost.tables import HEADINGS
 
 _NARROW = 1e-6  # a plateau this narrow is an artefact of float32 scores, whose rounding moves its ends as far
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
@@ -136,12 +137,33 @@ class Curve:
         rows = [vars(row) for row in self.at(points)]
         return pd.DataFrame(rows, columns=list(FIGURES), index=pd.Index(points, name=self.parameter))
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the curve of every figure; returns the matplotlib axes."""
-        marked = np.sort(self.grid())
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        method: str = "",
+        split: str = "",
+        select: str = "all",
+        grid: Iterable[float] | None = None,
+        width: float | None = None,
+    ) -> Any:
+        """Draw the curve of every figure; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            method: whose curve it is, for the axis.
+            split: where it was measured, for the axis.
+            select: the figure whose best value is marked.
+            grid: values from the least to the greatest of which it is drawn; default :meth:`grid`.
+            width: of a new figure in inches, to be saved.
+        """
+        marked = np.sort(self.grid() if grid is None else np.asarray(list(grid), dtype=np.float64))
+        if self.is_tabulated:
+            marked = np.sort([value for value in self.grid() if marked[0] <= value <= marked[-1]])
         values = marked if self.is_tabulated else np.linspace(marked[0], marked[-1], 801)
         rows = self.at(values)
-        best = self.best("all", float(marked[0]), float(marked[-1]))
+        best = self.best(select, float(marked[0]), float(marked[-1]))
+        headings = HEADINGS if self.groups is None else {**self.groups.headings, "all": HEADINGS["all"]}
         return plots.plot_curve(
             self.parameter,
             values,
@@ -150,7 +172,12 @@ class Curve:
             plateau=(best.low, best.high),
             score=best.score,
             marked=self.is_tabulated,
+            headings=headings,
+            method=method,
+            split=split,
+            selected=headings.get(select, HEADINGS.get(select, select)),
             ax=ax,
+            width=width,
         )
 
     def _repr_html_(self) -> str:
