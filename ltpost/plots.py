@@ -161,7 +161,9 @@ def _bars(
     ax.set_xticks(range(len(names)), list(names))
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.55, len(names) - 0.45)
-    highest = max((float(np.nanmax(intervals[name])) for name in shown if not np.isnan(intervals[name]).all()), default=1)
+    highest = max(
+        (float(np.nanmax(intervals[name])) for name in shown if not np.isnan(intervals[name]).all()), default=1
+    )
     ax.set_ylim(0, min(1.02, highest + 0.05))
 
 
@@ -284,7 +286,9 @@ def _axes(ax: Any, size: tuple[float, float], width: float | None, ratio: float)
     """``ax``, or the axes of a new figure of ``size`` inches, or one of ``width`` inches and ``ratio`` times that."""
     if ax is not None:
         return ax
-    made = _pyplot().subplots(figsize=size, layout="constrained")[1] if width is None else new_axes(width, width * ratio)
+    made = (
+        _pyplot().subplots(figsize=size, layout="constrained")[1] if width is None else new_axes(width, width * ratio)
+    )
     for axis in (made.xaxis, made.yaxis):
         axis.set_tick_params(labelsize=_size(made))
         axis.label.set_size(_size(made))

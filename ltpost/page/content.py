@@ -58,7 +58,9 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
             "headings": figure_headings(results[0]),
             "labels": {name: methods.label_of(name) for name in ("joint", *heads)},
             "classes": _classes(experiment),
-            "splits": [_split(name, results, experiment.figure) for name in dict.fromkeys(one.split for one in results)],
+            "splits": [
+                _split(name, results, experiment.figure) for name in dict.fromkeys(one.split for one in results)
+            ],
             "curves": {outcome.method: _curve(outcome) for outcome in outcomes if outcome.curve is not None},
             "heads": _heads(heads, experiment),
             "signatures": [
