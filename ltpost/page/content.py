@@ -48,6 +48,11 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
         heads = {"joint": experiment.joint, **heads}
     results += [one for outcome in outcomes for one in outcome.results if one.name == outcome.method]
     notes = list(dict.fromkeys(note for one in results for note in one.notes))
+    splits = dict.fromkeys(one.split for one in results)
+    if experiment.report_set is experiment.chosen_on:
+        notes.append(
+            f"Reliability, confusion and diagnostics are of heads that were chosen on these rows, {rows.split}."
+        )
     shown: dict[str, Any] = plain(
         {
             "title": title,
