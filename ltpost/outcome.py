@@ -14,6 +14,7 @@ from ltpost.heads import Head
 from ltpost.model_selection import Choice
 from ltpost.report.results import Report, Result, Style
 from ltpost.scores.curve import Best, Curve
+from ltpost.scores.goal import OF_ANSWERS
 from ltpost.tables import Table, curve_table, percent, render
 
 
@@ -125,7 +126,7 @@ class Outcome:
         if self.curve is not None and self.best is not None and not style.quiet:
             blocks.append(f"{self.method} on {self.selected_on}, {len(self.curve.labels):,} rows")
             blocks.append(curve_table(str(self.parameter), self.grid, self.curve.at(self.grid)))
-            blocks.append(f"best {self.parameter} {_describe(self.best)}")
+            blocks.append(f"best {self.parameter} {_describe(self.best, self.choice.goal.select)}")
         blocks += self.report_with(**shown).blocks(style)
         return [*blocks, *(f"note: {note}" for note in self.notes)]
 
@@ -140,11 +141,17 @@ class Outcome:
         return self.summary()
 
 
-def _describe(best: Best) -> str:
+def _describe(best: Best, select: str) -> str:
     plateau = "" if best.low == best.high else f" (best from {best.low:.4g} to {best.high:.4g})"
     interval = "" if best.interval is None else f", 95 % bootstrap {best.interval[0]:.3g} to {best.interval[1]:.3g}"
     beside = "".join(f", {name} {value:g}" for name, value in best.others.items())
-    return f"{best.value:.4g}{beside}{plateau}{interval}: {percent(best.score)} %"
+    return f"{best.value:.4g}{beside}{plateau}{interval}: {_score(best, select)}"
+
+
+def _score(best: Best, select: str) -> str:
+    if select == "cost":
+        return f"cost {-best.score:.4g}"
+    return f"{select} {percent(best.score)} %" if select in OF_ANSWERS else f"{percent(best.score)} %"
 
 
 def _finite(value: float) -> float | None:

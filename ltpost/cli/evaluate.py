@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ltpost.cli.options import folder_option, shot_options, test_prior_option
+from ltpost.cli.options import cost_option, folder_option, shot_options, test_prior_option
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.tables import Table
 
@@ -30,6 +30,7 @@ from ltpost.tables import Table
     help="Print NLL, ECE and Brier too, with the temperature that is saved with a head.",
 )
 @test_prior_option
+@cost_option
 @report_options
 @output_options
 def evaluate(
@@ -40,6 +41,7 @@ def evaluate(
     few_shot: int,
     with_calibration: bool,
     test_priors: tuple[str, ...],
+    cost: Path | None,
     shown: dict[str, Any],
     output: Output,
 ) -> None:
@@ -50,6 +52,7 @@ def evaluate(
     from ltpost.data.folder import FeatureFolder
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
+    from ltpost.scores.goal import costs_of
 
     files = FeatureFolder(folder)
     rows = files.reported(split)
@@ -60,6 +63,7 @@ def evaluate(
         few_shot,
         with_calibration=with_calibration,
         test_priors=test_priors,
+        cost=None if cost is None else costs_of(cost, rows.num_classes),
         **shown,
     )
     notes = files.notes([rows.split])
