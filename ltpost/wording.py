@@ -69,10 +69,11 @@ def limit_notes(choice: Choice) -> tuple[str, ...]:
 def unchanged_notes(choice: Choice, results: Sequence[Result]) -> tuple[str, ...]:
     """Whether no value of the hyperparameter changes an answer, or the head answers as the joint classifier does."""
     curve = None if choice.curve is None or choice.best is None else choice.curve.along(choice.best)
-    if isinstance(curve, ExactCurve) and len(curve.ends) == 0:
+    low, high = (min(choice.grid), max(choice.grid)) if curve is not None else (0.0, 0.0)
+    if isinstance(curve, ExactCurve) and not ((low < curve.ends) & (curve.ends < high)).any():
         scaled = isinstance(choice.head, RescaledHead) and choice.head.scale is not None and curve.num_classes == 2
         why = " (it scales the logits, and two of opposite signs keep their order)" if scaled else ""
-        return (f"no {curve.parameter} changes any answer to the rows of the choice{why}",)
+        return (f"no {curve.parameter} from {low:g} to {high:g} changes an answer to the rows of the choice{why}",)
     by_name = {(result.split, result.name): result for result in results}
     for result in results:
         joint = by_name.get((result.split, "joint"))

@@ -298,6 +298,14 @@ class ExactCurve(Curve):
         figures = Figures(*map(float, steps[:, step]))
         return Best(middle(begin, end), begin, end, float(score[step]), figures, missed=missed)
 
+    def plateaus(self, low: float, high: float) -> tuple[Array, Array]:
+        """The middle of every plateau of a range, (K,) ascending, and the figures there, (5, K)."""
+        within = self._of_right.within(low, high)
+        kept = np.flatnonzero(within.wide | ~within.wide.any())
+        ends = zip(within.starts[kept], within.stops[kept], strict=True)
+        values = np.array([middle(float(start), float(stop)) for start, stop in ends])
+        return values, figure_steps(within, self._weights)[:, kept]
+
     def grid(self) -> Array:
         """0, 0.1, …, 2, where the field looks; the curve itself goes on."""
         return np.linspace(0.0, 2.0, 21).round(10)
