@@ -228,7 +228,7 @@ def bias(draws: int, population: Population, rows: int) -> tuple[float, float, f
         curve = population.draw(rows, random)
         best = curve.best("all", 0, 3)
         truth = population.curve.at([best.value])[0].all
-        correct = cross_fit(curve, "all", 0, 3, seed=number)
+        correct = cross_fit(curve, "all", 0, 3, seed=number).correct
         errors[number] = correct.mean() - truth, best.score - truth  # as many rows in every class
     spread = float(errors[:, 0].std())
     return spread, float(errors[:, 0].mean() / spread), float(errors[:, 1].mean() / spread)

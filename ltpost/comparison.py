@@ -11,7 +11,9 @@ from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.experiment import Experiment
 from ltpost.method import Method
 from ltpost.outcome import Outcome
+from ltpost.report.front import Front
 from ltpost.report.results import Report, Result
+from ltpost.scores.front import Point
 
 
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
@@ -77,3 +79,23 @@ def compare_report(outcomes: Iterable[Outcome], **shown: Any) -> Report:
         for result in outcome.results:
             rows.setdefault((result.split, result.name), result)
     return Report(list(rows.values()), **shown)
+
+
+def pareto_front(experiment: Experiment, outcomes: Iterable[Outcome], x: str = "many", y: str = "few") -> Front:
+    """What the joint classifier and methods can reach in two figures on the rows of the choice.
+
+    Args:
+        experiment: in which the methods ran.
+        outcomes: of several methods.
+        x: a figure.
+        y: the other figure.
+
+    Raises:
+        DataError: one of the figures is not defined there.
+    """
+    split = experiment.chosen_on.split
+    joint = [Point(None, result.figures) for result in experiment.joint_results if result.split == split]
+    known: dict[str, tuple[str | None, list[Point]]] = {"joint": (None, joint)} if joint else {}
+    for outcome in outcomes:
+        known[outcome.method] = (outcome.parameter, outcome.front(split, x, y))
+    return Front(split, known, x, y)

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from ltpost.calibration import saved_calibration_figures
 from ltpost.data.features import FeatureSet
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, class_list, minority_class
 from ltpost.errors import DataError
-from ltpost.heads import Head
+from ltpost.heads import Array, Head
 from ltpost.report.results import JudgedRows, Report, Result
 from ltpost.scores.confidence import ClassMoments, figure_intervals
+from ltpost.scores.goal import Goal, answer_figures
 from ltpost.scores.metrics import figures
 from ltpost.scores.predict import predict
+from ltpost.scores.ranking import average_precision, score_differences
 from ltpost.scores.test_priors import figures_under, named_priors
 
 
@@ -29,6 +31,7 @@ def evaluate(
     name: str = "head",
     detail: str = "",
     device: str = "cpu",
+    goal: Goal | None = None,
 ) -> Result:
     """Figures of a head on a split.
 
@@ -39,6 +42,7 @@ def evaluate(
         name: what to call the row.
         detail: shown beside the name.
         device: where the logits are computed.
+        goal: what heads are chosen by; says which figures of answers to give.
 
     Raises:
         DataError: no rows, or another number of classes.
@@ -53,17 +57,18 @@ def evaluate(
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)
     remarks = (_advice(head, name, seen, feature_set.split),) if seen else ()
-    correct, signature = predicted == feature_set.labels, str(head.info.get("signature", ""))
-    return result_of(
-        correct,
+    result = result_of(
+        predicted == feature_set.labels,
         feature_set,
         groups,
-        predicted=predicted,
         name=name,
         detail=detail,
         remarks=remarks,
-        signature=signature,
+        predicted=predicted,
+        goal=goal,
     )
+    more, signature = _with_ranking(result.more, head, feature_set, goal), str(head.info.get("signature", ""))
+    return replace(result, more=more, signature=signature)
 
 
 def result_of(
@@ -75,7 +80,7 @@ def result_of(
     detail: str = "",
     remarks: tuple[str, ...] = (),
     predicted: NDArray[np.int64] | None = None,
-    signature: str = "",
+    goal: Goal | None = None,
 ) -> Result:
     """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,).
 
@@ -101,11 +106,41 @@ def result_of(
         feature_set.num_invalid,
         int((moments.units == 1).sum()),
         remarks,
-        signature=signature,
+        _answer_table(predicted, feature_set, goal),
         rows=JudgedRows.of(feature_set, groups),
         correct=correct,
         predicted=None if predicted is None else predicted.astype(np.int32),
     )
+
+
+def _answer_table(
+    predicted: NDArray[np.int64] | None, feature_set: FeatureSet, goal: Goal | None
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and cost, under the name of their table; {} where nobody asked."""
+    classes = feature_set.num_classes
+    goal = goal or Goal(positive=minority_class(feature_set.class_counts))
+    if predicted is None or (classes != 2 and not goal.of_answers and goal.cost is None):
+        return {}
+    values = answer_figures(predicted, feature_set.labels, classes, goal)
+    names = {"precision": "precision", "recall": "recall", "f1": "F1", "cost": "cost"}
+    return {_table_name(feature_set, goal): {label: values[key] for key, label in names.items() if key in values}}
+
+
+def _table_name(feature_set: FeatureSet, goal: Goal) -> str:
+    if feature_set.num_classes != 2:
+        return "mean over classes"
+    return class_list(np.array([goal.positive]), feature_set.class_names)
+
+
+def _with_ranking(
+    more: Mapping[str, Mapping[str, float]], head: Head, feature_set: FeatureSet, goal: Goal | None
+) -> Mapping[str, Mapping[str, float]]:
+    """The same; of two classes with the area under the curve of precision against recall."""
+    if feature_set.num_classes != 2:
+        return more
+    goal = goal or Goal(positive=minority_class(feature_set.class_counts))
+    name, scores = _table_name(feature_set, goal), score_differences(head, feature_set, goal.positive)
+    return {**more, name: {**more[name], "PR-AUC": average_precision(scores, feature_set.labels == goal.positive)}}
 
 
 def _seen(head: Head, split: str) -> str:
@@ -153,6 +188,7 @@ def evaluate_heads(
     *,
     with_calibration: bool = False,
     test_priors: Sequence[str] = (),
+    cost: Array | None = None,
     **shown: Any,
 ) -> Report:
     """Several heads on one split, beside the joint classifier where that is known.
@@ -164,6 +200,7 @@ def evaluate_heads(
         few_shot: see there.
         with_calibration: give figures of the probabilities too, with the calibration that is saved with a head.
         test_priors: give the accuracy under these class priors too, see ``scores.test_priors``.
+        cost: (C, C), what every answer (column) to rows of every class (row) costs; the mean is given too.
         **shown: what else the report shows: ``per_class``, ``against``, ``figure``.
     """
     groups = feature_set.shot_groups(many_shot, few_shot)
@@ -173,11 +210,12 @@ def evaluate_heads(
     joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
         raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head in heads=")
+    goal = None if cost is None else Goal(positive=minority_class(feature_set.class_counts), cost=cost)
     priors, results = named_priors(test_priors, feature_set.class_counts), []
     for name, head in named.items():
         detail = joint if name == "joint" else description(head)
-        result = evaluate(head, feature_set, groups, name=name, detail=detail)
-        more: dict[str, dict[str, float]] = {}
+        result = evaluate(head, feature_set, groups, name=name, detail=detail, goal=goal)
+        more = dict(result.more)
         if with_calibration:
             more["calibration"] = saved_calibration_figures(head, feature_set, groups)
         if priors:

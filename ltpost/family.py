@@ -24,8 +24,9 @@ from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head, MixedHead, RescaledHead
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Best, Curve, GridCurve
+from ltpost.scores.curve import Best, Curve
 from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
+from ltpost.scores.tabulated import GridCurve
 
 _LARGEST_EXPONENT = 300.0
 

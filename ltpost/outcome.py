@@ -13,8 +13,10 @@ import numpy as np
 from ltpost.heads import Head
 from ltpost.methods import label_of
 from ltpost.model_selection import Choice
-from ltpost.report.results import Report, Result, Style
+from ltpost.report.results import Report, Result, Style, figure_headings
 from ltpost.scores.curve import Best, Curve
+from ltpost.scores.front import Point, front_of
+from ltpost.scores.goal import OF_ANSWERS, answer_figures
 from ltpost.tables import Table, curve_table, percent, render
 
 
@@ -75,6 +77,35 @@ class Outcome:
         """The results as a table."""
         return Report(self.results)
 
+    def curve_table(self) -> Table:
+        """The figures at the values of the grid, and the figure of answers that was chosen by, if any."""
+        curve, goal = self.curve, self.choice.goal
+        assert curve is not None
+        more: dict[str, list[float]] = {}
+        for name in goal.of_answers:
+            each = [curve.predicted(value) for value in self.grid]
+            known = [one for one in each if one is not None]
+            if name != "cost" and len(known) == len(each):
+                more[name] = [answer_figures(one, curve.labels, curve.num_classes, goal)[name] for one in known]
+        headings = figure_headings(self.results[0])
+        return curve_table(str(self.parameter), self.grid, curve.at(self.grid), headings, **more)
+
+    def front(self, split: str, x: str = "many", y: str = "few") -> list[Point]:
+        """What the method can reach in two figures on the split of the choice; see ``scores.front``.
+
+        Args:
+            split: of the choice, where there was nothing to choose.
+            x: a figure.
+            y: the other figure.
+        """
+        if self.choice.curve is not None:
+            return front_of(self.choice.curve, *self.choice.ends, x, y)
+        return [
+            Point(None, result.figures)
+            for result in self.results
+            if (result.name, result.split) == (self.method, split)
+        ]
+
     def report_with(self, **shown: Any) -> Report:
         """The results as a table that shows more: ``per_class``, ``against``, ``figure`` of :class:`Report`."""
         return Report(self.results, **shown)
@@ -125,8 +156,8 @@ class Outcome:
         blocks: list[Table | str] = []
         if self.curve is not None and self.best is not None and not style.quiet:
             blocks.append(f"{self.method} on {self.selected_on}, {len(self.curve.labels):,} rows")
-            blocks.append(curve_table(str(self.parameter), self.grid, self.curve.at(self.grid)))
-            blocks.append(f"best {self.parameter} {_describe(self.best)}")
+            blocks.append(self.curve_table())
+            blocks.append(f"best {self.parameter} {_describe(self.best, self.choice.goal.select)}")
         blocks += self.report_with(**shown).blocks(style)
         return [*blocks, *(f"note: {note}" for note in self.notes)]
 
@@ -154,11 +185,17 @@ class Outcome:
         return self.summary()
 
 
-def _describe(best: Best) -> str:
+def _describe(best: Best, select: str) -> str:
     plateau = "" if best.low == best.high else f" (best from {best.low:.4g} to {best.high:.4g})"
     interval = "" if best.interval is None else f", 95 % bootstrap {best.interval[0]:.3g} to {best.interval[1]:.3g}"
     beside = "".join(f", {name} {value:g}" for name, value in best.others.items())
-    return f"{best.value:.4g}{beside}{plateau}{interval}: {percent(best.score)} %"
+    return f"{best.value:.4g}{beside}{plateau}{interval}: {_score(best, select)}"
+
+
+def _score(best: Best, select: str) -> str:
+    if select == "cost":
+        return f"cost {-best.score:.4g}"
+    return f"{select} {percent(best.score)} %" if select in OF_ANSWERS else f"{percent(best.score)} %"
 
 
 def _finite(value: float) -> float | None:

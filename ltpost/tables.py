@@ -176,15 +176,25 @@ def signed(value: float, places: int = 2) -> str:
     return f"{points:+.{places}f}" if points else f"{points:.{places}f}"
 
 
-def curve_table(parameter: str, values: Sequence[float], rows: Sequence[Any], title: str = "") -> Table:
-    """Figures against a hyperparameter."""
+def curve_table(
+    parameter: str, values: Sequence[float], rows: Sequence[Any], headings: Mapping[str, str], **more: Sequence[float]
+) -> Table:
+    """Figures against a hyperparameter.
+
+    Args:
+        parameter: its name.
+        values: K of them.
+        rows: K objects with the figures as attributes.
+        headings: figure to its heading.
+        **more: further columns of K fractions, by heading.
+    """
     places = max(len(f"{value:g}".partition(".")[2]) for value in values)
     exact = any("e" in f"{value:g}" for value in values)
-    cells = [
-        [f"{value:g}" if exact else f"{value:.{places}f}", *(percent(getattr(row, name)) for name in HEADINGS)]
-        for value, row in zip(values, rows, strict=True)
-    ]
-    return Table(title, [parameter, *HEADINGS.values()], cells)
+    first = [f"{value:g}" if exact else f"{value:.{places}f}" for value in values]
+    figures = [[percent(getattr(row, name)) for name in headings] for row in rows]
+    beside = [[percent(column[k]) for column in more.values()] for k in range(len(values))]
+    cells = [[one, *some, *others] for one, some, others in zip(first, figures, beside, strict=True)]
+    return Table("", [parameter, *headings.values(), *more], cells)
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:

@@ -17,7 +17,7 @@ from ltpost.evaluation import evaluate
 from ltpost.heads import LinearHead
 from ltpost.plots import COLOURS, new_axes, plot_norms, save
 from ltpost.report.results import Report
-from ltpost.scores.curve import GridCurve
+from ltpost.scores.tabulated import GridCurve
 
 COUNTS = np.array([500, 150, 60, 30, 12, 5])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ltpost.cli.options import folder_option, shot_options, test_prior_option
+from ltpost.cli.options import cost_option, folder_option, shot_options, test_prior_option
 from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.tables import Table
@@ -31,6 +31,7 @@ from ltpost.tables import Table
     help="Print NLL, ECE and Brier too, with the temperature that is saved with a head.",
 )
 @test_prior_option
+@cost_option
 @report_options
 @plot_options
 @output_options
@@ -42,6 +43,7 @@ def evaluate(
     few_shot: int,
     with_calibration: bool,
     test_priors: tuple[str, ...],
+    cost: Path | None,
     shown: dict[str, Any],
     output: Output,
     draw: Draw,
@@ -53,6 +55,7 @@ def evaluate(
     from ltpost.data.folder import FeatureFolder
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
+    from ltpost.scores.goal import costs_of
 
     files = FeatureFolder(folder)
     rows = files.reported(split)
@@ -63,6 +66,7 @@ def evaluate(
         few_shot,
         with_calibration=with_calibration,
         test_priors=test_priors,
+        cost=None if cost is None else costs_of(cost, rows.num_classes),
         **shown,
     )
     notes = files.notes([rows.split])

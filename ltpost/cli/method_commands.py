@@ -116,12 +116,26 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
+@click.option(
+    "--front",
+    "front_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Print the Pareto front of Many against Few on the rows of the choice, over all methods, and write every "
+    "point to this file: .csv, or a picture.",
+)
 @report_options
 @plot_options
 @output_options
 @experiment_options
 def compare(
-    experiment: Experiment, names: tuple[str, ...], heads: Path, shown: dict[str, Any], output: Output, draw: Draw
+    experiment: Experiment,
+    names: tuple[str, ...],
+    heads: Path,
+    front_files: tuple[Path, ...],
+    shown: dict[str, Any],
+    output: Output,
+    draw: Draw,
 ) -> None:
     """Several methods, chosen on val, in one table.
 
@@ -136,7 +150,12 @@ def compare(
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
     if output.csv_file is not None:
         report.to_csv(output.csv_file)
-    blocks: list[Table | str] = [*report.blocks(output.style), *(f"note: {note}" for note in experiment.notes)]
+    front = comparison.pareto_front(experiment, outcomes) if front_files else None
+    for file in front_files:
+        assert front is not None
+        front.save(file)
+    blocks: list[Table | str] = [*report.blocks(output.style), *([] if front is None else [front.table()])]
+    blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
         blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
     for key, needs in lacking.items():
@@ -145,7 +164,11 @@ def compare(
     output.show(
         blocks,
         records=report.table_records,
-        as_json=lambda: {"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()},
+        as_json=lambda: {
+            "methods": [outcome.as_dict() for outcome in outcomes],
+            "results": report.as_dict(),
+            **({} if front is None else {"front": [point.record() for point in front.points]}),
+        },
     )
     draw(report)
     for outcome in outcomes:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ltpost import methods
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT
-from ltpost.scores.metrics import SELECT
+from ltpost.scores.goal import GOALS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
@@ -29,6 +29,8 @@ EXPERIMENT = (
     "calibration",
     "test_priors",
     "coverage",
+    "keep",
+    "cost",
 )
 
 
@@ -54,6 +56,12 @@ methods_option = click.option(
     callback=_names,
     help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
     "which the files suffice.",
+)
+
+cost_option = click.option(
+    "--cost",
+    type=click.Path(path_type=Path),
+    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.",
 )
 
 
@@ -157,11 +165,19 @@ def experiment_options(command: Command) -> Command:
     @click.option("--test", default="test", show_default=True, help="Split to report.")
     @click.option(
         "--select",
-        type=click.Choice(SELECT),
+        type=click.Choice(GOALS),
         default="all",
         show_default=True,
-        help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups.",
+        help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups; f1, "
+        "precision and recall are those of the rarer of two classes, else means over classes; cost needs --cost.",
     )
+    @click.option(
+        "--keep",
+        callback=_names,
+        help="What the choice must keep: many:-2, at most 2 points below the joint classifier; 'precision>=50', at "
+        "least 50 %; several parted by commas.  [default: nothing]",
+    )
+    @cost_option
     @click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so.")
     @shot_options
     @click.option(

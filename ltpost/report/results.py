@@ -277,7 +277,8 @@ def _cell(result: Result, name: str, with_interval: bool) -> str:
     value = getattr(result.figures, name)
     if np.isnan(value) or not with_interval:
         return percent(value)
-    return f"{percent(value)} ±{100 * max(high - value, value - low):.1f}"
+    reach = f"{100 * max(high - value, value - low):.1f}"
+    return f"{percent(value)} ±{'<0.1' if reach == '0.0' else reach}"
 
 
 def _best(results: Sequence[Result], figures: Sequence[str]) -> frozenset[tuple[int, int]]:
