@@ -176,7 +176,7 @@ class Outcome:
             return self.report.plot(ax, width=width)
         select = str(self.head.info.get("select") or "all")
         named = {"method": label_of(self.method), "split": str(self.selected_on)}
-        return self.curve.plot(ax, **named, select=select, grid=self.grid, width=width)
+        return self.curve.plot(ax, **named, select=select, best=self.best, grid=self.grid, width=width)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

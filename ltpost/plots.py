@@ -38,12 +38,11 @@ def plot_curve(
     *,
     best: float,
     plateau: tuple[float, float],
-    score: float,
+    reached: str,
     marked: bool,
     headings: Mapping[str, str] = HEADINGS,
     method: str = "",
     split: str = "",
-    selected: str = "",
     ax: Any = None,
     width: float | None = None,
 ) -> Any:
@@ -55,12 +54,11 @@ def plot_curve(
         figures: name of a figure to its fractions (K,); those of ``COLOURS`` are drawn.
         best: the best value.
         plateau: the first and the last value that are as good.
-        score: the figure there.
+        reached: the figure that was chosen by, and what it is there, as text.
         marked: draw a marker at each value, as the figures are known there only.
         headings: figure to its name in the picture.
         method: whose hyperparameter it is, for the axis.
         split: where the accuracy was measured, for the axis.
-        selected: name of the figure that was chosen by.
         ax: matplotlib axes; default a new figure.
         width: of a new figure in inches, to be saved.
 
@@ -78,8 +76,7 @@ def plot_curve(
         ends[name] = float(figures[name][-1])
     ax.axvspan(*plateau, color="#404040", alpha=0.15, linewidth=0)
     ax.axvline(best, color="#404040", linewidth=0.8, linestyle=(0, (4, 3)))
-    by = f"{selected} " if selected else ""
-    ax.set_title(f"best {symbol} {best:.3g}: {by}{100 * score:.1f} %", loc="left", fontsize=_size(ax))
+    ax.set_title(f"best {symbol} {best:.3g}: {reached}", loc="left", fontsize=_size(ax))
     if values[0] > 0 and values[-1] / values[0] > _WIDE_RANGE:
         ax.set_xscale("log")
         _log_ticks(ax.xaxis)

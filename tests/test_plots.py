@@ -185,7 +185,7 @@ def test_nothing_collides(val, outcome, width):
     for ax in pictures:
         boxes, whole = boxes_of_texts(ax), ax.figure.bbox
         for number, (text, box) in enumerate(boxes):
-            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, (text, "is cut off")
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (text, "is cut off")
             hit = [other for other, its in boxes[number + 1 :] if box.overlaps(its)]
             assert not hit, (text, hit)
 

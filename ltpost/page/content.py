@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ltpost import methods
 from ltpost._version import __version__
 from ltpost.calibration import Calibration, row_scores
+from ltpost.comparison import pareto_front
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import GROUPS
 from ltpost.diagnostics import DIAGNOSTICS, OF_FEATURES, Diagnosis, Subject, diagnosis_of
@@ -63,10 +64,9 @@ def content(experiment: Experiment, outcomes: Sequence[Outcome], title: str) -> 
             "headings": figure_headings(results[0]),
             "labels": {name: methods.label_of(name) for name in ("joint", *heads)},
             "classes": _classes(experiment),
-            "splits": [
-                _split(name, results, experiment.figure) for name in dict.fromkeys(one.split for one in results)
-            ],
+            "splits": [_split(name, results, experiment.figure) for name in splits],
             "curves": {outcome.method: _curve(outcome) for outcome in outcomes if outcome.curve is not None},
+            "front": _front(experiment, outcomes),
             "heads": _heads(heads, experiment),
             "signatures": [
                 {"method": outcome.method, "signature": outcome.signature, "notes": list(outcome.notes)}
@@ -163,6 +163,19 @@ def _curve(outcome: Outcome) -> dict[str, Any]:
         "totals": packed(np.bincount(curve.labels, minlength=curve.num_classes)),
         "changes": {"per_class": packed(per_class), "gaps": packed(gaps), "amounts": packed(found.amount)},
     }
+
+
+def _front(experiment: Experiment, outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """The heads that no other one beats in the first and in the last group, on the rows of the choice."""
+    try:
+        front = pareto_front(experiment, outcomes)
+    except DataError:  # the groups are not known, or one of them has no rows
+        return None
+    points = [
+        [getattr(one.point.figures, front.x), getattr(one.point.figures, front.y), one.method, one.setting]
+        for one in front.points
+    ]
+    return {"split": front.split, "points": points}
 
 
 def slider_values(outcome: Outcome) -> Array:

@@ -63,41 +63,42 @@ function moreTable(page, more) {
   return plainTable(["method", ...more.columns], more.rows.map(([name, values]) => [page.label(name), ...values.map(text)]));
 }
 
-// Many against few: every head on the reported split, and every value along the curves on the split of the choice.
+// Many against few: the heads on every split, and on that of the choice every value along the curves and their front.
 function paretoSection(page) {
-  const { data } = page, { group } = data.classes;
-  const has = (name) => data.splits[0].results.some((one) => one.figures[name] !== null);
-  const across = page.groups.find(has), up = [...page.groups].reverse().find(has);
-  if (!across || across === up) return null;
-  const pictures = data.splits.map((split) => {
-    const curves = Object.entries(data.curves).filter(([, curve]) => curve.split === split.split);
-    const paths = curves.map(([name, curve]) => ({ name, along: figuresAlong(curve, group), values: curve.values, symbol: curve.symbol }))
-      .filter(({ along }) => along[across] && along[up]);
-    const heads = split.results.map((one) => ({ x: one.figures[across], y: one.figures[up], text: `${page.label(one.method)}: ` +
-      `${page.heading(across)} ${percent(one.figures[across])}, ${page.heading(up)} ${percent(one.figures[up])}`,
-      label: split.results.length <= 12 ? page.label(one.method) : "" }));
-    const steps = paths.flatMap(({ name, along, values, symbol }) => Array.from(values, (value, k) => ({ x: along[across][k], y: along[up][k],
-      text: `${page.label(name)}, ${symbol} ${short(value)}: ${percent(along[across][k])}, ${percent(along[up][k])}` })));
-    const front = paretoFront([...steps, ...heads]), all = [...steps, ...heads];
-    const shown = chart({ name: `${across} against ${up} on ${split.split}`, height: 340,
-      x: { label: `${page.heading(across)}, accuracy on ${split.split}`, percent: true, domain: shareExtent(all.map((dot) => dot.x), 0.08) },
-      y: { label: `${page.heading(up)}, accuracy on ${split.split}`, percent: true, domain: shareExtent(all.map((dot) => dot.y), 0.08) },
-      marks: () => [
-        ...paths.map(({ along }) => ({ line: Array.from(along[across], (x, k) => [x, along[up][k]]), kind: "line path" })),
-        { line: front.map(({ x, y }) => [x, y]), kind: "line front" },
-        { dots: front, kind: "front small" }, { dots: heads, kind: "method" }] });
-    const words = paths.length ? "thin lines: every value along the curves; " : "";
-    return [element("h3", {}, split.split), element("p", { class: "muted" }, `Dots: the chosen heads; ${words}thick line: what no other ` +
-      `head here beats in both (${front.length} of them).`), shown.figure];
-  });
-  return section("pareto", `${page.heading(across)} against ${page.heading(up)}`, ...pictures.flat());
+  const { data } = page;
+  const known = data.splits.filter((split) => split.results.some(({ figures }) => figures.many !== null && figures.few !== null));
+  if (!known.length) return null;
+  return section("pareto", `${page.heading("many")} against ${page.heading("few")}`, ...known.flatMap((split) => paretoParts(page, split)));
 }
 
-// The points that no other is at least as good as in both and better in one, from left to right.
-function paretoFront(points) {
-  const order = points.filter(({ x, y }) => x !== null && y !== null).sort((a, b) => b.x - a.x || b.y - a.y), front = [];
-  for (const point of order) if (!front.length || point.y > front[front.length - 1].y + 1e-9) front.push(point);
-  return front.reverse();
+function paretoParts(page, split) {
+  const { data } = page, named = split.results.length <= 12;
+  const dot = (x, y, name) => ({ x, y, text: `${name}: ${page.heading("many")} ${percent(x)} %, ${page.heading("few")} ${percent(y)} %` });
+  const heads = split.results.map(({ method, figures }) => ({ ...dot(figures.many, figures.few, page.label(method)),
+    label: named ? page.label(method) : "" }));
+  const onCurves = data.front && data.front.split === split.split;
+  const curves = onCurves ? Object.values(data.curves).map((curve) => figuresAlong(curve, data.classes.group)) : [];
+  const paths = curves.map(({ many, few }) => ({ kind: "line path", line: Array.from(many, (x, k) => [x, few[k]]) }));
+  const front = onCurves ? data.front.points.map(([x, y, method, setting]) => dot(x, y, [page.label(method), setting].join(" ").trim()))
+    : frontOf(heads).map(({ x, y, text }) => ({ x, y, text }));
+  const all = [...heads.map(({ x, y }) => [x, y]), ...paths.flatMap(({ line }) => line)];
+  const axis = (figure, numbers) => ({ label: `${page.heading(figure)}, accuracy on ${split.split}`, percent: true,
+    domain: shareExtent(numbers, 0.08) });
+  const shown = chart({ name: `many against few on ${split.split}`, height: 340, x: axis("many", all.map(([x]) => x)),
+    y: axis("few", all.map(([, y]) => y)),
+    marks: () => [...paths, { line: front.map(({ x, y }) => [x, y]), kind: "line front" },
+      { dots: front, kind: "front small" }, { dots: heads, kind: "method" }] });
+  const words = onCurves ? "thin lines: every value along the curves, on the rows that chose them; " : "";
+  return [element("h3", {}, split.split), element("p", { class: "muted" }, `Dots: the chosen heads; ${words}thick line: what no other ` +
+    `one here beats in both, ${front.length} in all.`), shown.figure];
+}
+
+// The points that no other is at least as good as in both and better in one, by falling x.
+function frontOf(points) {
+  const front = [];
+  for (const point of [...points].sort((a, b) => b.x - a.x || b.y - a.y))
+    if (!front.length || point.y > front[front.length - 1].y) front.push(point);
+  return front;
 }
 
 function notesSection(page) {

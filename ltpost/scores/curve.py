@@ -154,6 +154,7 @@ class Curve:
         method: str = "",
         split: str = "",
         select: str = "all",
+        best: Best | None = None,
         grid: Iterable[float] | None = None,
         width: float | None = None,
     ) -> Any:
@@ -164,6 +165,7 @@ class Curve:
             method: whose curve it is, for the axis.
             split: where it was measured, for the axis.
             select: the figure whose best value is marked.
+            best: that value, where it is known already.
             grid: values from the least to the greatest of which it is drawn; default :meth:`grid`.
             width: of a new figure in inches, to be saved.
         """
@@ -172,20 +174,20 @@ class Curve:
             marked = np.sort([value for value in self.grid() if marked[0] <= value <= marked[-1]])
         values = marked if self.is_tabulated else np.linspace(marked[0], marked[-1], 801)
         rows = self.at(values)
-        best = self.best(select, float(marked[0]), float(marked[-1]))
+        best = best or self.best(select, float(marked[0]), float(marked[-1]))
         headings = HEADINGS if self.groups is None else {**self.groups.headings, "all": HEADINGS["all"]}
+        chosen = headings.get(select, HEADINGS.get(select, select))
         return plots.plot_curve(
             self.parameter,
             values,
             {name: np.array([getattr(row, name) for row in rows]) for name in FIGURES},
             best=best.value,
             plateau=(best.low, best.high),
-            score=best.score,
+            reached=f"cost {-best.score:.3g}" if select == "cost" else f"{chosen} {100 * best.score:.1f} %",
             marked=self.is_tabulated,
             headings=headings,
             method=method,
             split=split,
-            selected=headings.get(select, HEADINGS.get(select, select)),
             ax=ax,
             width=width,
         )
