@@ -17,7 +17,7 @@ from ltpost.report.results import Report, Result, Style, figure_headings
 from ltpost.scores.curve import Best, Curve
 from ltpost.scores.front import Point, front_of
 from ltpost.scores.goal import OF_ANSWERS, answer_figures
-from ltpost.tables import Table, curve_table, percent, render
+from ltpost.tables import Table, as_html, curve_table, percent, render
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,18 @@ class Outcome:
         """
         if self.curve is None or self.best is None:
             return self.report.plot(ax, width=width)
-        select = str(self.head.info.get("select") or "all")
         named = {"method": label_of(self.method), "split": str(self.selected_on)}
-        return self.curve.plot(ax, **named, select=select, best=self.best, grid=self.grid, width=width)
+        return self.curve.plot(ax, **named, select=self.choice.goal.select, best=self.best, grid=self.grid, width=width)
 
     def _repr_html_(self) -> str:
-        return self.report._repr_html_()
+        blocks = self.blocks(Style(width=None))  # without the curve, which is long
+        return as_html(
+            [block for block in blocks if not (isinstance(block, Table) and block.headings[0] == self.parameter)]
+        )
+
+    def __repr__(self) -> str:
+        value = "" if self.best is None else f", {self.parameter} {self.best.value:.4g} chosen on {self.selected_on}"
+        return f"Outcome({self.method}{value}: {self.report!r})"
 
     def __str__(self) -> str:
         return self.summary()

@@ -126,6 +126,9 @@ class FeatureFolder:
         if not self.splits():
             raise DataError(f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder=")
 
+    def __repr__(self) -> str:
+        return f"FeatureFolder({self.path}: {', '.join(self.splits())})"
+
     def splits(self) -> list[str]:
         """The splits that have a file; of several folders, in each. Files of views are not among them."""
         return [name for name in self._files() if not name.endswith(VIEWS)]

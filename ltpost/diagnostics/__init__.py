@@ -28,7 +28,7 @@ from ltpost.diagnostics.separability import separability
 from ltpost.diagnostics.subject import Subject
 from ltpost.errors import DataError, UsageError
 from ltpost.heads import Head
-from ltpost.tables import Table, render
+from ltpost.tables import Table, as_html, render
 
 DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
     "norms": norms,
@@ -79,6 +79,12 @@ class Diagnosis:
     def records(self) -> list[dict[str, Any]]:
         """One flat record per diagnostic and row of its table, for CSV."""
         return [record for finding in self.findings.values() for record in finding.records()]
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.name}: {', '.join(self.findings)})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.blocks())
 
     def __str__(self) -> str:
         return render(self.blocks())

@@ -20,7 +20,7 @@ from ltpost.report import paired
 from ltpost.report.judgement import JudgedRows, Judgement, key_of, number
 from ltpost.report.per_class import PerClass
 from ltpost.scores.metrics import FIGURES
-from ltpost.tables import HEADINGS, WIDTH, Table, percent, render, write_csv
+from ltpost.tables import HEADINGS, WIDTH, Table, as_html, percent, render, write_csv
 
 __all__ = ["JudgedRows", "Report", "Result", "Style"]
 
@@ -45,7 +45,10 @@ class Result(Judgement):
         return Report([self]).to_frame()
 
     def _repr_html_(self) -> str:
-        return str(Report([self])._repr_html_())
+        return Report([self])._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"Result({self.name} on {self.split}: All {percent(self.figures.all)})"
 
     def __str__(self) -> str:
         return str(Report([self]))
@@ -249,9 +252,12 @@ class Report:
             width=width,
         )
 
+    def __repr__(self) -> str:
+        splits = (f"{split}: {', '.join(one.name for one in results)}" for split, results in self.by_split().items())
+        return f"Report({'; '.join(splits)})"
+
     def _repr_html_(self) -> str:
-        frame = self.to_frame()[["detail", *FIGURES]].rename(columns={**HEADINGS, "detail": ""})
-        return str(frame.to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+        return as_html(self.blocks(Style(width=None)))
 
 
 def figure_headings(result: Result) -> dict[str, str]:

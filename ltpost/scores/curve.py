@@ -47,6 +47,9 @@ class Best:
     others: Mapping[str, float] = field(default_factory=dict)
     missed: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Best({self.value:.6g}, as good from {self.low:.4g} to {self.high:.4g}: {self.score:.4f})"
+
     @property
     def tau(self) -> float:
         """The value, by the name that it usually has."""
@@ -191,6 +194,9 @@ class Curve:
             ax=ax,
             width=width,
         )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.parameter}: {len(self.labels):,} rows of {self.num_classes:,} classes)"
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
