@@ -1,6 +1,6 @@
 """Every method on the shared CIFAR-100-LT features, under one protocol: docs/measured.md.
 
-    python -m benchmarks.methods                    the table; about 15 minutes on one core
+    python -m benchmarks.methods                    the table; about three minutes on one core
     python -m benchmarks.methods --methods tnorm,la --no-write
 """
 
@@ -65,8 +65,8 @@ def table(experiment: ltpost.Experiment, found: Sequence[tuple[Outcome, float]])
     rows = [_row(joint, ["", ""], "")]
     for result in sorted(results.values(), key=lambda one: -one.figures.all):
         rows.append(_row(result, comparisons[result.name].cells, seconds[result.name]))
-    headings = ["method", "key", "chosen, options", "Many", "Medium", "Few", "All", "All - joint", "p (Holm)", "seconds"]
-    return Table("", headings, rows, left=3)
+    headings = ["method", "key", "Many", "Medium", "Few", "All", "All - joint", "p (Holm)", "seconds", "how"]
+    return Table("", headings, rows, left=2)
 
 
 def _on_test(outcome: Outcome) -> Result:
@@ -78,7 +78,7 @@ def _row(result: Result, cells: Sequence[str], seconds: str) -> list[str]:
     value = result.figures.all
     groups = [percent(getattr(result.figures, name)) for name in ("many", "medium", "few")]
     every = f"{percent(value)} ±{100 * max(high - value, value - low):.1f}"
-    return [label_of(result.name), result.name, result.detail, *groups, every, *cells, seconds]
+    return [label_of(result.name), result.name, *groups, every, *cells, seconds, result.detail]
 
 
 def main() -> None:

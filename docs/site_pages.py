@@ -27,6 +27,7 @@ def method_page(method: Method) -> str:
     function, needs = method.make, ", ".join(method.needs)
     module = inspect.getdoc(sys.modules[function.__module__]) or ""
     facts = {
+        "Key": f"`{method.key}`",
         "Command": f"`{method.example or 'ltpost ' + method.key}`",
         "Python": f"`ltpost.{function.__name__}({needs})`",
         "Needs": needs_of(method),
@@ -38,7 +39,7 @@ def method_page(method: Method) -> str:
         f"# {method.title[0].upper()}{method.title[1:]}",
         f"{method.does}.",
         f"```text\n{method.equation}\n```",
-        as_markdown([["", ""], *facts.items()]),
+        as_markdown(list(facts.items())),
         "## What it is",
         indented_as_text(module),
         "## In Python",
