@@ -18,6 +18,7 @@ from ltpost.heads import Array, Head
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores.goal import Goal, of_counts
 from ltpost.scores.intervals import affine_interval, scaled_interval
+from ltpost.scores.steps import Range
 
 if TYPE_CHECKING:
     from ltpost.data.features import FeatureSet
@@ -133,59 +134,60 @@ def walk(total: int, answer_at: AnswerAt, interval_of: IntervalOf, low: float, h
     return Answers.joined([Answers(empty, empty, np.empty(0), np.empty(0)), *parts])
 
 
-def answer_steps(
-    answers: Answers,
-    labels: NDArray[np.int64],
-    num_classes: int,
-    goal: Goal,
-    before: NDArray[np.int64],
-    item: NDArray[np.int64],
-    sign: Array,
-    times: Array | None = None,
-) -> dict[str, Array]:
-    """The figures of answers that a goal needs, before, between and after K ends of intervals, (K + 1,) each.
+class AnswerSteps:
+    """The figures of answers before, between and after K ends of intervals, (K + 1,).
 
     Args:
         answers: P intervals.
         labels: (N,).
         num_classes: C.
-        goal: what is needed.
-        before: the intervals that hold before the first end.
-        item: (K,), which interval begins or ends.
-        sign: (K,), 1 where it begins, -1 where it ends.
-        times: (N,), how often each row counts; default once.
+        within: the ends, and the steps between them.
     """
-    weight = np.ones(len(labels)) if times is None else np.asarray(times, dtype=np.float64)
-    own = labels[answers.row]
-    values: dict[str, Array] = {}
-    if "cost" in goal.of_answers:
-        costs = weight[answers.row] * goal.cost_of(own, answers.answer) / weight.sum()
-        values["cost"] = np.cumsum([costs[before].sum(), *(sign * costs[item])])
-    names = [name for name in goal.of_answers if name != "cost"]
-    if not names:
+
+    def __init__(self, answers: Answers, labels: NDArray[np.int64], num_classes: int, within: Range):
+        self._labels, self._num_classes, self._within = labels, num_classes, within
+        self._row, self._answer, own = answers.row, answers.answer, labels[answers.row]
+        #: (P,), whether the answer is right
+        self.right = answers.answer == own
+        self._own = own
+        # the counts of a class change at the ends of its own intervals alone; all classes stand side by side, in order
+        of_end = answers.answer[within.row]
+        self._place = np.argsort(of_end, kind="stable")
+        self._of_class = of_end[self._place]
+        self._item, self._sign = within.row[self._place], within.sign[self._place]
+        self._first = np.flatnonzero(np.diff(self._of_class, prepend=-1))
+        self._length = np.diff([*self._first, len(self._place)])
+
+    def values(self, goal: Goal, times: Array | None = None) -> dict[str, Array]:
+        """The figures that a goal needs, where each row counts ``times`` (N,), default once."""
+        weight = np.ones(len(self._labels)) if times is None else np.asarray(times, dtype=np.float64)
+        counted, within = weight[self._row], self._within
+        values: dict[str, Array] = {}
+        if "cost" in goal.of_answers:
+            costs = counted * goal.cost_of(self._own, self._answer) / weight.sum()
+            values["cost"] = np.cumsum([costs[within.before].sum(), *(within.sign * costs[within.row])])
+        names = [name for name in goal.of_answers if name != "cost"]
+        if not names:
+            return values
+        totals = np.bincount(self._labels, weight, self._num_classes)
+        share = goal.share(totals)
+        (first_hits, hits), (first_answers, answers) = map(self._counts, (counted * self.right, counted))
+        for name in names:
+            start = of_counts(name, first_hits, first_answers, totals)
+            value = of_counts(name, hits, answers, totals[self._of_class])
+            previous = np.concatenate([[0.0], value])[: len(value)]
+            previous[self._first] = start[self._of_class[self._first]]
+            change = np.empty(len(within.row) + 1)
+            change[0] = share @ start
+            change[self._place + 1] = share[self._of_class] * (value - previous)
+            values[name] = np.round(np.cumsum(change), 12)
         return values
-    totals = np.bincount(labels, weight, num_classes)
-    share = goal.share(totals)
-    counted = weight[answers.row]
-    right = counted * (answers.answer == own)
-    # the counts of a class change at the ends of its own intervals alone; all classes are taken side by side, in order
-    place = np.flatnonzero(share[answers.answer[item]] > 0)
-    place = place[np.argsort(answers.answer[item[place]], kind="stable")]
-    of_class = answers.answer[item[place]]
-    first = np.flatnonzero(np.diff(of_class, prepend=-1))
-    counts = []
-    for amount in (right, counted):
-        start = np.bincount(answers.answer[before], amount[before], num_classes)
-        change = np.cumsum(sign[place] * amount[item[place]])
-        earlier = np.repeat(change[first] - (sign[place] * amount[item[place]])[first], np.diff([*first, len(place)]))
-        counts.append((start, start[of_class] + change - earlier))
-    for name in names:
-        start = of_counts(name, counts[0][0], counts[1][0], totals)
-        value = of_counts(name, counts[0][1], counts[1][1], totals[of_class])
-        previous = np.concatenate([[0.0], value[:-1]])[: len(value)]
-        previous[first] = start[of_class[first]]
-        change = np.zeros(len(item) + 1)
-        change[place + 1] = share[of_class] * (value - previous)
-        change[0] = share @ start
-        values[name] = np.round(np.cumsum(change), 12)
-    return values
+
+    def _counts(self, amount: Array) -> tuple[Array, Array]:
+        """Sums of amounts (P,) by answer: before the first end, (C,); and just after each end, for its class."""
+        before = self._within.before
+        start = np.bincount(self._answer[before], amount[before], self._num_classes)
+        change = self._sign * amount[self._item]
+        running = np.cumsum(change)
+        earlier = np.repeat(running[self._first] - change[self._first], self._length)
+        return start, start[self._of_class] + running - earlier

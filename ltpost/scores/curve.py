@@ -18,11 +18,11 @@ from ltpost import plots
 from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array
-from ltpost.scores.answers import Answers, answer_steps
+from ltpost.scores.answers import Answers, AnswerSteps
 from ltpost.scores.bootstrap import resamples
 from ltpost.scores.goal import Goal
 from ltpost.scores.metrics import FIGURES, Figures, row_weights
-from ltpost.scores.steps import Ends, best_plateau, figure_steps, middle
+from ltpost.scores.steps import Ends, Range, best_plateau, figure_steps, middle
 from ltpost.tables import HEADINGS
 
 #: the ends of a range to the answers of all rows in it
@@ -232,7 +232,7 @@ class ExactCurve(Curve):
         self._of_right = Ends(low, high)
         self._weights = row_weights(labels, groups, num_classes)
         self._answers_between = answers
-        self._answers: tuple[tuple[float, float], Answers, Ends] | None = None
+        self._last_answers: tuple[tuple[float, float], tuple[Answers, Range, AnswerSteps]] | None = None
 
     @property
     def ends(self) -> Array:
@@ -247,16 +247,19 @@ class ExactCurve(Curve):
         """
         return self._answered(low, high)[0]
 
-    def _answered(self, low: float, high: float) -> tuple[Answers, Ends]:
-        if self._answers is None or self._answers[0] != (low, high):
+    def _answered(self, low: float, high: float) -> tuple[Answers, Range, AnswerSteps]:
+        """The answers in a range, its steps, and what figures of answers come from."""
+        if self._last_answers is None or self._last_answers[0] != (low, high):
             if self.num_classes == 2:
                 answers = Answers.of_two_classes(self.low, self.high, self.labels)
             elif self._answers_between is not None:
                 answers = self._answers_between(low, high)
             else:
                 raise UsageError("this curve knows which rows are right, and not the answers to the others")
-            self._answers = (low, high), answers, Ends(answers.low, answers.high)
-        return self._answers[1:]
+            within = Ends(answers.low, answers.high).within(low, high)
+            steps = AnswerSteps(answers, self.labels, self.num_classes, within)
+            self._last_answers = (low, high), (answers, within, steps)
+        return self._last_answers[1]
 
     def correct(self, value: float) -> NDArray[np.bool_]:
         """(N,), which rows are right at ``value``."""
@@ -268,8 +271,8 @@ class ExactCurve(Curve):
             return np.where(self.correct(value), self.labels, 1 - self.labels)
         if self._answers_between is None:
             return None
-        known = self._answers is not None and self._answers[0][0] <= value <= self._answers[0][1]
-        found = self._answers[1] if known and self._answers is not None else self._answers_between(value, value)
+        low, high = (np.nan, np.nan) if self._last_answers is None else self._last_answers[0]
+        found = self.answers(low, high) if low <= value <= high else self._answers_between(value, value)
         here = found.only((found.low <= value) & (value <= found.high))
         predicted = np.zeros(len(self.labels), dtype=np.int64)
         predicted[here.row] = here.answer
@@ -318,11 +321,10 @@ class ExactCurve(Curve):
             counted: (N,), how often each row counts, which weights or times say already; default once.
         """
         if goal.of_answers:
-            answers, ends = self._answered(low, high)
-            within, right = ends.within(low, high), self.labels[answers.row] == answers.answer
-            steps = figure_steps(within, weights[:, answers.row] * right, None if times is None else times[answers.row])
-            lists = (within.before, within.row, within.sign)
-            more = answer_steps(answers, self.labels, self.num_classes, goal, *lists, counted)
+            answers, within, of_answers = self._answered(low, high)
+            known = [row if np.isnan(row[:1]).any() else row[answers.row] * of_answers.right for row in weights]
+            steps = figure_steps(within, known, None if times is None else times[answers.row])
+            more = of_answers.values(goal, counted)
         else:
             within, more = self._of_right.within(low, high), {}
             steps = figure_steps(within, weights, times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,7 @@ class Range:
     wide: NDArray[np.bool_]
 
 
-def figure_steps(within: Range, weights: Array, times: Array | None = None) -> Array:
+def figure_steps(within: Range, weights: Array | Sequence[Array], times: Array | None = None) -> Array:
     """Figures before, between and after the ends of a range, (5, K + 1).
 
     A right row adds ``weights`` (5, N) to them, as often as ``times`` (N,) says, default once.
