@@ -1,7 +1,7 @@
 """Every method on the shared CIFAR-100-LT features, under one protocol: docs/measured.md.
 
-    python -m benchmarks.methods                    the table; about three minutes on one core
-    python -m benchmarks.methods --methods tnorm,la --no-write
+python -m benchmarks.methods                    the table; about three minutes on one core
+python -m benchmarks.methods --methods tnorm,la --no-write
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 TABLE = DOCS / "measured.md"
 HEAD = """# What was measured
 
-Every method that needs no more than one network gives, on CIFAR-100-LT (500 to 5 images per class): one ResNet-32 trained
-with plain cross entropy, features cached without augmentation. Options are the defaults; values are chosen on 2,000 val
-rows drawn at random, figures are those of 8,000 test rows. Made by `python -m benchmarks.methods`.
+Every method that needs no more than one network gives, on CIFAR-100-LT (500 to 5 images per class): one ResNet-32
+trained with plain cross entropy, features cached without augmentation. Options are the defaults; values are chosen on
+2,000 val rows drawn at random, figures are those of 8,000 test rows. Made by `python -m benchmarks.methods`.
 
 ± is the 95 % interval of one figure. The column after it compares All with the joint classifier on the same rows:
 difference, its interval, and p of McNemar's exact test, corrected by Holm for all methods. Differences between methods
-that are smaller than the intervals say nothing, and one data set with one network says little of others: this network fits
-its training images completely, so that methods which fit on training features see rows that it has memorised.
+that are smaller than the intervals say nothing, and one data set with one network says little of others: this network
+fits its training images completely, so that methods which fit on training features see rows that it has memorised.
 Transductive methods saw the test rows without labels; methods marked *fits on val* learned from its labels.
 
 """

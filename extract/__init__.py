@@ -1,15 +1,15 @@
-"""From a checkpoint and images to feature files, and back to a checkpoint.
+"""Turns a checkpoint and images into feature files, and writes heads back into checkpoints.
 
 The rooms, in reading order; each imports only from those before it:
 
 - ``messages``: lines for users. ``joint``: several heads as one.
-- ``pixels``: an image to the pixels that a network takes.
-- ``data``: folders, lists, archives and data sets to labelled rows.
-- ``checkpoints``: a checkpoint file to named tensors.
-- ``networks``: named tensors to a model that gives features and logits.
-- ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint. ``convert``: feature files of other programs.
-- ``command``: the command line.
+- ``pixels`` turns an image into the pixels that a network takes.
+- ``data`` turns folders, lists, archives and data sets into labelled rows.
+- ``checkpoints`` turns a checkpoint file into named tensors.
+- ``networks`` turns named tensors into a model that gives features and logits.
+- ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
+- ``export`` writes a head back into its checkpoint. ``convert`` reads and writes feature files of other programs.
+- ``command`` is the command line.
 
 The core of ltpost imports none of this.
 """

@@ -94,7 +94,7 @@ def loop(file, folder):
         (virtual, r"'features' takes its values from other datasets \(a virtual dataset\)"),
         (unwritten(None), "'features' must be written in full, but only 0 of 384 bytes are in the file"),
         (unwritten((4, 4)), "'features' must be written in full, but only 2 of 6 chunks are in the file"),
-        (bad_link(h5py.SoftLink("/x/y")), "'features' is a link to '/x/y', which is not there"),
+        (bad_link(h5py.SoftLink("/x/y")), "'features' is a link to '/x/y', which does not exist"),
         (loop, "'features' is a loop of links"),
         (bad_link(h5py.Empty("f4")), "'features' must hold values, but is empty"),
         (bad_link(np.float32(1)), "'features' must have rows, but is one value"),

@@ -105,7 +105,11 @@ def test_python_blocks_of_recipes(page, at_home):
 def test_the_configuration_file_of_the_recipe(tmp_path):
     (text,) = blocks((ROOT / "docs" / "recipes" / "configuration.md").read_text(), "toml")
     (tmp_path / "ltpost.toml").write_text(text)
-    for name, option, value in (("compare", "names", ("tnorm", "la", "crt")), ("tnorm", "bias", "scale"), ("la", "seed", 1)):
+    for name, option, value in (
+        ("compare", "names", ("tnorm", "la", "crt")),
+        ("tnorm", "bias", "scale"),
+        ("la", "seed", 1),
+    ):
         command = cli.get_command(cli.make_context("ltpost", [name]), name)
         context = command.make_context(name, ["--config", str(tmp_path / "ltpost.toml")])
         assert context.params[option] == value

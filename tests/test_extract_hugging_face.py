@@ -64,7 +64,7 @@ def test_transformers_folder(images, tmp_path):
     with torch.inference_mode():
         np.testing.assert_allclose(again(batch).logits, head.logits(found.features), atol=1e-4)
     (tmp_path / "net" / "config.json").write_text("{}")
-    with pytest.raises(DataError, match="is not an image classifier that transformers can load"):
+    with pytest.raises(DataError, match="net: cannot be read as an image classifier of transformers"):
         extract_features(tmp_path / "net", data, "val", tmp_path / "f")
 
 

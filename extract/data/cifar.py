@@ -46,7 +46,7 @@ class ArrayImages:
 
 
 def cifar_in(data: Path, split: str) -> Path | None:
-    """The folder of CIFAR-10's or CIFAR-100's Python files: ``data`` itself or in it."""
+    """The folder of CIFAR-10's or CIFAR-100's Python files: ``data`` itself, or a folder in it."""
     for folder in (data, *(data / name for name in _CIFAR)):
         files = _CIFAR[folder.name][0].get(split, []) if folder.name in _CIFAR else []
         if files and (folder / files[0]).is_file():
@@ -55,7 +55,7 @@ def cifar_in(data: Path, split: str) -> Path | None:
 
 
 def open_cifar(folder: Path, split: str) -> Source:
-    """A split of CIFAR, without class counts: long-tailed training uses an unknown part of the train split."""
+    """A split of CIFAR. It has no class counts, as long-tailed training uses an unknown part of the train split."""
     splits, key, (meta, names_key) = _CIFAR[folder.name]
     parts = [_unpickled(folder / file) for file in splits[split]]
     try:

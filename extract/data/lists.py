@@ -18,7 +18,7 @@ LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
 
 def list_in(data: Path, split: str) -> Path | None:
-    """``<split>.txt`` or the one ``*_<split>.txt`` in a folder; likewise .csv and .parquet."""
+    """``<split>.txt``, or the only ``*_<split>.txt``, in a folder; likewise .csv and .parquet."""
     if not data.is_dir():
         return None
     exact = [file for suffix in LIST_SUFFIXES if (file := data / f"{split}{suffix}").is_file()]
@@ -85,10 +85,10 @@ def open_list(file: Path, split: str, root: Path) -> Source:
 def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
     """Find the files of a list under ``root``: by their whole path, or by the longest common end of their path.
 
-    Places-LT, for one, goes around as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
+    Places-LT, for example, exists as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
 
     Returns:
-        Paths relative to ``root`` (unchanged where there is no such file), or None where not one of them is there.
+        Paths relative to ``root`` (unchanged where no such file exists), or None where none of the files exists.
     """
     if any((root / path).is_file() for path in paths[:100]):
         return paths
@@ -106,7 +106,7 @@ def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
 def _longest_end(
     path: tuple[str, ...], by_name: dict[str, list[tuple[str, ...]]], split: str
 ) -> tuple[str, ...] | None:
-    """The file whose path agrees longest from the end, class folder and name at least; the split's folder on a tie."""
+    """The file with the longest common end, at least class folder and name; on a tie the one in the split's folder."""
 
     def agreement(other: tuple[str, ...]) -> tuple[int, bool]:
         same = 0

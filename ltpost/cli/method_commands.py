@@ -28,7 +28,8 @@ head_option = click.option(
     "--out",
     "head_file",
     type=click.Path(path_type=Path),
-    help="File, or folder, for the head.  [default: heads/<method>.safetensors]",
+    help="File, or folder, for the head. A FILE is replaced; in a folder a head of other settings is kept beside.  "
+    "[default: heads/<method>.safetensors]",
 )
 
 
@@ -170,10 +171,11 @@ def compare(
             **({} if front is None else {"front": [point.record() for point in front.points]}),
         },
     )
+    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
     draw(report)
-    for outcome in outcomes:
-        outcome.save_head(heads / f"{outcome.method}.safetensors")
     output.say(f"heads: {heads}/")
+    for line in filter(None, lines):
+        click.echo(line, err=not output.is_for_people)
 
 
 def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw, **shown: Any) -> None:
@@ -181,7 +183,8 @@ def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw,
     if distributed.rank() > 0:
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
-    saved = outcome.save_head(place / f"{outcome.method}.safetensors" if place.is_dir() else place)
+    named = head_file is not None and not place.is_dir()
+    saved, line = _save(outcome, place / f"{outcome.method}.safetensors" if place.is_dir() else place, replace=named)
     report = outcome.report_with(**shown)
     if output.csv_file is not None:
         report.to_csv(output.csv_file)
@@ -192,3 +195,21 @@ def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw,
     )
     draw(outcome)
     output.say(f"head: {saved}")
+    if line:
+        click.echo(line, err=not output.is_for_people)
+
+
+def _save(outcome: Outcome, place: Path, *, replace: bool = False) -> tuple[Path, str]:
+    """Save the head, and keep one of other settings that is there, unless the user has named the file.
+
+    Returns:
+        The file, and a line on the head that was there, if it is not one of the same settings.
+    """
+    from ltpost.heads.keeping import keep_other, other_settings
+
+    what = other_settings(place, outcome.head)
+    kept = None if replace else keep_other(place, outcome.head)
+    saved = outcome.save_head(place)
+    if what is None:
+        return saved, ""
+    return saved, f"the head that was there ({what}) is {'replaced' if kept is None else f'kept as {kept}'}"

@@ -32,6 +32,7 @@ _SHOWN = 200  # letters of a value in a message
 SAME = {
     "checkpoint_sha256": "the checkpoint",
     "model_sha256": "the model",
+    "weights": "the weights of the checkpoint",
     "transform": "how images were prepared",
     "class_order": "how classes were numbered",
 }
@@ -197,7 +198,7 @@ class FeatureFolder:
         return self[split or ("val" if "test" not in self and "val" in self else "test")]
 
     def _adopt(self, feature_set: FeatureSet, other: str) -> None:
-        """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
+        """Let a feature set take what it lacks from the file ``other``, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)
         feature_set.adopt(source)
         require_same_extraction(feature_set, source)

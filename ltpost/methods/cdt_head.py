@@ -21,7 +21,8 @@ def cdt_head(train: FeatureSet, class_counts: Array, *, gamma: float = 0.3, fit:
     Args:
         train: training features (N, D) and labels; several views of a sample are several rows.
         class_counts: (C,) training samples per class, all positive.
-        gamma: exponent of the temperature; 0 for none.
+        gamma: exponent of the temperature; 0 for none. 0.3 is published with the VS loss; on the val rows
+            of CIFAR-100-LT 0.1 is better (45.0 against 37.9, cross-fitted).
         fit: the solver and its options.
 
     Returns:
