@@ -7,6 +7,7 @@ names; in lists and arrays the labels are numbers already, and the names are tho
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import UsageError
-from ltpost.extract.data.source import Source, check_labels
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.source import Source, check_labels, read_class_counts
 
 #: "10" before "2", as torchvision's ImageFolder sorts; "2" before "10", as timm sorts; the most frequent class first
 CLASS_ORDERS = ("string", "natural", "frequency")
@@ -37,6 +38,28 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     """The sort key that timm uses for class folders: numbers count by value, so '2' comes before '10'."""
     parts = re.split(r"(\d+)", name.lower())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def class_counts_of(source: Source, given: Any, num_classes: int) -> NDArray[np.int64] | None:
+    """(C,) training samples per class; None where they are not given and there is no train split.
+
+    Args:
+        source: whose train split is counted.
+        given: (C,) counts, or a file of them; None counts.
+        num_classes: C.
+
+    Raises:
+        DataError: there is not one count for each class, or the file holds something else.
+    """
+    if given is None:
+        return source.class_counts(num_classes)
+    name = "class_counts"
+    if isinstance(given, str | os.PathLike):
+        name, given = str(given), read_class_counts(given)
+    counts = np.asarray(given, dtype=np.int64)
+    if counts.shape != (num_classes,):
+        raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
+    return counts
 
 
 def class_numbers(

@@ -5,7 +5,7 @@ Alternatives are options of :meth:`Preprocess.changed`. Each changes one setting
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ltpost.extract.pixels.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -45,11 +45,18 @@ class Alternative:
         setting: its name; alternatives of one setting exclude each other.
         name: for people.
         options: the options of ``extract_features`` that choose it.
+        beside: whether it changes a second setting, which costs nothing, too.
     """
 
     setting: str
     name: str
-    options: dict[str, Any] = field(hash=False)
+    options: dict[str, Any]
+    beside: bool = False
+
+
+def both(one: Alternative, other: Alternative) -> Alternative:
+    """Two alternatives at once, as one of the setting of the first."""
+    return Alternative(one.setting, f"{one.name}, {other.name}", {**one.options, **other.options}, beside=True)
 
 
 def pixel_alternatives(now: Preprocess, channels: int, side: int | None) -> list[Alternative]:

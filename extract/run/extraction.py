@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from torch import nn
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
-from ltpost.extract.data.class_order import in_class_order
+from ltpost.extract.data.class_order import class_counts_of, in_class_order
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.presets import check_preset, note_on_statistics, statistics_of
-from ltpost.extract.data.source import Source, check_split, read_class_counts
+from ltpost.extract.data.source import Source, check_split
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, open_network
@@ -169,7 +168,12 @@ def extract_features(
         if mean is None and std is None and (note := note_on_statistics(dataset, preprocess, head.num_classes)):
             tell(note)
         _check_class_names(source, head.num_classes)
-        counts = _class_counts(source, class_counts, head.num_classes)
+        counts = class_counts_of(source, class_counts, head.num_classes)
+        if counts is None:
+            tell(
+                f"warning: {source.name}: no train split beside it, so no class counts are stored: many/medium/few is "
+                "'–' and logit adjustment cannot run; give --class-counts FILE"
+            )
         source, counts = in_class_order(source, class_order, counts, head.num_classes)
         if network.gated:
             logits = True
@@ -231,24 +235,6 @@ def left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
         model.to(device)
         for module, flag in flags.items():
             module.training = flag
-
-
-def _class_counts(source: Source, given: Any, num_classes: int) -> NDArray[np.int64] | None:
-    if given is None:
-        counts = source.class_counts(num_classes)
-        if counts is None:
-            tell(
-                f"warning: {source.name}: no train split beside it, so no class counts are stored: many/medium/few is "
-                "'–' and logit adjustment cannot run; give --class-counts FILE"
-            )
-        return counts
-    name = "class_counts"
-    if isinstance(given, str | os.PathLike):
-        name, given = str(given), read_class_counts(given)
-    counts = np.asarray(given, dtype=np.int64)
-    if counts.shape != (num_classes,):
-        raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
-    return counts
 
 
 def _check_class_names(source: Source, num_classes: int) -> None:

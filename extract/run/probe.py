@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract.checkpoints.container import read_container
 from ltpost.extract.checkpoints.weight_sets import weight_sets
-from ltpost.extract.data.class_order import CLASS_ORDERS, class_numbers
+from ltpost.extract.data.class_order import CLASS_ORDERS, class_counts_of, class_numbers
 from ltpost.extract.data.draw import drawn, rows_over_classes
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.presets import check_preset, statistics_of
-from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split, read_class_counts
+from ltpost.extract.data.source import Source, Unreadable, check_labels, check_split
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
-from ltpost.extract.pixels.conventions import Alternative, pixel_alternatives
+from ltpost.extract.pixels.conventions import Alternative, both, pixel_alternatives
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.run.extraction import left_as_it_was, workers_for
 from ltpost.extract.run.probe_report import Line, ProbeReport
@@ -93,12 +94,12 @@ def probe(
     if images < 1:
         raise UsageError(f"probe= must be at least 1 image, but is {images}")
     check_split(split)
-    source = open_source(data, split, list_file, root, None, dataset)
     statistics = {key: value and tuple(value) for key, value in statistics_of(dataset, mean, std).items()}
     current = Reading(**reading, **statistics)
     networks = _Networks(model, device, amp, arch=arch, head_key=head_key, expert=expert, head_scale=head_scale)
     with networks.left_as_they_were():
         backbone, base = networks(current.weights)
+        source = open_source(data, split, list_file, root, None, dataset)
         num_classes = backbone.head.num_classes
         if dataset is not None:
             check_preset(dataset, num_classes)
@@ -106,20 +107,22 @@ def probe(
         rows = rows_over_classes(source.labels, images, seed)
         if not len(rows):
             raise DataError(f"{source.name}: has no images")
-        orders = _class_orders(source, class_counts, num_classes, current.class_order)
+        counts = class_counts_of(source, class_counts, num_classes)
+        orders = _class_orders(source, counts, num_classes, current.class_order)
         labels = {order: numbers[source.labels[rows]] for order, numbers in orders.items()}
         race = Race(source, rows, labels, networks, num_classes, batch_size, workers_for(workers, source))
         channels, side = _shape(drawn(source, rows[:_LOOKED_AT]))
-        sets = networks.weight_sets()
+        sets = networks.others(current.weights, num_classes)
 
-        def alternatives(start: Reading) -> Iterator[Alternative]:
-            for order in orders:
-                if order != start.class_order:
-                    yield Alternative("class order", _ORDER_NAMES[order], {"class_order": order})
-            yield from pixel_alternatives(start.preprocess(base), channels, side)
-            for key in sets:
-                if key != (start.weights or sets[0]):
-                    yield Alternative("weights", f"weights {key}", {"weights": key})
+        def alternatives(start: Reading) -> list[Alternative]:
+            other_orders = [
+                Alternative("class order", _ORDER_NAMES[order], {"class_order": order})
+                for order in orders
+                if order != start.class_order
+            ]
+            others = pixel_alternatives(start.preprocess(base), channels, side)
+            others += [Alternative("weights", f"weights {key}", {"weights": key}) for key in sets]
+            return [*other_orders, *others, *(both(one, order) for one in others for order in other_orders)]
 
         try:
             lines, best = _search(race, current, alternatives)
@@ -139,7 +142,7 @@ _ORDER_NAMES = {
 
 
 def _search(
-    race: Race, current: Reading, alternatives: Callable[[Reading], Iterator[Alternative]]
+    race: Race, current: Reading, alternatives: Callable[[Reading], list[Alternative]]
 ) -> tuple[list[Line], Reading]:
     """The lines of the table, and the best reading."""
     start, number = current, 1
@@ -147,7 +150,7 @@ def _search(
     tried = {current}
     while True:
         options = [(a, reading) for a in alternatives(start) if (reading := start.changed(a.options)) not in tried]
-        options.sort(key=lambda option: race.cost(option[1]))
+        options.sort(key=lambda option: race.cost(option[1], start))
         readings = [reading for _, reading in options]
         tried.update(readings)
         race.run([start, *readings], f"probe, round {number}")
@@ -157,16 +160,20 @@ def _search(
                 raise DataError(f"{race.source.name}: {race.measured(current).error}")
         level = LEVEL / max(len(options), 1)
         better: dict[str, tuple[Alternative, Reading]] = {}
+        table: list[tuple[Alternative, Line]] = []
         for alternative, reading in options:
             difference = race.difference(start, reading)
             is_better = difference is not None and difference.value > 0 and difference.p < level
-            lines.append(Line(number, alternative.name, reading, race.measured(reading), difference, is_better))
+            line = Line(number, alternative.name, reading, race.measured(reading), difference, is_better)
+            table.append((alternative, line))
             if is_better and race.is_ahead(reading, better.get(alternative.setting, (None, start))[1]):
                 better[alternative.setting] = alternative, reading
+        chosen = [reading for _, reading in better.values()]
+        lines += [line for alternative, line in table if not alternative.beside or line.reading in chosen]
         if not better:
             return lines, start
         best = start
-        for _, reading in better.values():
+        for reading in chosen:
             best = reading if race.is_ahead(reading, best) else best
         if len(better) > 1:
             combined = start
@@ -185,12 +192,9 @@ def _search(
 
 
 def _class_orders(
-    source: Source, class_counts: Any, num_classes: int, current: str | None
+    source: Source, counts: NDArray[np.int64] | None, num_classes: int, current: str | None
 ) -> dict[str | None, NDArray[np.int64]]:
     """Class order to the numbers of the classes in it, (C,); the current order first, no numbering twice."""
-    if isinstance(class_counts, str | os.PathLike):
-        class_counts = read_class_counts(class_counts)
-    counts = source.class_counts(num_classes) if class_counts is None else np.asarray(class_counts, np.int64)
     names = source.class_names if source.class_names is not None and len(source.class_names) == num_classes else None
     others = CLASS_ORDERS if source.class_order is not None else (None, *CLASS_ORDERS)
     orders: dict[str | None, NDArray[np.int64]] = {}
@@ -235,11 +239,20 @@ class _Networks:
         """A module of the user gets its device and its training flags back at the end."""
         return left_as_it_was(self.model) if isinstance(self.model, nn.Module) else contextlib.nullcontext()
 
-    def weight_sets(self) -> list[str]:
-        """The keys of the sets of weights in a checkpoint file, the default one first; empty for anything else."""
+    def others(self, current: str | None, num_classes: int) -> list[str]:
+        """The keys of other sets of weights in a checkpoint file that make a network with as many classes."""
         if isinstance(self.model, nn.Module) or not Path(self.model).is_file():
             return []
-        return weight_sets(read_container(Path(self.model)))
+        sets, usable = weight_sets(read_container(Path(self.model))), []
+        for key in sets:
+            if key == (current or sets[0]):
+                continue
+            try:
+                if self(key)[0].head.num_classes == num_classes:
+                    usable.append(key)
+            except LtpostError as error:
+                tell(f"weights '{key}' cannot be used: {error}")
+        return usable
 
     def stored_accuracy(self) -> tuple[str, float] | None:
         """The accuracy that came with the first network, and its name."""

@@ -121,30 +121,44 @@ class ProbeReport:
 
     def _verdict(self) -> str:
         if self.best_against_current is None:
-            return "no reading is better than the current one beyond noise; more images tell smaller differences apart"
-        gain, _, p = _difference_cells(self.best_against_current)
-        low, high = (100 * end for end in self.best_against_current.interval)
+            top1 = self.lines[0].measured.top1
+            hint = "more images show smaller differences"
+            if top1 * self.num_classes < _NEAR_CHANCE:
+                hint = (
+                    "its accuracy is near chance, so several settings may be wrong at once: set one that gives more "
+                    "confidence, and probe again"
+                )
+            return f"no reading is better than the current one beyond noise; {hint}"
+        gain, interval, p = _difference_cells(self.best_against_current)
         text = (
             f"the best reading (*) is better than the current one: {gain} points on these images (95 % interval "
-            f"{low:+.2f} to {high:+.2f}, p {p})\nadd to the command: {command_options(self.options)}"
+            f"{interval}, p {p})\nadd to the command: {command_options(self.options)}"
         )
         left_out = [f"--{name.replace('_', '-')}" for name, value in self.options.items() if value is None]
         return text if not left_out else f"{text}\nwithout {', '.join(left_out)}"
 
 
+#: top-1 below this many times 1/C shows nothing of a reading
+_NEAR_CHANCE = 2.0
 _METHOD = (
-    "Each line changes one setting of the current reading. Settings that are better beyond noise (+) are combined.\n"
-    "The next round changes one setting of the best reading so far (numbers before the names), until none is better.\n"
-    "Better beyond noise means p < 0.05 over all lines of a round (exact McNemar test on the same images). Readings\n"
-    "that were clearly worse than the best one were stopped early, and show fewer images. Nothing was written."
+    "Each line changes one setting of the current reading; the class order may change with it, where that is better.\n"
+    "What is better beyond noise (+) is combined, and the next round (numbers before the names) changes one setting\n"
+    "of the best reading so far, until none is better. Beyond noise means p < 0.05 over all lines of a round, by the\n"
+    "exact McNemar test on the same images. Readings that were clearly worse stopped early, and show fewer images.\n"
+    "Nothing was written."
 )
 
 
 def _difference_cells(difference: Difference | None) -> list[str]:
     if difference is None:
         return ["", "", ""]
-    low, high = (100 * end for end in difference.interval)
-    return [f"{100 * difference.value:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{difference.p:.2g}"]
+    low, high = map(_points, difference.interval)
+    return [_points(difference.value), f"{low} to {high}", f"{difference.p:.2g}"]
+
+
+def _points(difference: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"
 
 
 def _difference_as_dict(difference: Difference | None) -> dict[str, Any] | None:

@@ -67,7 +67,7 @@ class Measured:
 
 @dataclass
 class Cuts(Dataset[Any]):
-    """Item i is the i-th batch of rows, cut by every transform: first row, pixels or an error each, readable rows."""
+    """Item i is the i-th batch of rows: its pixels by every transform, or an error for it, and its readable rows."""
 
     source: Source
     cuts: Sequence[Preprocess]
@@ -83,20 +83,18 @@ class Cuts(Dataset[Any]):
         except LtpostError as error:
             return error
 
-    def _read(self, start: int) -> tuple[int, list[torch.Tensor | str], NDArray[np.int64]]:
+    def _read(self, start: int) -> tuple[list[torch.Tensor | str], NDArray[np.int64]]:
         images = list(self.source.images.read(slice(start, start + self.batch_size)))
         readable = [row for row, image in enumerate(images) if not isinstance(image, Unreadable)]
         pixels: list[torch.Tensor | str] = []
         for cut in self.cuts:
             parts = [cut.cut(images[row]) for row in readable]
             sizes = sorted({f"{part.shape[0]} x {part.shape[1]}" for part in parts})
-            same = len(sizes) < 2
-            pixels.append(
-                torch.from_numpy(np.stack(parts) if parts else np.empty(0, np.uint8))
-                if same
-                else f"the images differ in size ({sizes[0]}, {sizes[-1]})"
-            )
-        return start, pixels, np.array(readable, np.int64) + start
+            if len(sizes) > 1:
+                pixels.append(f"the images differ in size ({sizes[0]}, {sizes[-1]})")
+            else:
+                pixels.append(torch.from_numpy(np.stack(parts) if parts else np.empty(0, np.uint8)))
+        return pixels, np.array(readable, np.int64) + start
 
 
 @dataclass
@@ -168,10 +166,10 @@ class Race:
         difference = self.difference(other, reading)
         return difference is not None and difference.value > 0
 
-    def cost(self, reading: Reading) -> tuple[bool, bool, int]:
-        """What decides how long a reading takes: whether it needs a pass, other weights, and its size."""
+    def cost(self, reading: Reading, start: Reading) -> tuple[bool, bool, int]:
+        """What decides how long a reading takes beside another one: a pass of its own, other weights, its size."""
         weights, preprocess = self.key(reading)
-        return (weights, preprocess) not in self.passes, weights is not None, preprocess.crop or 0
+        return self.key(reading) != self.key(start), weights != start.weights, preprocess.crop or 0
 
     # -- one block ---------------------------------------------------------------------------------------------------
 
@@ -201,8 +199,9 @@ class Race:
         order = start + np.argsort(self.rows[start:stop])  # files are read forwards
         starts = list(range(0, len(order), self.batch_size))
         batches = Cuts(drawn(self.source, self.rows[order]), cuts, starts, self.batch_size)
+        device = self.network_of(keys[0][0])[0].device
         with deaths_are_told():
-            for _, pixels, readable in checked(loader_of(batches, self.workers, self.network_of(None)[0].device)):
+            for pixels, readable in checked(loader_of(batches, self.workers, device)):
                 by_cut = dict(zip(cuts, pixels, strict=True))
                 for key in keys:
                     self._show(key, by_cut[_only_cut(key[1])], order[readable])

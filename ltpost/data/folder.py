@@ -20,7 +20,7 @@ from typing import Any
 from ltpost.data import distributed
 from ltpost.data.experts import side_by_side
 from ltpost.data.features import FeatureSet
-from ltpost.data.load import load
+from ltpost.data.load import load, names_in
 from ltpost.data.overlap import same_rows_note
 from ltpost.errors import DataError, UsageError
 
@@ -127,6 +127,9 @@ class FeatureFolder:
         if not self.splits():
             raise DataError(f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder=")
 
+    def __repr__(self) -> str:
+        return f"FeatureFolder({self.path}: {', '.join(self.splits())})"
+
     def splits(self) -> list[str]:
         """The splits that have a file; of several folders, in each. Files of views are not among them."""
         return [name for name in self._files() if not name.endswith(VIEWS)]
@@ -168,6 +171,9 @@ class FeatureFolder:
             for other in sorted(self.splits(), key=lambda name: name != "train"):
                 if other in self._loaded or feature_set.class_counts is None or feature_set.head is None:
                     self._adopt(feature_set, other)
+                elif feature_set.class_names is None:
+                    names = names_in(self.path / f"{other}.h5")
+                    feature_set.class_names = names if len(names or ()) == feature_set.num_classes else None
         return self._loaded[split]
 
     def notes(self, splits: Sequence[str]) -> tuple[str, ...]:

@@ -51,6 +51,21 @@ def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
         return _read(source, file, part)
 
 
+def names_in(path: str | os.PathLike[str]) -> list[str] | None:
+    """The class names in a feature file, of which nothing else is read; None where there are none, or no such file."""
+    try:
+        with File(Path(path)) as file:
+            return _text(file, "class_names")
+    except (DataError, FileNotFoundError):  # whoever reads the rows of this file says what is wrong with it
+        return None
+
+
+def _text(file: File, key: str) -> list[str] | None:
+    """A column of text, decoded."""
+    column = file.values(key)
+    return None if column is None or column.ndim != 1 else [decoded(value) for value in column]
+
+
 def _near(source: Path) -> str:
     """What to do about a file that is not there."""
     if source.name and partial_name(source).is_file():
@@ -93,7 +108,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
         logits=file.stored("logits"),
         head=_head(source, file),
         class_counts=file.values("class_counts"),
-        class_names=None if names is None else [decoded(name) for name in names],
+        class_names=_text(file, "class_names"),
         paths=paths,
         sample=file.values("sample"),
         view=file.values("view"),

@@ -38,6 +38,7 @@ METHOD = Method(
     "cdt-head",
     cdt_head,
     title="class-dependent temperatures head",
+    label="CDT (fitted)",
     equation="Wx + b, fitted as (Wx + b)_c / a_c",
     source="Ye et al., 2020",
     chosen="strength (convex)",

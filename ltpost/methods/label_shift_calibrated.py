@@ -58,6 +58,7 @@ METHOD = Method(
     "em-bcts",
     label_shift_calibrated,
     title="label shift on calibrated posteriors",
+    label="BCTS + EM",
     equation="(z_c - log π_c)/T + b_c + log q_c",
     source="Alexandari et al., ICML 2020",
     how="L-BFGS, then EM",
