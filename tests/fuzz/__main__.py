@@ -144,7 +144,7 @@ def write(kind: str, seed: int, results: list[Result]) -> None:
     rows = {name: line for line in lines for name in KINDS if line.startswith(f"| {name} |")}
     rows[kind] = row(kind, seed, results)
     head = [
-        "Damaged and hostile files of each kind, made from seeds and read in a child process by",
+        "Damaged and hostile files of each kind, made from seeds, read in a child process by",
         "`python -m tests.fuzz --kind KIND --runs 10000 --write`. *Wrong* is a file that was read as something else than",
         "it holds, or that had to be refused; a hang is 20 seconds without an end.",
         "",
