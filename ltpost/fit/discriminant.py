@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data.scatter import ClassScatter
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
 
@@ -20,17 +19,16 @@ class Discriminants:
 
     Args:
         means: (C, D) m, those of the data or shrunk ones.
-        scatter: of the training rows; its covariance is the scatter divided by the number of rows.
+        covariance: (D, D) S, of the rows around the means of their classes.
         name: what to call the rows in a message.
 
     Raises:
         DataError: no class has two rows that differ, so that there is no covariance.
     """
 
-    def __init__(self, means: NDArray[np.float64], scatter: ClassScatter, name: str):
-        covariance = scatter.within / max(1, int(scatter.counts.sum()))
+    def __init__(self, means: NDArray[np.float64], covariance: NDArray[np.float64], name: str):
         # rounding leaves about 1e-16 of the squared means where rows do not differ
-        scale = float(np.square(scatter.means).max(initial=0.0)) * len(covariance)
+        scale = float(np.square(means).max(initial=0.0)) * len(covariance)
         if not np.trace(covariance) > 1e-12 * scale:
             raise DataError(
                 f"{name}: a covariance needs two rows that differ in at least one class, but there are none; "

@@ -82,7 +82,7 @@ def _discriminant(train: FeatureSet, layer: str, class_counts: Array, shrinkage:
     scatter = class_scatter(train.layer_blocks(layer), train.labels, train.num_classes, width, root)
     means = means_towards_the_centre(scatter.means, class_counts)
     own = (0.3 if width >= WIDE else 0.1) if shrinkage is None else shrinkage
-    head = Discriminants(means, scatter, f"{train.name}, layers/{layer}").head(own)
+    head = Discriminants(means, scatter.covariance, f"{train.name}, layers/{layer}").head(own)
     return ChangedHead(head, power=0.5, source=layer)
 
 
