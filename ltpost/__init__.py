@@ -24,6 +24,7 @@ from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
 from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
+from ltpost.ladder import Ladder, best
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report
@@ -35,6 +36,7 @@ __all__ = [
     "FeatureFolder",
     "FeatureSet",
     "Head",
+    "Ladder",
     "LinearHead",
     "LtpostError",
     "Method",
@@ -43,6 +45,7 @@ __all__ = [
     "RescaledHead",
     "UsageError",
     "__version__",
+    "best",
     "compare",
     "evaluate",
     "load",

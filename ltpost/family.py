@@ -45,6 +45,7 @@ class Family:
         notes: sentences that belong beside the numbers.
         family_at: of a crossed family, the family at a value of the outer parameter.
         outer: name of the outer parameter, or None.
+        only: of a tabulated family with one value, that value.
     """
 
     head_at: Callable[[float], Head]
@@ -54,6 +55,7 @@ class Family:
     notes: tuple[str, ...] = ()
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
+    only: float | None = None
 
     def head(self, value: float | None = None) -> Head:
         """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.
@@ -155,7 +157,8 @@ class Family:
                 raise UsageError(f"name the values of {parameter} to try with grid=")
             return GridCurve.of_heads(parameter, points, map(head_at, points), split, groups, device)
 
-        return cls(head_at, curve, parameter, **more)
+        only = float(values[0]) if len(values) == 1 else None
+        return cls(head_at, curve, parameter, only=only, **more)
 
     @classmethod
     def mixed(cls, head: Head, other_head: Head, *, parameter: str = "weight", **more: Any) -> Family:

@@ -89,8 +89,8 @@ class Selection:
         ``target`` are the rows that it is for, of which a transductive method sees no labels; default the split.
         """
         family = family_of(split, split if target is None else target)
-        if family.parameter is None:
-            return Choice(family.head(), family)
+        if family.parameter is None or family.only is not None:  # nothing to choose
+            return Choice(family.head(family.only), family)
         return self._on(self._cross_fitted_curve(split, family_of), family)
 
     def _on(self, curve: Curve, family: Family) -> Choice:

@@ -71,7 +71,7 @@ def one_after_other(sets: Sequence[FeatureSet], split: str = "") -> FeatureSet:
         class_names=first.class_names,
         expert_bias=first.expert_bias,
         sample=np.concatenate(samples) if with_samples else None,
-        view=np.concatenate([one.view for one in sets]) if all(one.view is not None for one in sets) else None,  # type: ignore[misc]
+        view=np.concatenate([one.view for one in sets]) if all(one.view is not None for one in sets) else None,
         layers={
             name: Layer(_stacked([one.layers[name].rows for one in sets]), first.layers[name].attrs) for name in names
         },

@@ -27,7 +27,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.rows import BLOCK_ELEMENTS, parts
 from ltpost.data.scatter import ClassScatter, class_scatter
 from ltpost.errors import DataError, UsageError
-from ltpost.fit.discriminant import Discriminants
+from ltpost.fit.discriminant import discriminant
 from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, LinearHead
 from ltpost.heads.changed import change
@@ -90,7 +90,7 @@ def posterior_discriminants(
     total, share = np.trace(before), len(within) / (len(within) + degrees)
     if total > 0:
         within = (1 - share) * within + share * np.trace(within) / total * before
-    layer = Discriminants(means, within, val.name).head(ridge)
+    layer = discriminant(means, within, ridge, val.name)
     heads = [LinearHead(layer.weight[:, part] * scale[part].astype(np.float32)) for part in columns]
     return [LinearHead(heads[0].weight, layer.bias), *heads[1:]]
 

@@ -7,7 +7,7 @@ reported split are read once, when everything has been decided.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -132,11 +132,10 @@ def _check(experiment: Experiment, only: str | None) -> None:
 
 def _val_only(experiment: Experiment) -> tuple[Experiment, Experiment | None]:
     """The same experiment without its reported split, on the first view of each image, and on the mean of its views."""
-    parts = {"val": experiment.chosen_on}
-    if "train" in experiment.folder:
-        parts["train"] = experiment.folder["train"]
-    seen = [experiment.chosen_on, experiment.report_set]
-    with_views = all(has_plain_views(part) for part in seen)
+    val = experiment.chosen_on
+    files = experiment.folder
+    train = files["train"] if "train" in files.splits() else None
+    with_views = has_plain_views(val) and has_plain_views(experiment.report_set)
     groups = experiment.groups
     settings: dict[str, Any] = {
         "select": experiment.select,
@@ -147,13 +146,14 @@ def _val_only(experiment: Experiment) -> tuple[Experiment, Experiment | None]:
         "few_shot": FEW_SHOT if groups is None else groups.few_shot,
     }
 
-    def of(change: Any) -> Experiment:
+    def of(change: Callable[[FeatureSet], FeatureSet]) -> Experiment:
+        same_views = train is not None and has_plain_views(train)
         return Experiment(
-            **{name: change(part) if has_plain_views(part) else part for name, part in parts.items()}, **settings
+            train=change(train) if train is not None and same_views else train, val=change(val), **settings
         )
 
     if not with_views:
-        return Experiment(**parts, **settings), None
+        return Experiment(train=train, val=val, **settings), None
     return of(first_view), of(mean_of_views)
 
 
@@ -202,7 +202,7 @@ def _step(
     kept = bool(usable) and (gain is None or beyond_noise(gain))
     if kept:
         state.current = top
-    return Step(name, tuple(candidate.name for candidate in found), top, judge.score(top.correct), gain, kept)
+    return Step(name, tuple(found), top, judge.score(top.correct), gain, kept)
 
 
 def _overall(state: State, foot: Candidate | None, tried: Sequence[Sequence[Candidate]]) -> Winner | None:

@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         name: of the rung.
-        tried: names of its candidates.
+        candidates: those that could be made.
         best: the best of them on val, or None where none could be made.
         score: its figure, a fraction, each row judged by the head of its fold.
         gain: how much better it is than what was kept before, or None for the first.
@@ -30,7 +30,7 @@ class Step:
     """
 
     name: str
-    tried: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
     best: Candidate | None
     score: float | None
     gain: Difference | None
@@ -40,7 +40,7 @@ class Step:
         """For JSON; fractions."""
         return {
             "rung": self.name,
-            "tried": list(self.tried),
+            "tried": [candidate.label for candidate in self.candidates],
             "best": None if self.best is None else self.best.label,
             "val": self.score,
             "gain": None if self.gain is None else self.gain.value,
@@ -157,6 +157,15 @@ class Ladder:
             for name, winner in named.items()
             if winner is not None
         }
+
+    def kept_before(self, rung: str) -> Candidate | None:
+        """What is kept before a rung is tried; None where that is the joint classifier."""
+        current = None
+        for step in self.steps:
+            if step.name == rung:
+                break
+            current = step.best if step.kept else current
+        return current
 
     def ladder_table(self) -> str:
         """The rungs as text."""

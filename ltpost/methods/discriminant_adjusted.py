@@ -16,7 +16,7 @@ from ltpost.data.priors import log_prior
 from ltpost.data.scatter import class_scatter
 from ltpost.errors import UsageError
 from ltpost.family import Family
-from ltpost.fit.discriminant import Discriminants, means_towards_the_centre
+from ltpost.fit.discriminant import discriminant, means_towards_the_centre
 from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, ChangedHead, Head, weighted_sum
 from ltpost.heads.changed import change
@@ -61,10 +61,9 @@ def discriminant_adjusted(
         train.feature_blocks(), train.labels, train.num_classes, train.num_features or 0, lambda x: change(x, power)
     )
     means = means_towards_the_centre(scatter.means, class_counts)
-    layer: Head = Discriminants(means, scatter.covariance, train.name).head(shrinkage)
-    if root:
-        layer = ChangedHead(layer.linear(), power=power)  # type: ignore[arg-type]
-    return Family.affine(weighted_sum([joint, layer], [1.0, weight]), slope)
+    layer = discriminant(means, scatter.covariance, shrinkage, train.name)
+    added = ChangedHead(layer, power=power) if root else layer
+    return Family.affine(weighted_sum([joint, added], [1.0, weight]), slope)
 
 
 METHOD = Method(
