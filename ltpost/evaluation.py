@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ltpost.calibration import saved_calibration_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
+from ltpost.data.view_means import has_plain_views, mean_of_views
 from ltpost.errors import DataError
 from ltpost.heads import Head
 from ltpost.report.results import Report, Result
@@ -32,7 +33,8 @@ def evaluate(
     """Figures of a head on a split.
 
     Args:
-        head: any head; C must be that of the split.
+        head: any head; C must be that of the split. One that ``ltpost best`` made for the mean of several views reads
+            the mean over the views of each sample, where they are stored.
         feature_set: N rows.
         groups: many/medium/few-shot classes; default from its ``class_counts``.
         name: what to call the row.
@@ -48,6 +50,8 @@ def evaluate(
             "it was made for other features"
         )
     groups = feature_set.shot_groups() if groups is None else groups
+    if head.info.get("views") == "mean" and has_plain_views(feature_set):
+        feature_set = mean_of_views(feature_set)
     correct = predict(head, feature_set, device) == feature_set.labels
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)

@@ -63,6 +63,7 @@ class Selection:
         grid: values of the hyperparameter between which to choose; default those of the curve.
         seed: of the folds.
         device: where to compute.
+        num_folds: of cross-fitting.
     """
 
     select: str = "all"
@@ -70,6 +71,7 @@ class Selection:
     grid: tuple[float, ...] = ()
     seed: int = 0
     device: str = "cpu"
+    num_folds: int = FOLDS
 
     def __post_init__(self) -> None:
         if self.select not in SELECT:
@@ -109,7 +111,9 @@ class Selection:
     def cross_fit(self, choice: Choice) -> NDArray[np.bool_]:
         """Which rows of the choice are right, (N,), each at the value that is best on the other folds."""
         assert choice.curve is not None
-        return cross_fit(choice.curve, self.select, min(choice.grid), max(choice.grid), seed=self.seed)
+        return cross_fit(
+            choice.curve, self.select, min(choice.grid), max(choice.grid), num_folds=self.num_folds, seed=self.seed
+        )
 
     def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> NDArray[np.bool_]:
         """Which rows are right, (N,), each by a head that was fitted and chosen on the other folds alone."""
@@ -159,7 +163,7 @@ class Selection:
         return _merged(parts, split.labels, split.sample)
 
     def _folds(self, split: FeatureSet) -> NDArray[np.int64]:
-        return stratified_folds(split.labels, seed=self.seed, sample=split.sample)
+        return stratified_folds(split.labels, self.num_folds, self.seed, split.sample)
 
 
 def _merged(
@@ -227,7 +231,7 @@ def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") 
 
 def _each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Row numbers inside and outside of every fold that has both."""
-    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in range(FOLDS)]
+    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in np.unique(folds)]
     return [(inside, rest) for inside, rest in pairs if len(inside) and len(rest)]
 
 

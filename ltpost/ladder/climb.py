@@ -17,7 +17,7 @@ from ltpost.data.priors import ShotGroups
 from ltpost.scores.confidence import Difference, paired_difference
 from ltpost.scores.metrics import FIGURES, row_weights
 
-LEVEL = 0.95
+LEVEL = 0.9  # of the intervals of gains: their lower end is a one-sided test at 5 %
 Rows = NDArray[np.int64]
 Correct = NDArray[np.bool_]
 
@@ -47,7 +47,7 @@ class Judge:
         return float(weights[FIGURES.index(self.select)] @ correct[rows])
 
     def gain(self, before: Correct, after: Correct, rows: Rows | None = None) -> Difference:
-        """How much better ``after`` is than ``before`` on some rows, with its 95 % interval."""
+        """How much better ``after`` is than ``before`` on some rows, with its 90 % interval."""
         rows = np.arange(len(self.labels)) if rows is None else rows
         sample = None if self.sample is None else self.sample[rows]
         return paired_difference(
@@ -77,13 +77,13 @@ class Judge:
 
 
 def standard_error(difference: Difference) -> float:
-    """Of a paired difference, from its 95 % interval."""
+    """Of a paired difference, from its 90 % interval."""
     low, high = difference.interval
     return (high - low) / (2 * NormalDist().inv_cdf((1 + LEVEL) / 2))
 
 
 def beyond_noise(gain: Difference) -> bool:
-    """Whether the whole 95 % interval of a gain lies above 0."""
+    """Whether the whole 90 % interval of a gain lies above 0, which is a one-sided test at 5 %."""
     return gain.interval[0] > 0
 
 

@@ -44,7 +44,7 @@ class Step:
             "best": None if self.best is None else self.best.label,
             "val": self.score,
             "gain": None if self.gain is None else self.gain.value,
-            "interval95": None if self.gain is None else list(self.gain.interval),
+            "interval90": None if self.gain is None else list(self.gain.interval),
             "kept": self.kept,
         }
 
@@ -88,7 +88,7 @@ class Winner:
             "mean_of_views": self.candidate.both_views,
             "expected": self.expected,
             "expected_gain": None if self.gain is None else self.gain.value,
-            "interval95": None if self.gain is None else list(self.gain.interval),
+            "interval90": None if self.gain is None else list(self.gain.interval),
             "in_sample_gain": self.in_sample_gain,
             "kept_share": self.kept_share,
             "signature": self.head.info.get("signature"),
@@ -97,7 +97,7 @@ class Winner:
     def __str__(self) -> str:
         text = f"{self.candidate.label}\n  expected on unseen rows: {percent(self.expected)} %"
         if self.gain is not None and self.in_sample_gain is not None:
-            text += f", {_points(self.gain)} over joint (95 %, cross-fitted)"
+            text += f", {_points(self.gain)} over joint (90 %, cross-fitted)"
             share = "" if self.kept_share is None else f": {100 * self.kept_share:.0f} % of that is expected to hold"
             text += f"\n  on the rows of the choice itself it gains {_signed(self.in_sample_gain)}{share}"
         return text
@@ -175,7 +175,7 @@ class Ladder:
             gain = "" if step.gain is None else _points(step.gain)
             label = "nothing to try" if step.best is None else step.best.label
             rows.append([step.name, label, score, gain, "kept" if step.kept else "–"])
-        return text_table(["rung", "best of it", self.select, "gain, 95 % interval", ""], rows, left=2)
+        return text_table(["rung", "best of it", self.select, "gain, 90 % interval", ""], rows, left=2)
 
     def summary(self) -> str:
         """Everything a reader needs, as text."""
