@@ -43,6 +43,7 @@ class Candidate:
         fits_on_val: whether weights were fitted to val labels, not only a value chosen.
         transductive: whether it sees the rows to classify.
         both_views: whether it reads the mean of several views of each image.
+        is_mean: whether it is the mean of other candidates.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Candidate:
     fits_on_val: bool = False
     transductive: bool = False
     both_views: bool = False
+    is_mean: bool = False
 
     @property
     def is_linear(self) -> bool:
@@ -165,6 +167,7 @@ def mean_of(
         again,
         lambda rows: head,
         fits_on_val=fits,
+        is_mean=True,
     )
 
 

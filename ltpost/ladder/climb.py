@@ -58,6 +58,7 @@ class Judge:
             num_classes=self.num_classes,
             sample=sample,
             level=LEVEL,
+            only=self.select,
         )[self.select]
 
     def best(self, candidates: Sequence[Correct], rows: Rows | None = None) -> int:

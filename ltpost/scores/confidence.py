@@ -163,6 +163,7 @@ def paired_difference(
     num_classes: int | None = None,
     sample: NDArray[np.int64] | None = None,
     level: float = 0.95,
+    only: str | None = None,
 ) -> dict[str, Difference]:
     """Every figure of b minus that of a, on the same rows; figures of empty groups are left out.
 
@@ -177,6 +178,7 @@ def paired_difference(
         num_classes: C; default from ``groups`` or the labels.
         sample: (N,), which sample a row shows, where several rows show one.
         level: of confidence.
+        only: the one figure that is wanted; default all.
     """
     if num_classes is None:
         num_classes = len(groups.many) if groups is not None else int(labels.max(initial=-1)) + 1
@@ -188,7 +190,7 @@ def paired_difference(
     z = NormalDist().inv_cdf((1 + level) / 2)
     differences = {}
     for name, weights in zip(FIGURES, class_weights(moments.totals, groups), strict=True):
-        if np.isnan(weights).any():
+        if np.isnan(weights).any() or only not in (None, name):
             continue
         value, disagree = float(weights @ moments.mean), float(weights @ square)
         size = _effective_size(moments, weights, disagree - value**2)
