@@ -367,3 +367,32 @@ def test_the_command_prints_and_saves_both_heads(splits, tmp_path, monkeypatch):
     refused = CliRunner().invoke(cli, ["best", "--select", "harmonic"])
     assert refused.exit_code == 2
     assert "--select must be one of" in refused.output
+
+
+# -- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_gains_are_means_over_the_splits_in_which_a_row_is_tested():
+    from benchmarks.best import standard_error
+
+    labels = np.array([0, 0, 0, 1, 1, -1])  # sample 5 is not there
+    nan = np.nan
+    gains = [np.array([1.0, nan, 0, 0, 1, nan]), np.array([0.0, 1, nan, nan, 1, nan])]
+    value, error = standard_error(gains, labels)
+    rows = {0: [0.5, 1.0, 0.0], 1: [0.0, 1.0]}
+    assert value == pytest.approx(100 * np.mean([np.mean(rows[0]), np.mean(rows[1])]))
+    variance = np.var(rows[0], ddof=1) / 3 + np.var(rows[1], ddof=1) / 2
+    assert error == pytest.approx(100 * variance**0.5 / 2)
+
+
+def test_the_benchmark_splits_val_and_test_together(splits, tmp_path):
+    from benchmarks.best import rows_to_split
+
+    splits["test"].save(tmp_path / "test.h5")
+    assert len(rows_to_split(tmp_path)) == 300
+    splits["val"].save(tmp_path / "val.h5")
+    both = rows_to_split(tmp_path)
+    assert len(both) == 600
+    assert list(both.layers) == list(splits["val"].layers)
+    splits["val"].save(tmp_path / "all_test.h5")
+    assert len(rows_to_split(tmp_path)) == 300
