@@ -34,14 +34,14 @@ def plot_curve(
     marked: bool,
     ax: Any = None,
 ) -> Any:
-    """Accuracy of every group against a hyperparameter, with the near-best values of the mean over classes.
+    """Accuracy of every group against a hyperparameter, with the best plateau of the mean over classes.
 
     Args:
         parameter: name of the hyperparameter.
         values: (K,) ascending.
         figures: name of a figure to its fractions (K,); those of ``COLOURS`` are drawn.
         best: the best value.
-        plateau: the first and the last near-best value.
+        plateau: the first and the last value that are as good.
         score: the mean over classes there.
         marked: draw a marker at each value, as the figures are known there only.
         ax: matplotlib axes; default a new figure.

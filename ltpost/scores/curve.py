@@ -1,8 +1,8 @@
 """Accuracy against one parameter: exact, as a step function, or at some values only.
 
 Every row is right on one interval of the parameter (``intervals``). Sorting the 2N ends gives the accuracy of every
-class group as an exact step function: no grid, exactly the values that are near-best, and bootstrap resamples of the
-whole curve at the cost of a cumulative sum.
+class group as an exact step function: no grid, the exact best plateau, and bootstrap resamples of the whole curve at
+the cost of a cumulative sum.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head
 from ltpost.scores.bootstrap import resamples
-from ltpost.scores.confidence import units
 from ltpost.scores.metrics import FIGURES, Figures, row_weights, selection_score
 from ltpost.scores.predict import predict
 
 _NARROW = 1e-6  # a plateau this narrow is an artefact of float32 scores, whose rounding moves its ends as far
-NEAR = 0.5  # standard errors by which near-best values may be below the best
 _SAME = 1e-9  # accuracies that differ by less are the same number of rows
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best value of a parameter, in the middle of the near-best ones, ``low`` ≤ t ≤ ``high``.
+    """The best value of a parameter: the middle of the best plateau ``low`` ≤ t ≤ ``high``.
 
     ``figures`` are those of the curve there, ``score`` is the selected one of them. ``interval`` is the 95 % bootstrap
     interval of the value, where one was asked for. ``others`` are the values of the other parameters, where several
@@ -88,14 +86,7 @@ class Curve:
     def best(
         self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
     ) -> Best:
-        """The middle of all near-best values within ``low`` ≤ t ≤ ``high``.
-
-        Near-best are values whose figure is below the highest one by at most half a standard error of it: the rows
-        cannot tell them apart, and the highest of them is mostly where noise is highest. Measured on CIFAR-100-LT over
-        random splits with 5, 20 and 60 val rows per class, the middle gains .0 to .2 points of test accuracy over the
-        middle of the highest plateau, for ``tnorm``, ``la``, ``mla``, ``mix`` and ``layers`` alike, and loses none. A
-        whole standard error loses where a curve falls faster on one side (``mix``). Tabulated curves have few values,
-        and the highest is taken.
+        """The best plateau within ``low`` ≤ t ≤ ``high`` (the widest, where several are equally good).
 
         Args:
             select: the figure to maximise, one of ``metrics.SELECT``.
@@ -219,48 +210,20 @@ class ExactCurve(Curve):
         weights = self._weights
         if multiplicity is not None:
             weights = row_weights(self.labels, self.groups, self.num_classes, multiplicity, only=select)
-        return self._best(self._range(low, high), weights, select, self._variance(weights, select, multiplicity))
+        return self._best(self._range(low, high), weights, select)
 
     def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
         within = self._range(low, high)
         weights = row_weights(self.labels, self.groups, self.num_classes, only=select)
-        variance = self._variance(weights, select, None)
         for times in resamples(self.labels, self.num_classes, self.sample, num=num, seed=seed):
-            yield self._best(within, weights, select, variance, times)
-
-    def _variance(self, weights: Array, select: str, multiplicity: Array | None) -> float:
-        """About the variance of the figure, divided by p (1 - p) of the accuracy p: of independent samples."""
-        rows = weights[:3] if select == "harmonic" else weights[[FIGURES.index(select)]]
-        known = rows[~np.isnan(rows).any(axis=1)]
-        shares = known.sum(axis=0) / max(1, len(known))
-        times = np.ones(len(shares)) if multiplicity is None else np.asarray(multiplicity, dtype=np.float64)
-        if self.sample is not None:
-            unit = units(self.labels, self.sample)[0]
-            shares, times = np.bincount(unit, shares), np.bincount(unit, times) / np.bincount(unit)
-        counted = times > 0
-        return float((np.square(shares[counted]) / times[counted]).sum())
+            yield self._best(within, weights, select, times)
 
     @staticmethod
-    def _best(within: _Range, weights: Array, select: str, variance: float, times: Array | None = None) -> Best:
-        """The middle of the near-best steps of a range; for ``weights`` and ``times`` see :func:`_steps`."""
+    def _best(within: _Range, weights: Array, select: str, times: Array | None = None) -> Best:
+        """The best plateau of a range; for ``weights`` and ``times`` see :func:`_steps`."""
         steps = _steps(within, weights, times)
         score = selection_score(steps, select)
         eligible = np.where(within.wide | ~within.wide.any(), score, -np.inf)
-        top = float(eligible.max())
-        near = np.flatnonzero(eligible >= top - NEAR * (max(0.0, top * (1 - top)) * variance) ** 0.5 - _SAME)
-        begin, end = float(within.starts[near[0]]), float(within.stops[near[-1]])
-        if not np.isfinite([begin, end]).all():  # a curve that stays near its best for ever: the best plateau itself
-            return ExactCurve._plateau(within, steps, eligible)
-        middle = (begin + end) / 2
-        inside = np.clip(middle, within.starts[near], within.stops[near])
-        nearest = int(np.argmin(np.abs(inside - middle)))  # between near-best values may lie worse ones
-        step = int(near[nearest])
-        value = middle if inside[nearest] == middle else _middle(float(within.starts[step]), float(within.stops[step]))
-        return Best(value, begin, end, float(score[step]), Figures(*map(float, steps[:, step])))
-
-    @staticmethod
-    def _plateau(within: _Range, steps: Array, eligible: Array) -> Best:
-        """The widest of the highest plateaus."""
         top = eligible.max()
         # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
         good = np.flatnonzero(eligible >= top - _SAME)
