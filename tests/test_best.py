@@ -17,7 +17,7 @@ from ltpost.data.view_means import first_view, has_plain_views, mean_of_views
 from ltpost.ladder import ladder as ladder_module
 from ltpost.ladder.candidates import mean_of, of_method
 from ltpost.ladder.climb import Judge, climb, honest, standard_error
-from ltpost.scores.confidence import paired_difference
+from ltpost.scores.paired import paired_difference
 from ltpost.scores.posteriors import spread_of_logits
 
 SINGLES = ("la", "ncm")  # quick ones

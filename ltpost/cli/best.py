@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ltpost.cli.options import output_options, print_json, split_options
+from ltpost.cli.options import split_options
+from ltpost.cli.printing import Output, output_options
 from ltpost.data import distributed
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def best(
     transductive: bool,
     target_prior: str,
     heads: Path,
-    csv_file: Path | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """The best head that val can tell, and the best linear layer.
 
@@ -70,10 +70,11 @@ def best(
     if distributed.rank() > 0:
         return
     saved = ladder.save(heads)
-    if csv_file is not None:
-        ladder.report.to_csv(csv_file)
-    if as_json:
-        print_json({**ladder.as_dict(), "heads": {name: str(path) for name, path in saved.items()}})
-        return
-    click.echo(ladder.summary())
-    click.echo(f"\nheads: {', '.join(map(str, saved.values()))}")
+    if output.csv_file is not None:
+        ladder.report.to_csv(output.csv_file)
+    output.show(
+        ladder.blocks(output.style),
+        records=ladder.report.table_records,
+        as_json=lambda: {**ladder.as_dict(), "heads": {name: str(path) for name, path in saved.items()}},
+    )
+    output.say(f"heads: {', '.join(map(str, saved.values()))}")

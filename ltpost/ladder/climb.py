@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data.priors import ShotGroups
-from ltpost.scores.confidence import Difference, paired_difference
 from ltpost.scores.metrics import FIGURES, row_weights
+from ltpost.scores.paired import Difference, paired_difference
 
 LEVEL = 0.9  # of the intervals of gains: their lower end is a one-sided test at 5 %
 Rows = NDArray[np.int64]
@@ -59,6 +59,7 @@ class Judge:
             sample=sample,
             level=LEVEL,
             only=self.select,
+            test=False,
         )[self.select]
 
     def best(self, candidates: Sequence[Correct], rows: Rows | None = None) -> int:

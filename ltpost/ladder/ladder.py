@@ -128,6 +128,8 @@ def _check(experiment: Experiment, only: str | None) -> None:
         raise UsageError("best chooses on val only; leave oracle= out, or name a split to choose on with val=")
     if experiment.select not in FIGURES:
         raise UsageError(f"select= must be one of {', '.join(FIGURES)} for paired gains, but is {experiment.select!r}")
+    if experiment.selection.keep:
+        raise UsageError("keep= is no option of best, which weighs gains by one figure; leave it out")
     if only not in (None, "linear"):
         raise UsageError(f"only= must be linear, but is {only!r}")
 

@@ -11,9 +11,9 @@ from typing import Any
 from ltpost.heads import Head
 from ltpost.ladder.candidates import Candidate
 from ltpost.ladder.climb import Correct
-from ltpost.report.results import Report, Result
-from ltpost.scores.confidence import Difference
-from ltpost.tables import percent, text_table
+from ltpost.report.results import Report, Result, Style
+from ltpost.scores.paired import Difference
+from ltpost.tables import Table, percent, render
 
 
 @dataclass(frozen=True)
@@ -167,33 +167,40 @@ class Ladder:
             current = step.best if step.kept else current
         return current
 
-    def ladder_table(self) -> str:
-        """The rungs as text."""
+    def ladder_table(self) -> Table:
+        """The rungs."""
         rows = []
         for step in self.steps:
             score = "–" if step.score is None else percent(step.score)
             gain = "" if step.gain is None else _points(step.gain)
             label = "nothing to try" if step.best is None else step.best.label
             rows.append([step.name, label, score, gain, "kept" if step.kept else "–"])
-        return text_table(["rung", "best of it", self.select, "gain, 90 % interval", ""], rows, left=2)
+        title = f"ladder on val, {self.num_rows:,} rows, each judged by a head that was chosen on other folds"
+        return Table(title, ["rung", "best of it", self.select, "gain, 90 % interval", ""], rows, left=2)
+
+    def blocks(self, style: Style = Style()) -> list[Table | str]:  # noqa: B008 - frozen
+        """Everything a reader needs: the rungs, both heads, the figures, what to know about them."""
+        blocks: list[Table | str] = [self.ladder_table()]
+        if self.overall is not None:
+            blocks.append(f"best: {self.overall}")
+        elif self.linear is not None and any(step.best and not step.best.is_linear for step in self.steps):
+            blocks.append("best: the joint classifier, nothing is better by more than noise")
+        if self.linear is not None:
+            blocks.append(f"best linear layer, for ltpost export: {self.linear}")
+        if self.results:
+            blocks += self.report.blocks(style)
+        return [*blocks, *(f"note: {note}" for note in self.notes)]
 
     def summary(self) -> str:
-        """Everything a reader needs, as text."""
-        title = f"ladder on val, {self.num_rows:,} rows, each judged by a head that was chosen on other folds"
-        parts = [f"{title}\n{self.ladder_table()}"]
-        if self.overall is not None:
-            parts.append(f"best: {self.overall}")
-        elif self.linear is not None and any(step.best and not step.best.is_linear for step in self.steps):
-            parts.append("best: the joint classifier, nothing is better by more than noise")
-        if self.linear is not None:
-            parts.append(f"best linear layer, for ltpost export: {self.linear}")
-        if self.results:
-            parts.append(str(self.report))
-        parts += [f"note: {note}" for note in self.notes]
-        return "\n\n".join(parts)
+        """:meth:`blocks` as text, as wide as it is."""
+        return render(self.blocks(), width=None)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
+
+    def __repr__(self) -> str:
+        best, linear = (None if one is None else one.candidate.name for one in (self.overall, self.linear))
+        return f"Ladder(best: {best}, best linear: {linear}; {len(self.steps)} rungs)"
 
     def __str__(self) -> str:
         return self.summary()

@@ -18,7 +18,7 @@ from ltpost.errors import UsageError
 from ltpost.family import Family
 from ltpost.fit.discriminant import discriminant, means_towards_the_centre
 from ltpost.fit.sampling import rows_per_class
-from ltpost.heads import Array, ChangedHead, Head, weighted_sum
+from ltpost.heads import Array, ChangedHead, LinearHead, weighted_sum
 from ltpost.heads.changed import change
 from ltpost.method import Method
 from ltpost.methods.tau_norm import GRID
@@ -26,7 +26,7 @@ from ltpost.methods.tau_norm import GRID
 
 def discriminant_adjusted(
     train: FeatureSet,
-    joint: Head,
+    head: LinearHead,
     class_counts: Array,
     *,
     weight: float = 0.3,
@@ -37,7 +37,7 @@ def discriminant_adjusted(
 
     Args:
         train: training features (N, D) and labels; several views of a sample are several rows.
-        joint: the joint classifier, or one that reads its logits.
+        head: the joint classifier, (C, D).
         class_counts: (C,) training samples per class, all positive.
         weight: γ, what the discriminants count beside the joint classifier.
         shrinkage: λ of the covariance, in 0..1.
@@ -63,7 +63,7 @@ def discriminant_adjusted(
     means = means_towards_the_centre(scatter.means, class_counts)
     layer = discriminant(means, scatter.covariance, shrinkage, train.name)
     added = ChangedHead(layer, power=power) if root else layer
-    return Family.affine(weighted_sum([joint, added], [1.0, weight]), slope)
+    return Family.affine(weighted_sum([head, added], [1.0, weight]), slope)
 
 
 METHOD = Method(

@@ -20,14 +20,14 @@ from ltpost.data.priors import log_prior
 from ltpost.errors import UsageError
 from ltpost.family import Family
 from ltpost.fit.empirical_bayes import posterior_discriminants
-from ltpost.heads import Array, ChangedHead, Head, RescaledHead, weighted_sum
+from ltpost.heads import Array, ChangedHead, Head, LinearHead, RescaledHead, weighted_sum
 from ltpost.method import Method
 
 
 def empirical_bayes_discriminant(
     train: FeatureSet,
     val: FeatureSet,
-    joint: Head,
+    head: LinearHead,
     class_counts: Array,
     *,
     tau: float = 1.2,
@@ -40,7 +40,7 @@ def empirical_bayes_discriminant(
     Args:
         train: training features (N, D) and labels.
         val: labelled rows that the network has not seen, drawn at random.
-        joint: the joint classifier, or one that reads its logits.
+        head: the joint classifier, (C, D).
         class_counts: (C,) training samples per class, all positive.
         tau: τ of the logit adjustment.
         weight: w, what the joint classifier counts beside the discriminants.
@@ -57,7 +57,7 @@ def empirical_bayes_discriminant(
     power = 0.5 if root else 1.0
     log_pi = log_prior(class_counts)
     (layer,) = posterior_discriminants(train, val, class_counts, [""], power=power, ridge=ridge)
-    return with_joint([ChangedHead(layer, power=power) if root else layer], joint, log_pi, tau, weight)
+    return with_joint([ChangedHead(layer, power=power) if root else layer], head, log_pi, tau, weight)
 
 
 def with_joint(heads: Sequence[Head], joint: Head, log_pi: Array, tau: float, weight: float) -> Family:

@@ -15,7 +15,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import log_prior
 from ltpost.family import Family
 from ltpost.fit.empirical_bayes import posterior_discriminants
-from ltpost.heads import Array, ChangedHead, Head
+from ltpost.heads import Array, ChangedHead, LinearHead
 from ltpost.method import Method
 from ltpost.methods.empirical_bayes_discriminant import with_joint
 
@@ -23,7 +23,7 @@ from ltpost.methods.empirical_bayes_discriminant import with_joint
 def empirical_bayes_layers(
     train: FeatureSet,
     val: FeatureSet,
-    joint: Head,
+    head: LinearHead,
     class_counts: Array,
     layers: Sequence[str],
     *,
@@ -36,7 +36,7 @@ def empirical_bayes_layers(
     Args:
         train: training rows with features and layers.
         val: labelled rows that the network has not seen, drawn at random.
-        joint: the joint classifier, or one that reads its logits.
+        head: the joint classifier, (C, D).
         class_counts: (C,) training samples per class, all positive.
         layers: names of the layers that every file has.
         tau: τ of the logit adjustment.
@@ -53,7 +53,7 @@ def empirical_bayes_layers(
     log_pi, blocks = log_prior(class_counts), ["", *layers]
     found = posterior_discriminants(train, val, class_counts, blocks, power=0.5, ridge=ridge)
     heads = [ChangedHead(layer, power=0.5, source=block) for layer, block in zip(found, blocks, strict=True)]
-    return with_joint(heads, joint, log_pi, tau, weight)
+    return with_joint(heads, head, log_pi, tau, weight)
 
 
 METHOD = Method(
