@@ -23,6 +23,7 @@ from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, open_network
 from ltpost.extract.pixels.views import Views
+from ltpost.extract.run.layers import cost_of_layers, tapped
 from ltpost.extract.run.loop import Job
 from ltpost.extract.run.merge import merge_if_complete
 from ltpost.extract.run.partial import IMAGES_STATE, Spec, is_finished
@@ -59,6 +60,8 @@ def extract_features(
     compile: bool = False,
     dtype: str = "float32",
     logits: bool | None = None,
+    layers: str | None = None,
+    layers_dtype: str = "float16",
     batch_size: int = 64,
     workers: int | None = None,
     views: int = 1,
@@ -100,6 +103,10 @@ def extract_features(
         compile: run the model through torch.compile; its first batch is compared with the model as it is.
         dtype: of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
+        layers: modules whose pooled outputs are stored too, as ``layers/<name>``, from the same forward pass: "auto",
+            or paths with commas between, each with a pooling where wanted, "layer2@4,layer3.0@2,blocks.5@cls"; see
+            :mod:`ltpost.extract.networks.taps`.
+        layers_dtype: of the stored layers, "float16" or "float32".
         batch_size: images at a time.
         workers: processes that decode images; None chooses.
         views: rows per image, which carry ``sample`` and ``view``.
@@ -119,8 +126,9 @@ def extract_features(
         UsageError: an argument cannot be used.
         DataError: a file is not as it has to be; an existing feature file is left as it was.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
+    for option, value in (("dtype", dtype), ("layers_dtype", layers_dtype)):
+        if value not in DTYPES:
+            raise UsageError(f"{option}= must be float32 or float16, but is '{value}'")
     if batch_size < 1:
         raise UsageError(f"batch_size= must be at least 1, but is {batch_size}")
     if workers is not None and workers < 0:
@@ -159,6 +167,7 @@ def extract_features(
         check_labels(source.name, source.labels, head.num_classes)
         if network.gated:
             logits = True
+        stored_layers = {} if layers is None else tapped(backbone, layers, layers_dtype, source, shown)
         if logits is None:
             logits = split != "train" or total * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
         spec = Spec(
@@ -184,12 +193,16 @@ def extract_features(
                 **({} if source.class_order is None else {"class_order": source.class_order}),
                 IMAGES_STATE: source.images.state(),
                 "dtype": dtype,
+                **({"layers": ",".join(stored_layers), "layers_dtype": layers_dtype} if stored_layers else {}),
                 "amp": amp,
                 "torch_version": str(torch.__version__),
             },
+            layers=stored_layers,
         )
         if part is None or part.index == 0:
             tell(f"{network.arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
+            if stored_layers:
+                tell(cost_of_layers(spec, target))
         job = Job(
             source, shown, batch_size, backbone, spec, workers_for(workers, source), restart, max_bad, expect_top1
         )
