@@ -8,7 +8,7 @@ The rooms, in reading order; each imports only from those before it:
 - ``checkpoints``: a checkpoint file to named tensors.
 - ``networks``: named tensors to a model that gives features and logits.
 - ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint. ``convert``: feature files of other programs.
+- ``export``: a head back into its checkpoint, or with its network. ``convert``: feature files of other programs.
 - ``command``: the command line.
 
 The core of ltpost imports none of this.
@@ -16,18 +16,21 @@ The core of ltpost imports none of this.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ltpost.extract.export.with_head import WithHead
     from ltpost.extract.run.extraction import extract_features
 
-__all__ = ["extract_features"]
+#: public name to the module that has it, imported when first used: they need torch
+_MODULES = {"WithHead": "export.with_head", "extract_features": "run.extraction"}
+
+__all__ = ["WithHead", "extract_features"]
 
 
 def __getattr__(name: str) -> Any:
-    """``extract_features``, imported when first used: it needs torch."""
-    if name in __all__:
-        from ltpost.extract.run import extraction
-
-        return getattr(extraction, name)
+    """A public name, imported when it is first used."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"ltpost.extract.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
