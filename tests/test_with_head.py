@@ -116,8 +116,9 @@ def test_scores_are_those_of_the_head_on_stored_rows(tta, folder, model, tmp_pat
     with torch.inference_mode():
         scores = network(images_of(folder))
     expected = head.reader(ltpost.load(folder / tta / "val.h5"))(slice(None))
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
-    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(scores, expected, atol=0.03)  # sums of large numbers that nearly cancel
+    other = head.reader(ltpost.load(folder / ("off" if tta == "flip" else "flip") / "val.h5"))(slice(None))
+    assert np.abs(other - expected).max() > 0.3
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
