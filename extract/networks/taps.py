@@ -24,6 +24,8 @@ from ltpost.errors import DataError, UsageError
 MOST_COLUMNS, SIDES = 512, (4, 2, 1)
 #: tokens before those of the patches, at most: the class token, a distillation token, registers
 _MOST_PREFIX = 16
+#: how poolings other than averages of maps are called in a file
+_WORDS = {"cls": "class token", "mean": "mean token", "": "none"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,21 @@ class Tap:
     @property
     def attrs(self) -> dict[str, str]:
         """What is stored with the dataset."""
-        words = {"cls": "class token", "mean": "mean token", "": "none"}
-        return {
-            "module": self.module,
-            "pooling": words.get(self.pooling, f"average {self.pooling}x{self.pooling}"),
-        }
+        average = f"average {self.pooling}x{self.pooling}"
+        return {"module": self.module, "pooling": _WORDS.get(self.pooling, average)}
+
+    @classmethod
+    def described(cls, attrs: Mapping[str, Any]) -> Tap | None:
+        """The tap that :attr:`attrs` describe, or None.
+
+        >>> Tap.described(Tap("layer2", "4").attrs)
+        Tap(module='layer2', pooling='4')
+        """
+        words = {word: pooling for pooling, word in _WORDS.items()}
+        pooling, module = str(attrs.get("pooling", "")), str(attrs.get("module", ""))
+        square = re.fullmatch(r"average (\d+)x\1", pooling)
+        known = square[1] if square else words.get(pooling)
+        return cls(module, known) if module and known is not None else None
 
 
 def parse_taps(text: str) -> list[Tap]:
@@ -214,7 +226,12 @@ def pooled(output: Tensor | None, tap: Tap, num_images: int, grid: Grid) -> Tens
         DataError: the output cannot be pooled so; the message says what it is.
     """
     shown = "no tensor" if output is None else f"shape {tuple(output.shape)}"
-    if output is None or not output.is_floating_point() or output.ndim not in (2, 3, 4) or len(output) != num_images:
+    if (
+        output is None
+        or not output.is_floating_point()
+        or output.ndim not in (2, 3, 4)
+        or output.shape[0] != num_images
+    ):
         raise DataError(
             f"layers: '{tap.module}' must give a map (n, channels, h, w), tokens (n, T, D) or a vector (n, D) for "
             f"{num_images} images, but gives {shown}; tap another module"
