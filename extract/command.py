@@ -104,7 +104,7 @@ class Numbers(click.ParamType):
     type=click.Choice(["off", "flip", "five-crop"]),
     default="off",
     show_default=True,
-    help="Average fixed variants of each image.",
+    help="Average fixed variants of each image; with --views 2 (flip) or 5 store each as a row.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the augmentation.")
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def write_network(
     network = _open(ckpt, arch, head_key, feature_set)
     attrs = {} if feature_set is None else feature_set.attrs
     preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
-    tta = json.loads(attrs.get("views", "{}")).get("tta", "off")
+    tta = _averaged(head, attrs)
     if tta == "five-crop":
         tell(f"warning: {target}: takes one image, where the features are means over five crops of it")
     backbone = Backbone(network.model, network.head_key, gated=network.gated)
@@ -102,6 +103,16 @@ def _open(
             "name that one with ckpt=, or the right features="
         )
     return network
+
+
+def _averaged(head: Head, attrs: Mapping[str, Any]) -> str:
+    """The variants of an image whose mean the head reads, "off" where it reads the image alone.
+
+    Their mean is stored, or they are the views of which the head takes the mean.
+    """
+    views = {"count": 1, "tta": "off", **json.loads(attrs.get("views", "{}"))}
+    of_means = views["count"] == 1 or head.info.get("views") == "mean"
+    return str(views["tta"]) if of_means else "off"
 
 
 def _taps(feature_set: FeatureSet | None) -> dict[str, str]:

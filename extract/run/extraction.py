@@ -111,7 +111,8 @@ def extract_features(
         workers: processes that decode images; None chooses.
         views: rows per image, which carry ``sample`` and ``view``.
         augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
-        tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
+        tta: "flip" or "five-crop" averages the features, logits and layers of fixed variants of an image; with as many
+            ``views`` as there are variants (2, 5) each of them is a row instead.
         seed: of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
@@ -151,7 +152,7 @@ def extract_features(
     )
     augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
     shown = Views(preprocess, views, augment, tta, seed)
-    if views > 1 and augment == "none":
+    if views > 1 and augment == "none" and tta == "off":
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
     target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     total = len(source) * views
