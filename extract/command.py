@@ -117,6 +117,7 @@ def extract(**options: Any) -> None:
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
+      ltpost extract --ckpt r50.pth --split train --layers auto
     """
     from ltpost.extract import extract_features
 

@@ -198,24 +198,28 @@ def tensor_of(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def as_map(output: Tensor) -> Tensor:
-    """(n, channels, h, w) of a map whose channels may come last: its height and width are equal then."""
-    _, one, two, three = output.shape
-    return output.permute(0, 3, 1, 2) if one == two != three else output
+def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of a map (n, …); channels come last where the first two of the others are equal.
+
+    >>> channels_first((2, 64, 7, 7)), channels_first((2, 7, 7, 64))
+    ((64, 7, 7), (64, 7, 7))
+    """
+    _, one, two, three = shape
+    return (three, one, two) if one == two != three else (one, two, three)
 
 
-def poolings(output: Tensor, grid: Grid) -> list[str]:
-    """How an output is pooled where nothing is said.
+def poolings(shape: Sequence[int], grid: Grid) -> list[str]:
+    """How an output of this shape is pooled where nothing is said.
 
     A map: to the finest of 4 x 4, 2 x 2 and 1 x 1 with at most 512 columns. Tokens: the class token, where there is
     one, and the mean of the others. A vector: as it is.
     """
-    if output.ndim == 4:
-        _, channels, height, width = as_map(output).shape
+    if len(shape) == 4:
+        channels, height, width = channels_first(shape)
         fitting = [k for k in SIDES if k <= min(height, width) and k * k * channels <= MOST_COLUMNS]
         return [str(fitting[0] if fitting else 1)]
-    if output.ndim == 3:
-        return ["cls", "mean"] if grid.prefix(output.shape[1]) else ["mean"]
+    if len(shape) == 3:
+        return ["cls", "mean"] if grid.prefix(shape[1]) else ["mean"]
     return [""]
 
 
@@ -247,7 +251,8 @@ def pooled(output: Tensor | None, tap: Tap, num_images: int, grid: Grid) -> Tens
         if tap.pooling == "cls" and not prefix:
             raise DataError(f"layers={tap.name}: '{tap.module}' has no class token, {shown}; take @mean")
         return output[:, 0].float() if tap.pooling == "cls" else output[:, prefix:].float().mean(dim=1)
-    side, maps = int(tap.pooling), as_map(output)
+    side, first = int(tap.pooling), channels_first(output.shape)
+    maps = output if first == tuple(output.shape[1:]) else output.permute(0, 3, 1, 2)
     if side > min(maps.shape[2:]):
         size = " x ".join(str(int(length)) for length in maps.shape[2:])
         raise DataError(f"layers={tap.name}: the map of '{tap.module}' is {size}, too small for {side} x {side}")
