@@ -9,7 +9,8 @@ The rooms, in reading order; each imports only from those before it:
 - ``networks``: named tensors to a model that gives features and logits.
 - ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
 - ``export``: a head back into its checkpoint. ``convert``: feature files of other programs.
-- ``command``: the command line.
+- ``predict``: images to classes.
+- ``command``, ``predict_command``: the command line.
 
 The core of ltpost imports none of this.
 """

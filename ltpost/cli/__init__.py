@@ -36,7 +36,7 @@ COMMANDS = {
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "diagnose", "demo"),
+    "Results": ("compare", "evaluate", "predict", "diagnose", "demo"),
 }
 
 
