@@ -105,14 +105,14 @@ def report_options(command: Command) -> Command:
         flag_value="class",
         type=click.Choice(SORTS),
         help="Show every class too, and which group the rows of a group are taken for; sorted by class, gain (over the "
-        "joint classifier), count, accuracy or name.",
+        "joint classifier), count, accuracy or name.  [default: no classes; without a value: class]",
     )
     @click.option(
         "--paired",
         "against",
         metavar="NAME",
         help="Compare every row of the table with this one, or with best: the difference on the same rows, its 95 % "
-        "interval, and p, corrected by Holm.",
+        "interval, and p, corrected by Holm.  [default: none]",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, per_class: str | None, against: str | None, **kwargs: Any) -> Any:
