@@ -32,7 +32,7 @@ def softmax(z):
 
 def test_predict_and_predict_proba(folder):
     test = ltpost.load(folder / "test.h5")
-    for key in ("tnorm", "la", "ncm", "lda"):
+    for key in ("tnorm", "ncm"):
         head = Experiment(folder).run(key, **({"metric": "cosine"} if key == "ncm" else {})).head
         features = test.features[:]
         answers = predicted_classes(head, test)
