@@ -21,6 +21,22 @@ def missing(experiment: Experiment, method: str | Method) -> list[str]:
     return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
 
 
+def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The methods to run, and of sets of methods those that cannot be run here.
+
+    Args:
+        experiment: the files.
+        names: keys of methods, or names of sets (``ltpost.methods.SETS``, or "all").
+
+    Returns:
+        The keys, and key to what :func:`missing` says of those that only a set names.
+    """
+    asked = list(names)
+    keys = methods.keys_of(asked)
+    lacking = {key: needs for key in keys if key not in asked and (needs := missing(experiment, key))}
+    return [key for key in keys if key not in lacking], lacking
+
+
 def compare(
     experiment: Experiment, keys: Iterable[str | Method] | None = None, **options: Mapping[str, Any]
 ) -> list[Outcome]:

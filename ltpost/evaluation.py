@@ -14,6 +14,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, class_list, minority_class
 from ltpost.errors import DataError
 from ltpost.heads import Array, Head
+from ltpost.outcome import Outcome
 from ltpost.report.results import JudgedRows, Report, Result
 from ltpost.scores.confidence import ClassMoments, figure_intervals
 from ltpost.scores.goal import Goal, answer_figures
@@ -24,11 +25,11 @@ from ltpost.scores.test_priors import figures_under, named_priors
 
 
 def evaluate(
-    head: Head,
+    head: Head | Outcome,
     feature_set: FeatureSet,
     groups: ShotGroups | None = None,
     *,
-    name: str = "head",
+    name: str = "",
     detail: str = "",
     device: str = "cpu",
     goal: Goal | None = None,
@@ -36,10 +37,10 @@ def evaluate(
     """Figures of a head on a split.
 
     Args:
-        head: any head; C must be that of the split.
+        head: any head, or the outcome of a method; C must be that of the split.
         feature_set: N rows.
         groups: many/medium/few-shot classes; default from its ``class_counts``.
-        name: what to call the row.
+        name: what to call the row; default the method of an outcome, or "head".
         detail: shown beside the name.
         device: where the logits are computed.
         goal: what heads are chosen by; says which figures of answers to give.
@@ -47,6 +48,10 @@ def evaluate(
     Raises:
         DataError: no rows, or another number of classes.
     """
+    if isinstance(head, Outcome):
+        name, detail = name or head.method, detail or description(head.head)
+        head = head.head
+    name = name or "head"
     if head.num_classes != feature_set.num_classes:
         raise DataError(
             f"{feature_set.name}: has C = {feature_set.num_classes} classes, but the head has {head.num_classes}; "

@@ -154,6 +154,10 @@ class Experiment:
         self.calibration, self.coverage = calibration, coverage
         self.test_priors = named_priors(test_priors, self.class_counts)
 
+    def __repr__(self) -> str:
+        chosen = f"{self.select} chosen on {self.chosen_on.split}{' (oracle)' if self.oracle else ''}"
+        return f"Experiment({self.folder!r}, {chosen}, reported on {self.report_set.split})"
+
     # -- what methods are made from ----------------------------------------------------------------------------------
 
     @property

@@ -56,6 +56,10 @@ class Family:
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
 
+    def __repr__(self) -> str:
+        outer = f"{self.outer}, " if self.outer else ""
+        return f"Family(a head for every {outer}{self.parameter})" if self.parameter else "Family(one head)"
+
     def head(self, value: float | None = None) -> Head:
         """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.
 

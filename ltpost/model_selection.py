@@ -59,6 +59,9 @@ class Choice:
     ends: tuple[float, float] = (-np.inf, np.inf)
     missed: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Choice({self.head!r}{'' if self.best is None else f', {self.best!r}'})"
+
 
 @dataclass(frozen=True)
 class Selection:

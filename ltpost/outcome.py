@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ltpost.heads import Head
+from ltpost.methods import label_of
 from ltpost.model_selection import Choice
 from ltpost.report.results import Report, Result, Style, figure_headings
 from ltpost.scores.curve import Best, Curve
 from ltpost.scores.front import Point, front_of
 from ltpost.scores.goal import OF_ANSWERS, answer_figures
-from ltpost.tables import Table, curve_table, percent, render
+from ltpost.tables import Table, as_html, curve_table, percent, render
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,27 @@ class Outcome:
         """:meth:`blocks` as text."""
         return render(self.blocks())
 
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
+        """The curve that the value was chosen on, over its own range; without a choice, the results as bars.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
+        """
+        if self.curve is None or self.best is None:
+            return self.report.plot(ax, width=width)
+        named = {"method": label_of(self.method), "split": str(self.selected_on)}
+        return self.curve.plot(ax, **named, select=self.choice.goal.select, best=self.best, grid=self.grid, width=width)
+
     def _repr_html_(self) -> str:
-        return self.report._repr_html_()
+        blocks = self.blocks(Style(width=None))  # without the curve, which is long
+        return as_html(
+            [block for block in blocks if not (isinstance(block, Table) and block.headings[0] == self.parameter)]
+        )
+
+    def __repr__(self) -> str:
+        value = "" if self.best is None else f", {self.parameter} {self.best.value:.4g} chosen on {self.selected_on}"
+        return f"Outcome({self.method}{value}: {self.report!r})"
 
     def __str__(self) -> str:
         return self.summary()

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,28 @@ class Table:
         comments = [f"% {line}" for text in (self.title, *self.notes) for line in text.splitlines()]
         body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
         return "\n".join([*comments, *body, r"\bottomrule", r"\end{tabular}"])
+
+    def html(self) -> str:
+        """As a table of HTML, for notebooks."""
+        table = self.kept()
+
+        def line(row: Sequence[str], tag: str, number: int = -1) -> str:
+            cells = []
+            for c, cell in enumerate(row):
+                style = "text-align:left;" * (c < table.left) + "font-weight:bold;" * ((number, c) in table.bold)
+                attribute = f' style="{style}"' if style else ""
+                cells.append(f"<{tag}{attribute}>{escape(cell)}</{tag}>")
+            return f"<tr>{''.join(cells)}</tr>"
+
+        body = "".join(line(row, "td", number) for number, row in enumerate(table.rows))
+        caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f"<table>{caption}<thead>{line(table.headings, 'th')}</thead><tbody>{body}</tbody></table>{notes}"
+
+
+def as_html(blocks: Sequence[Table | str]) -> str:
+    """Tables and sentences as HTML, one after the other."""
+    return "".join(block.html() if isinstance(block, Table) else f"<p>{escape(block)}</p>" for block in blocks)
 
 
 def in_latex(text: str) -> str:

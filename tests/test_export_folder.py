@@ -65,7 +65,7 @@ def test_folder_in_folder_out(home, monkeypatch):
     args = ["export", "--head", "crt.safetensors", "--ckpt", "vit/", "--data", "data", "--card"]
     result = CliRunner().invoke(cli, args, catch_exceptions=False)
     assert (
-        "vit-crt: loaded afresh it gives the head's logits (9 rows of features/val.h5, by transformers" in result.stderr
+        "vit-crt: loaded again, it gives the head's logits (9 rows of features/val.h5, by transformers" in result.stderr
     )
     model = transformers.AutoModelForImageClassification.from_pretrained(home / "vit-crt").eval()
     images, val = images_of(home)

@@ -1,7 +1,7 @@
-"""A rebalanced head back into the checkpoint that it came from, proven by loading it afresh.
+"""Writes a rebalanced head into a copy of its checkpoint, and proves it by loading the copy.
 
-Same container, keys, prefixes, dtypes; only the classifier's tensors are replaced. What a layout multiplies its
-classifier with (LWS ``scales``, MiSLAS ``learned_norm``) is folded in, and set to one.
+Container, keys, prefixes and dtypes stay; only the classifier's tensors are replaced. Factors of the classifier
+(LWS ``scales``, MiSLAS ``learned_norm``) are set to one, as the new weight holds them.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def export_head(
         format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
             ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
             the whole model with it.
-        head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
-        features: a feature file, or a folder of them, to prove the result on; None, or the default where there is
-            none, proves the tensors only.
+        head_key: name of the classifier in the checkpoint; None takes the one that the features were extracted with.
+        features: a feature file, or a folder of them, to prove the result on; without one, only the tensors are
+            proved.
         arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
         data: images to run through the exported checkpoint as a further proof.
         split: of ``data``.
@@ -75,7 +75,7 @@ def export_head(
         The file, or the folder.
 
     Raises:
-        UsageError: an argument cannot be used, or the classifier cannot be told.
+        UsageError: an argument cannot be used, or it is not clear which tensor is the classifier.
         DataError: the head does not fit the checkpoint, or the written file does not reproduce its logits.
     """
     if format not in FORMATS:
@@ -84,8 +84,8 @@ def export_head(
     layer = any_head.linear()
     if layer is None:
         raise DataError(
-            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
-            "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
+            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier. "
+            "Make it from files with features; ncm needs the metric cosine or euclidean"
         )
     head = layer
     feature_set = _feature_file(features)
@@ -98,8 +98,8 @@ def export_head(
         source = Path(ckpt)
         target = Path(out) if out is not None else named_after(source, name)
         into = _into_folder if source.is_dir() else _into_file
-        seen = into(source, target, head, head_key, feature_set, arch, data, split)
-        tell(f"{target}: loaded afresh it gives the head's logits ({', '.join(seen)})")
+        proofs = into(source, target, head, head_key, feature_set, arch, data, split)
+        tell(f"{target}: loaded again, it gives the head's logits ({', '.join(proofs)})")
     if card:
         tell(f"{write_card(any_head, name, target, ckpt, features)}: says what was done")
     return target
@@ -142,8 +142,8 @@ def _into_file(
             prove(part, partial, {other.key for other in parts}, proof)
         if data is not None:
             prove_on_images(partial, parts, head, arch, feature_set, data, split)
-    seen = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
-    return seen if data is None else [*seen, f"images of {data}"]
+    proofs = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
+    return proofs if data is None else [*proofs, f"images of {data}"]
 
 
 def _into_folder(
@@ -160,12 +160,12 @@ def _into_folder(
     key, known_features = head_key_in(feature_set, head_key), without_origin(feature_set, source)
     weights = weights_in(source, key)
     with replacing_folder(source, target) as place:
-        seen = _into_file(weights, place / weights.name, head, head_key, known_features, arch, None, split)
+        proofs = _into_file(weights, place / weights.name, head, head_key, known_features, arch, None, split)
         prove_folder(place, head, proof_rows(feature_set, head), key)
         if data is not None:
             parts = parts_in(place / weights.name, head, head_key, known_features)
             prove_on_images(place, parts, head, arch, known_features, data, split)
-    return [*seen, "by transformers"] if data is None else [*seen, "by transformers", f"images of {data}"]
+    return [*proofs, "by transformers"] if data is None else [*proofs, "by transformers", f"images of {data}"]
 
 
 # -- which tensors -----------------------------------------------------------------------------------------------------
@@ -249,6 +249,3 @@ def _metadata(source: Path) -> dict[str, str] | None:
     with safe_open(source, framework="pt") as file:
         metadata: dict[str, str] | None = file.metadata()
     return metadata
-
-
-# -- proving -----------------------------------------------------------------------------------------------------------

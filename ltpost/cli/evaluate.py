@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ltpost.cli.options import cost_option, folder_option, shot_options, test_prior_option
+from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.tables import Table
 
@@ -32,6 +33,7 @@ from ltpost.tables import Table
 @test_prior_option
 @cost_option
 @report_options
+@plot_options
 @output_options
 def evaluate(
     heads: tuple[Path, ...],
@@ -44,6 +46,7 @@ def evaluate(
     cost: Path | None,
     shown: dict[str, Any],
     output: Output,
+    draw: Draw,
 ) -> None:
     """Figures of saved heads on a split, beside the joint classifier.
 
@@ -70,6 +73,7 @@ def evaluate(
     if output.csv_file is not None:
         report.to_csv(output.csv_file)
     blocks: list[Table | str] = [*report.blocks(output.style), *(f"note: {note}" for note in notes)]
+    draw(report)
     output.show(blocks, records=report.table_records, as_json=report.as_dict)
     if not output.is_for_people:
         for note in notes:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
+from ltpost import methods
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT
 from ltpost.scores.goal import GOALS
 
@@ -45,6 +46,17 @@ test_prior_option = click.option(
     "dirichlet- before one; several parted by commas.  [default: none]",
 )
 
+
+#: several methods; the command gets them as ``names``
+methods_option = click.option(
+    "--methods",
+    "names",
+    default="default",
+    show_default=True,
+    callback=_names,
+    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
+    "which the files suffice.",
+)
 
 cost_option = click.option(
     "--cost",

@@ -32,6 +32,7 @@ _SHOWN = 200  # letters of a value in a message
 SAME = {
     "checkpoint_sha256": "the checkpoint",
     "model_sha256": "the model",
+    "weights": "the weights of the checkpoint",
     "transform": "how images were prepared",
     "class_order": "how classes were numbered",
 }
@@ -126,6 +127,9 @@ class FeatureFolder:
         if not self.splits():
             raise DataError(f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder=")
 
+    def __repr__(self) -> str:
+        return f"FeatureFolder({self.path}: {', '.join(self.splits())})"
+
     def splits(self) -> list[str]:
         """The splits that have a file; of several folders, in each. Files of views are not among them."""
         return [name for name in self._files() if not name.endswith(VIEWS)]
@@ -194,7 +198,7 @@ class FeatureFolder:
         return self[split or ("val" if "test" not in self and "val" in self else "test")]
 
     def _adopt(self, feature_set: FeatureSet, other: str) -> None:
-        """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
+        """Let a feature set take what it lacks from the file ``other``, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)
         feature_set.adopt(source)
         require_same_extraction(feature_set, source)

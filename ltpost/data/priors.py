@@ -50,6 +50,10 @@ class ShotGroups:
         """How the groups were made, for signatures."""
         return "majority/minority" if self.binary else f">{self.many_shot}/<{self.few_shot}"
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{int(getattr(self, name).sum())} {name}" for name in GROUPS)
+        return f"ShotGroups({sizes}; {self})"
+
     def __str__(self) -> str:
         if self.binary:
             return "the majority and the minority class"

@@ -57,6 +57,12 @@ class Finding:
         """One flat record per row of the table, for CSV."""
         return [{"diagnostic": self.key, **dict(zip(self.headings, row, strict=True))} for row in self.rows]
 
+    def __repr__(self) -> str:
+        return f"Finding({self.key}: {', '.join(self.values)})"
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
     def __str__(self) -> str:
         return self.table().text()
 

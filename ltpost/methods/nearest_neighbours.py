@@ -88,6 +88,7 @@ METHOD = Method(
     "knn",
     nearest_neighbours,
     title="k nearest neighbours",
+    label="kNN",
     equation="1/n_c Σ exp(cos(x, x_i) / T)",
     source="Oquab et al., TMLR 2024",
     chosen="k",

@@ -78,6 +78,13 @@ class Front:
             )
         self.points = [every[k] for k in kept]
 
+    def __repr__(self) -> str:
+        methods = ", ".join(self.of_methods)
+        return f"Front({self.x} against {self.y} on {self.split}: {len(self.points)} points of {methods})"
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
     @staticmethod
     def _figure(point: FrontPoint, name: str) -> float:
         return float(getattr(point.point.figures, name))

@@ -12,7 +12,7 @@ from ltpost.data.priors import GROUPS
 from ltpost.errors import UsageError
 from ltpost.heads import Array
 from ltpost.report.judgement import JudgedRows, Judgement, number
-from ltpost.tables import Table, percent, signed
+from ltpost.tables import Table, as_html, percent, signed
 
 SORTS = ("class", "gain", "count", "accuracy", "name")
 _LONGEST_NAME = 24
@@ -41,6 +41,12 @@ class PerClass:
         self.joint = next((result for result in results if result.name == "joint"), None)
         #: class numbers, (C,), in the order of the table
         self.order = self._order(sort)
+
+    def __repr__(self) -> str:
+        return f"PerClass({self.split}: {len(self.order)} classes by {', '.join(one.name for one in self.results)})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.tables())
 
     @property
     def others(self) -> list[Judgement]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ltpost import plots
+from ltpost import methods, plots
 from ltpost.errors import DataError
 from ltpost.report import paired
 from ltpost.report.judgement import JudgedRows, Judgement, key_of, number
 from ltpost.report.per_class import PerClass
 from ltpost.scores.metrics import FIGURES
-from ltpost.tables import HEADINGS, WIDTH, Table, percent, render, write_csv
+from ltpost.tables import HEADINGS, WIDTH, Table, as_html, percent, render, write_csv
 
 __all__ = ["JudgedRows", "Report", "Result", "Style"]
 
@@ -45,7 +45,10 @@ class Result(Judgement):
         return Report([self]).to_frame()
 
     def _repr_html_(self) -> str:
-        return str(Report([self])._repr_html_())
+        return Report([self])._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"Result({self.name} on {self.split}: All {percent(self.figures.all)})"
 
     def __str__(self) -> str:
         return str(Report([self]))
@@ -225,8 +228,12 @@ class Report:
 
         return pd.DataFrame(self.records()).set_index(["split", "method"])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Bars of many/medium/few/all per method, on the first split; returns the matplotlib axes.
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
+        """Many/medium/few/all of every method on the first split, as bars or dots; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
 
         Raises:
             DataError: there are no results.
@@ -234,19 +241,23 @@ class Report:
         """
         if not self.results:
             raise DataError("there are no results to draw")
-        split = self.results[0].split
-        shown = [result for result in self.results if result.split == split]
+        split, shown = next(iter(self.by_split().items()))
         return plots.plot_groups(
-            [result.name for result in shown],
+            [methods.label_of(result.name) for result in shown],
             {name: np.array([getattr(result.figures, name) for result in shown]) for name in FIGURES},
             {name: np.array([result.intervals[name] for result in shown]) for name in FIGURES},
-            title=f"accuracy on {split}",
+            headings=figure_headings(shown[0]),
+            split=split,
             ax=ax,
+            width=width,
         )
 
+    def __repr__(self) -> str:
+        splits = (f"{split}: {', '.join(one.name for one in results)}" for split, results in self.by_split().items())
+        return f"Report({'; '.join(splits)})"
+
     def _repr_html_(self) -> str:
-        frame = self.to_frame()[["detail", *FIGURES]].rename(columns={**HEADINGS, "detail": ""})
-        return str(frame.to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+        return as_html(self.blocks(Style(width=None)))
 
 
 def figure_headings(result: Result) -> dict[str, str]:

@@ -23,6 +23,7 @@ from ltpost.scores.bootstrap import resamples
 from ltpost.scores.goal import Goal
 from ltpost.scores.metrics import FIGURES, Figures, row_weights
 from ltpost.scores.steps import Ends, Range, best_plateau, figure_steps, middle
+from ltpost.tables import HEADINGS
 
 #: the ends of a range to the answers of all rows in it
 AnswersBetween = Callable[[float, float], Answers]
@@ -45,6 +46,9 @@ class Best:
     interval: tuple[float, float] | None = None
     others: Mapping[str, float] = field(default_factory=dict)
     missed: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Best({self.value:.6g}, as good from {self.low:.4g} to {self.high:.4g}: {self.score:.4f})"
 
     @property
     def tau(self) -> float:
@@ -146,22 +150,53 @@ class Curve:
         rows = [vars(row) for row in self.at(points)]
         return pd.DataFrame(rows, columns=list(FIGURES), index=pd.Index(points, name=self.parameter))
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the curve of every figure; returns the matplotlib axes."""
-        marked = np.sort(self.grid())
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        method: str = "",
+        split: str = "",
+        select: str = "all",
+        best: Best | None = None,
+        grid: Iterable[float] | None = None,
+        width: float | None = None,
+    ) -> Any:
+        """Draw the curve of every figure; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            method: whose curve it is, for the axis.
+            split: where it was measured, for the axis.
+            select: the figure whose best value is marked.
+            best: that value, where it is known already.
+            grid: values from the least to the greatest of which it is drawn; default :meth:`grid`.
+            width: of a new figure in inches, to be saved.
+        """
+        marked = np.sort(self.grid() if grid is None else np.asarray(list(grid), dtype=np.float64))
+        if self.is_tabulated:
+            marked = np.sort([value for value in self.grid() if marked[0] <= value <= marked[-1]])
         values = marked if self.is_tabulated else np.linspace(marked[0], marked[-1], 801)
         rows = self.at(values)
-        best = self.best("all", float(marked[0]), float(marked[-1]))
+        best = best or self.best(select, float(marked[0]), float(marked[-1]))
+        headings = HEADINGS if self.groups is None else {**self.groups.headings, "all": HEADINGS["all"]}
+        chosen = headings.get(select, HEADINGS.get(select, select))
         return plots.plot_curve(
             self.parameter,
             values,
             {name: np.array([getattr(row, name) for row in rows]) for name in FIGURES},
             best=best.value,
             plateau=(best.low, best.high),
-            score=best.score,
+            reached=f"cost {-best.score:.3g}" if select == "cost" else f"{chosen} {100 * best.score:.1f} %",
             marked=self.is_tabulated,
+            headings=headings,
+            method=method,
+            split=split,
             ax=ax,
+            width=width,
         )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.parameter}: {len(self.labels):,} rows of {self.num_classes:,} classes)"
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
