@@ -159,8 +159,8 @@ def write(kind: str, seed: int, results: list[Result]) -> None:
     rows[kind] = row(kind, seed, results)
     head = [
         "Damaged and hostile files of each kind, made from seeds, read in a child process by",
-        "`python -m tests.fuzz --kind KIND --runs 10000 --write`. *Wrong* is a file that was read as something else than",
-        "it holds, or that had to be refused; a hang is 20 seconds without an end.",
+        "`python -m tests.fuzz --kind KIND --runs 10000 --write`. *Wrong* is a file that was read as something else",
+        "than it holds, or that had to be refused; a hang is 20 seconds without an end.",
         "",
         f"| kind | date | first seed | runs | read | {' | '.join(OUTCOMES[1:])} |",
         f"| --- | --- |{' ---: |' * (2 + len(OUTCOMES))}",
