@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -176,6 +177,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/RELIABILITY.md")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     results = list(run(options.kind, range(options.seed, options.seed + options.runs), options.workers))
     sys.stdout.write(table(results) + "\n")
