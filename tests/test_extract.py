@@ -530,6 +530,7 @@ def test_command_defaults_are_the_library_s():
 
     defaults = {p.name: p.default for p in inspect.signature(extract_features).parameters.values()}
     given = extract.make_context("extract", ["--ckpt", "x"]).params
+    assert (given.pop("images"), given.pop("as_json")) == (None, False)  # of the probe
     assert set(given) == set(defaults)
     assert {**given, "model": inspect.Parameter.empty} == defaults
 

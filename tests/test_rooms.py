@@ -22,10 +22,11 @@ FLOORS = [
     ["family"],
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
-    ["report.*", "evaluation", "outcome", "material"],
+    ["report.*", "evaluation", "outcome", "material", "predictions"],
     ["wording"],
     ["experiment"],
     ["comparison", "page.*"],
+    ["ladder.*"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],
