@@ -35,6 +35,7 @@ from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Result
 from ltpost.scores.test_priors import figures_under, named_priors
+from ltpost.turn import Turn
 from ltpost.wording import chosen_params, detail_of, in_signature, joined, per_group_notes, range_notes
 
 
@@ -139,6 +140,10 @@ class Experiment:
     def reported(self) -> list[FeatureSet]:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
+
+    def watch(self) -> Turn:
+        """A judge of one path of heads, which ends where they have clearly become worse on the rows of the choice."""
+        return Turn(self.selection, self.chosen_on)
 
     @cached_property
     def notes(self) -> tuple[str, ...]:

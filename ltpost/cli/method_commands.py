@@ -118,7 +118,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @output_options
 @experiment_options
 def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
-    """Several methods, chosen on val, in one table.
+    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished.
 
     Example: ltpost compare --csv results.csv
     """
@@ -127,29 +127,50 @@ def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | No
     asked = [name.strip() for name in names.split(",") if name.strip()]
     keys = methods.keys_of(asked)
     lacking = {key: needs for key in keys if key not in asked and (needs := comparison.missing(experiment, key))}
-    outcomes = comparison.compare(experiment, [key for key in keys if key not in lacking])
+    try:
+        outcomes = comparison.compare(experiment, [key for key in keys if key not in lacking])
+    except comparison.Interrupted as stop:
+        _finish_all(experiment, stop.outcomes, lacking, stop.unfinished, heads, csv_file, as_json)
+        raise
+    _finish_all(experiment, outcomes, lacking, (), heads, csv_file, as_json)
+
+
+def _finish_all(
+    experiment: Experiment,
+    outcomes: list[Outcome],
+    lacking: dict[str, list[str]],
+    unfinished: tuple[str, ...],
+    heads: Path,
+    csv_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Save the heads, and print the results; ``unfinished`` are methods that Ctrl-C has left out."""
+    from ltpost import comparison
+
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes)
+    for outcome in outcomes:
+        outcome.save_head(heads / f"{outcome.method}.safetensors")
     if csv_file is not None:
         report.to_csv(csv_file)
     if as_json:
-        print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()})
-    else:
-        click.echo(str(report))
-        for note in experiment.notes:
-            click.echo(f"\nnote: {note}")
-        for outcome in outcomes:
-            for note in outcome.notes:
-                if note not in experiment.notes:
-                    click.echo(f"\n{outcome.method}: {note}")
-        for key, needs in lacking.items():
-            words = " and ".join(NEEDS[need] for need in needs)
-            click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+        left_out = {"unfinished": list(unfinished)} if unfinished else {}
+        print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict(), **left_out})
+        return
+    click.echo(str(report))
+    for note in experiment.notes:
+        click.echo(f"\nnote: {note}")
     for outcome in outcomes:
-        outcome.save_head(heads / f"{outcome.method}.safetensors")
-    if not as_json:
-        click.echo(f"\nheads: {heads}/")
+        for note in outcome.notes:
+            if note not in experiment.notes:
+                click.echo(f"\n{outcome.method}: {note}")
+    for key, needs in lacking.items():
+        words = " and ".join(NEEDS[need] for need in needs)
+        click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    if unfinished:
+        click.echo(f"\nnot finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
+    click.echo(f"\nheads: {heads}/")
 
 
 def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, as_json: bool) -> None:

@@ -27,6 +27,7 @@ class FullBatch:
     """
 
     cost = 1.0
+    rough = None
 
     def __init__(self, model: Model, rows: Matrix, labels: Tensor, weights: Tensor, num_classes: int, loss: BoundLoss):
         self.model, self.rows, self.labels, self.weights, self.loss = model, rows, labels, weights, loss
