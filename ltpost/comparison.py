@@ -16,7 +16,6 @@ from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.report.results import Report, Result
 
-
 PASSES_OF_A_FIT = 30  # over the training rows, about
 _BAR = "{desc} |{bar}| {percentage:3.0f} % [{elapsed}, about {remaining} left]"
 

@@ -158,10 +158,10 @@ def _along_strengths(path: Iterator[Head], fit: Fit, watch: Watch | None = None)
     left = [strength for strength in params["strengths"] if strength not in heads]
     if left:
         params["strengths"] = list(heads)
-        what = "strength" if len(left) == 1 else "strengths"
         notes.append(
             f"the path of strengths ended at {head.info['strength']:g}, which is clearly worse than a stronger one on "
-            f"the rows of the choice; {what} {', '.join(f'{strength:g}' for strength in left)} not fitted"
+            f"the rows of the choice; {', '.join(f'{strength:g}' for strength in left)} "
+            f"{'was' if len(left) == 1 else 'were'} not fitted"
         )
     slow = [f"{strength:g}" for strength, head in heads.items() if not head.info["converged"]]
     if slow:

@@ -13,7 +13,8 @@ import torch
 
 from ltpost.data import distributed
 
-_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Intel and AMD, Intel, ARM, as Linux names them
+CPUINFO = Path("/proc/cpuinfo")  # of Linux; elsewhere float32 serves throughout
+FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Intel and AMD, Intel, ARM, as Linux names them
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -25,7 +26,6 @@ def has_bfloat16(device: torch.device) -> bool:
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type != "cpu" or not cpuinfo.is_file():
+    if device.type != "cpu" or not CPUINFO.is_file():
         return False
-    return bool(_FLAGS & set(cpuinfo.read_text().split()))
+    return bool(FLAGS & set(CPUINFO.read_text().split()))

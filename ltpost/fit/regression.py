@@ -1,4 +1,4 @@
-"""The convex problem of a whole linear head: a loss and its gradient, and a preconditioner, for ``path.convex_path``."""
+"""The convex problem of a whole linear head: loss, gradient and preconditioner, for ``path.convex_path``."""
 
 from __future__ import annotations
 

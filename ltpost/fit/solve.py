@@ -24,9 +24,9 @@ from ltpost.fit.models import Cosine, Factors, Gated, Linear, Model, Scaled
 from ltpost.fit.options import Fit, HeadFit, Recipe
 from ltpost.fit.path import convex_path
 from ltpost.fit.precision import has_bfloat16
+from ltpost.fit.projected import ball_path
 from ltpost.fit.regression import Regression
 from ltpost.fit.rescaling import Rescaling
-from ltpost.fit.projected import ball_path
 from ltpost.fit.sampling import check_sampler, row_weights
 from ltpost.fit.sgd import Mix, sgd
 from ltpost.heads import Array, Head, LinearHead
