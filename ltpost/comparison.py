@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ltpost import methods
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.experiment import Experiment
@@ -55,6 +53,8 @@ def compare(
             close = difflib.get_close_matches(name, chosen, 1)
             meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
             raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
+    from tqdm.auto import tqdm  # not at the top: every command would wait for it
+
     outcomes: list[Outcome] = []
     works = {name: _work(experiment, method) for name, method in chosen.items()}
     with tqdm(total=sum(works.values()), bar_format=_BAR, disable=quiet(experiment.progress)) as bar:
