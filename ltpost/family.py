@@ -244,8 +244,14 @@ def _multiplied_once(split: FeatureSet, bases: Sequence[Head | None]) -> Feature
     logits = np.empty((len(split), split.num_classes), dtype=np.float32)
     for part, block in score_blocks(base, split):
         logits[part] = block
-    known = {"sample": split.sample, "class_counts": split.class_counts, "name": split.name}
-    return FeatureSet(labels=split.labels, logits=logits, head=base, **known)
+    return FeatureSet(
+        labels=split.labels,
+        logits=logits,
+        head=base,
+        class_counts=split.class_counts,
+        sample=split.sample,
+        name=split.name,
+    )
 
 
 def _powers(exponents: Array) -> Array:

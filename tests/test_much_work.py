@@ -1,15 +1,21 @@
 """Convex fits of much work: products in bfloat16 far from a minimum, the end of a descent, and the end of a path."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import make_split
 from long_tail import long_tail
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltpost import Experiment, compare, crt
+from ltpost import Experiment, compare, crt, lws
 from ltpost.comparison import Interrupted, compare_report
 from ltpost.data.features import FeatureSet
-from ltpost.data.tensors import training_features
+from ltpost.data.tensors import FewRows, Matrix, training_features
 from ltpost.fit import precision
 from ltpost.fit.loss import Loss
 from ltpost.fit.regression import Regression
@@ -93,6 +99,35 @@ def test_what_the_processor_has_is_read_from_the_system(tmp_path, monkeypatch):
     precision._multiplies_bfloat16.cache_clear()
 
 
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest new tensor has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        shared = {part.untyped_storage().data_ptr() for part in args if isinstance(part, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in shared:
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("rough", [True, False])
+def test_no_tensor_has_a_number_for_every_row_and_class(rough, monkeypatch, much):
+    """Whole scores (N, C) would have ten times as many numbers as a block; features that are not held stay unread."""
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: rough)
+    monkeypatch.setattr("ltpost.data.tensors.RESIDENT_BYTES", 0)
+    monkeypatch.setattr(Matrix.blocks, "__defaults__", (20_000,))
+    monkeypatch.setattr("ltpost.fit.rescaling._SCALING_ELEMENTS", 20_000)
+    monkeypatch.setattr(FewRows.blocks, "__defaults__", (20_000,))
+    train = long_tail(num_classes=60, num_features=8, most=600, dtype=np.float16)
+    assert len(train) * 60 > 10 * 20_000
+    with Largest() as largest:
+        crt(train, strengths=(0.1, 0.01), progress=False)
+        lws(train, train.head, solver="convex", strengths=(0.1,), progress=False)
+    assert len(train) <= largest.numbers <= 20_000
+
+
 # -- where val has turned ----------------------------------------------------------------------------------------------
 
 
@@ -170,3 +205,48 @@ def test_ctrl_c_keeps_the_finished_methods(tmp_path, monkeypatch):
 
 def stop():
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_command_prints_and_saves_what_is_finished(tmp_path, monkeypatch, form):
+    make_split("val").save(tmp_path / "features" / "val.h5")
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import os, signal, sys\n"
+        "from ltpost import experiment\n"
+        "from ltpost.cli import main\n"
+        "run = experiment.Experiment.run\n"
+        "def interrupted(self, key, **options):\n"
+        "    if key == 'mla':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return run(self, key, **options)\n"
+        "experiment.Experiment.run = interrupted\n"
+        "main(['compare', '--methods', 'tnorm,la,mla,pc-softmax', *sys.argv[1:]])"
+    )
+    options = ["--csv", "all.csv", *(["--json"] if form == "json" else [])]
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip() == "Stopped by SIGINT; no file is half-written.", "and no bar, as this is no terminal"
+    assert sorted(path.name for path in Path("heads").iterdir()) == ["la.safetensors", "tnorm.safetensors"]
+    assert "tnorm" in Path("all.csv").read_text()
+    if form == "json":
+        printed = json.loads(done.stdout)
+        assert [outcome["method"] for outcome in printed["methods"]] == ["tnorm", "la"]
+        assert printed["unfinished"] == ["mla", "pc-softmax"]
+    else:
+        assert "tnorm" in done.stdout
+        assert "not finished: mla, pc-softmax; ltpost compare --methods mla,pc-softmax" in done.stdout
+
+
+def test_a_bar_tells_the_method_and_the_time_left(tmp_path, monkeypatch, capsys):
+    make_split("val").save(tmp_path / "val.h5")
+    compare(Experiment(tmp_path), ["tnorm", "la"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    compare(Experiment(tmp_path), ["tnorm", "la"])
+    said = capsys.readouterr().err
+    assert "tnorm (1 of 2)" in said
+    assert "la (2 of 2)" in said
+    assert " left]" in said
+    compare(Experiment(tmp_path, progress=False), ["tnorm", "la"])
+    assert capsys.readouterr().err == ""

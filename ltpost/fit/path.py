@@ -97,7 +97,7 @@ def convex_path(
 
     with tqdm(desc=description, unit="pass", disable=quiet(progress)) as bar:
 
-        def descend(objective: Objective, norm: float, **ends_at: float) -> Minimum:
+        def descend(objective: Objective, norm: float, gain: float = 0.0, rounding: float = 1e-6) -> Minimum:
             return lbfgs(
                 objective,
                 theta,
@@ -107,7 +107,8 @@ def convex_path(
                 gradient_norm=norm,
                 curvature=curvature,
                 after_pass=bar.update,
-                **ends_at,
+                gain=gain,
+                rounding=rounding,
             )
 
         for strength in sorted(set(strengths), reverse=begin is None):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ltpost.data import distributed
 from ltpost.data.tensors import FewRows, Matrix
+from ltpost.fit.lbfgs import Objective
 from ltpost.fit.loss import BoundLoss, WholeLoss
 from ltpost.fit.models import shorten_
 from ltpost.heads import LinearHead
@@ -50,7 +51,7 @@ class Regression:
         bias: bool = True,
         rough: bool = False,
     ):
-        self.rough = self._rough if rough else None
+        self.rough: Objective | None = self._rough if rough else None
         self.cost, self._has_bias, self._start = 1.5 if isinstance(loss, WholeLoss) else 1.0, bias, start
         self.features, self.labels, self.weights, self.loss = features, labels, weights, loss
         self.shape = (num_classes, features.shape[1])

@@ -32,7 +32,7 @@ from ltpost.fit.sgd import Mix, sgd
 from ltpost.heads import Array, Head, LinearHead
 
 #: a step is not worth a pass of seconds where it lowers the objective by no more than this part times the tolerance
-GAIN = 5e-4
+GAIN = 1e-3
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
