@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +30,7 @@ from benchmarks.fitting import one_of_each
 from benchmarks.measure import Row, resident_of_no_file
 from ltpost import Experiment, FeatureFolder, FeatureSet, methods
 from ltpost.comparison import missing
+from ltpost.data import class_sums
 from ltpost.data.matrices import Matrices
 from ltpost.data.tensors import Matrix
 from ltpost.errors import LtpostError
@@ -46,9 +48,11 @@ def make_folder(place: Path, size: str, share: Fraction) -> None:
         kept.save(place / f"{split}.h5")
 
 
-def run(size: str, share: Fraction, keys: list[str], limit: float) -> list[Row]:
+def run(
+    size: str, device: str = "cpu", share: Fraction = Fraction(1, 8), names: str = "all", limit: float = 600.0
+) -> list[Row]:
     """All rows of the table, printed as they come."""
-    rows = []
+    rows, keys = [], methods.keys_of([name.strip() for name in names.split(",")])
     with tempfile.TemporaryDirectory() as place:
         make_folder(Path(place), size, share)
         experiment = Experiment(place)
@@ -58,7 +62,7 @@ def run(size: str, share: Fraction, keys: list[str], limit: float) -> list[Row]:
             if lacking := missing(experiment, key):
                 print(f"| {key} | – | – | – | – | needs {', '.join(lacking)} |", flush=True)
                 continue
-            found = cost(Path(place), key, limit)
+            found = cost(Path(place), key, device, limit)
             print(line(key, found), flush=True)
             if "seconds" in found:
                 units = {"seconds": "s", "train": "passes over train", "val": "passes over val", "memory": "GiB"}
@@ -77,11 +81,11 @@ def line(key: str, found: dict[str, Any]) -> str:
     return f"| {key} | {' | '.join(f'{number:.3g}' for number in numbers)} | {found['solver']} |"
 
 
-def cost(place: Path, key: str, limit: float) -> dict[str, Any]:
+def cost(place: Path, key: str, device: str, limit: float) -> dict[str, Any]:
     """What one method costs, or ``why`` that is not known; it may take ``limit`` seconds."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(place, key, sender))
+    process = context.Process(target=_measure, args=(place, key, device, sender))
     process.start()
     sender.close()
     try:
@@ -93,9 +97,10 @@ def cost(place: Path, key: str, limit: float) -> dict[str, Any]:
     return found
 
 
-def _measure(place: Path, key: str, sender: Connection) -> None:
+def _measure(place: Path, key: str, device: str, sender: Connection) -> None:
+    method = methods.get(key)  # imports what it calls
     counted = count_rows()
-    experiment = Experiment(place, progress=False)
+    experiment = Experiment(place, progress=False, device=device)
     num_rows = {"train": len(experiment.train), "val": len(experiment.chosen_on)}
     assert experiment.joint_results  # which every run adds; they are no part of a method
     counted.clear()
@@ -111,7 +116,7 @@ def _measure(place: Path, key: str, sender: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
     start = time.perf_counter()
     try:
-        outcome = experiment.run(methods.get(key))
+        outcome = experiment.run(method)
     except LtpostError as error:
         sender.send({"why": str(error)})
         return
@@ -153,6 +158,14 @@ def count_rows() -> Counter[int]:
     for name in ("read_features", "read_logits"):
         counting(Matrices, name)
     counting_blocks(Matrices, "feature_blocks")
+    plain = class_sums.class_sums
+
+    def counted_sums(train: Any, *args: Any, **kwargs: Any) -> Any:
+        counted[len(train)] += len(train)
+        return plain(train, *args, **kwargs)
+
+    for module in [module for module in sys.modules.values() if getattr(module, "class_sums", None) is plain]:
+        module.class_sums = counted_sums  # type: ignore[attr-defined]
     for name in ("blocks", "batches"):
         counting_blocks(Matrix, name)
     return counted
@@ -162,8 +175,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", nargs="?", default="imagenet-lt")
     parser.add_argument("--share", type=Fraction, default=Fraction(1, 8), help="of the rows  [default: 1/8]")
-    parser.add_argument("--methods", help="parted by commas, or a set of them  [default: all]")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for a method  [default: 600]")
+    parser.add_argument("--methods", default="all", help="parted by commas, or sets of them  [default: all]")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for a method  [default: 600]")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    names = [name.strip() for name in (args.methods or "all").split(",")]
-    run(args.size, args.share, list(methods.keys_of(names)), args.limit)
+    run(args.size, args.device, args.share, args.methods, args.limit)
