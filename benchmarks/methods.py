@@ -1,4 +1,4 @@
-"""What every method costs: seconds, passes over the training and val rows, and memory.
+"""What every method costs: seconds of processor time, passes over the training and val rows, and memory.
 
 python -m benchmarks.methods                                  ImageNet-LT with an eighth of its rows
 python -m benchmarks.methods --share 1/32 --methods tnorm,crt,lda --limit 60
@@ -65,12 +65,17 @@ def run(
             found = cost(Path(place), key, device, limit)
             print(line(key, found), flush=True)
             if "seconds" in found:
-                units = {"seconds": "s", "train": "passes over train", "val": "passes over val", "memory": "GiB"}
+                units = {
+                    "seconds": "s of processor time",
+                    "train": "passes over train",
+                    "val": "passes over val",
+                    "memory": "GiB",
+                }
                 rows += [Row(f"{size} x {share}: {key}", found[what], unit) for what, unit in units.items()]
     return rows
 
 
-HEADER = "| method | s | passes over train | over val | GiB | |\n| --- | ---: | ---: | ---: | ---: | --- |"
+HEADER = "| method | processor s | passes over train | over val | GiB | |\n| --- | ---: | ---: | ---: | ---: | --- |"
 
 
 def line(key: str, found: dict[str, Any]) -> str:
@@ -114,13 +119,13 @@ def _measure(place: Path, key: str, device: str, sender: Connection) -> None:
             done.wait(0.02)
 
     threading.Thread(target=watch, daemon=True).start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         outcome = experiment.run(method)
     except LtpostError as error:
         sender.send({"why": str(error)})
         return
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     done.set()
     sender.send(
         {
