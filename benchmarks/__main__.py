@@ -5,7 +5,7 @@ python -m benchmarks --size small             seconds; what CI runs
 python -m benchmarks --size inat18 --only fitting
 python -m benchmarks --only gpu --device cuda  on a machine with a GPU; see benchmarks/gpu.py
 python -m benchmarks --only path --size imagenet-lt      convex cRT in bfloat16 and float32; an hour
-python -m benchmarks --only methods --size imagenet-lt   every method at an eighth of the rows; hours
+python -m benchmarks --only costs --size imagenet-lt   every method at an eighth of the rows; hours
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.measure import Row
 
 PARTS = ("sweep", "fitting", "scaling", "extract")
-LONG_PARTS = ("path", "methods", "gpu")  # run where they are named
+LONG_PARTS = ("path", "costs", "gpu")  # run where they are named
 RESULTS = Path(__file__).parent / "RESULTS.md"
 KEPT = Path(__file__).parent / "cache" / "results.json"
 

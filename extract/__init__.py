@@ -1,15 +1,16 @@
-"""From a checkpoint and images to feature files, and back to a checkpoint.
+"""Turns a checkpoint and images into feature files, and writes heads back into checkpoints.
 
 The rooms, in reading order; each imports only from those before it:
 
 - ``messages``: lines for users. ``joint``: several heads as one.
-- ``pixels``: an image to the pixels that a network takes.
-- ``data``: folders, lists, archives and data sets to labelled rows.
-- ``checkpoints``: a checkpoint file to named tensors.
-- ``networks``: named tensors to a model that gives features and logits.
-- ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint. ``convert``: feature files of other programs.
-- ``command``: the command line.
+- ``pixels`` turns an image into the pixels that a network takes.
+- ``data`` turns folders, lists, archives and data sets into labelled rows.
+- ``checkpoints`` turns a checkpoint file into named tensors.
+- ``networks`` turns named tensors into a model that gives features and logits.
+- ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
+  ``run.probe`` measures how images and labels must be read.
+- ``export`` writes a head back into its checkpoint. ``convert`` reads and writes feature files of other programs.
+- ``command`` is the command line.
 
 The core of ltpost imports none of this.
 """
@@ -20,14 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ltpost.extract.run.extraction import extract_features
+    from ltpost.extract.run.probe import probe
 
-__all__ = ["extract_features"]
+__all__ = ["extract_features", "probe"]
 
 
 def __getattr__(name: str) -> Any:
-    """``extract_features``, imported when first used: it needs torch."""
-    if name in __all__:
-        from ltpost.extract.run import extraction
+    """``extract_features`` and ``probe``, imported when they are first used: they need torch."""
+    if name == "extract_features":
+        from ltpost.extract.run.extraction import extract_features
 
-        return getattr(extraction, name)
+        return extract_features
+    if name == "probe":
+        from ltpost.extract.run.probe import probe
+
+        return probe
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""``ltpost extract``: read the options, one library call, say what was written."""
+"""The commands of extraction. Each reads its options, makes one library call, and prints what it wrote."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ class Numbers(click.ParamType):
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
-@click.option("--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: found]")
+@click.option(
+    "--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: the usual one]"
+)
 @click.option("--expert", metavar="E", help="Which expert of a RIDE or SADE checkpoint, 0, 1, …, or all.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option(
@@ -51,10 +54,9 @@ class Numbers(click.ParamType):
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
 @click.option(
     "--class-order",
-    type=click.Choice(["string", "natural"]),
-    default="string",
-    show_default=True,
-    help="How class folders are sorted: as torchvision does, or as timm.",
+    type=click.Choice(["string", "natural", "frequency"]),
+    help="Number classes by their names, sorted as torchvision does or as timm, or the most frequent first.  "
+    "[default: string for folders, else the labels as they are]",
 )
 @click.option(
     "--class-counts",
@@ -66,6 +68,14 @@ class Numbers(click.ParamType):
 @click.option("--interpolation", help="bilinear, bicubic, …")
 @click.option("--mean", type=Numbers(), help="Channel means for pixels in 0..1, e.g. 0.485,0.456,0.406.")
 @click.option("--std", type=Numbers(), help="Channel standard deviations.")
+@click.option(
+    "--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the channels.  [default: the network's, rgb]"
+)
+@click.option(
+    "--weights",
+    metavar="KEY",
+    help="Which weights of a checkpoint with several, such as state_dict.  [default: averaged or best ones]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option(
     "--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True, help="Mixed precision."
@@ -98,18 +108,46 @@ class Numbers(click.ParamType):
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
 @click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
+@click.option(
+    "--probe",
+    "images",
+    type=int,
+    metavar="N",
+    help="Write nothing. Measure on N labelled images how the accuracy depends on mean and std, sizes, crops, the "
+    "order of channels and classes, and the weights.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result of --probe as JSON.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
-def extract(**options: Any) -> None:
-    """Cache the features of one split: what enters the classifier of a trained network.
+def extract(images: int | None, as_json: bool, **options: Any) -> None:
+    """Cache the features of one split: the input of the classifier of a trained network.
 
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
+      ltpost extract --ckpt r50.pth --split val --probe 500
     """
     from ltpost.extract import extract_features
 
+    if images is not None:
+        _probe(images, as_json, options)
+        return
+    if as_json:
+        raise UsageError("--json goes with --probe N; ltpost info --json describes a feature file")
     path: Path = extract_features(**options)
     click.echo(f"ltpost: wrote {path}", err=True)
+
+
+def _probe(images: int, as_json: bool, options: dict[str, Any]) -> None:
+    """Print which reading of images and labels is best; options that do not concern it are left out."""
+    from dataclasses import fields
+    from inspect import signature
+
+    from ltpost.extract.run.probe import probe
+    from ltpost.extract.run.reading import Reading
+
+    known = {*signature(probe).parameters, *(field.name for field in fields(Reading))}
+    report = probe(images=images, **{name: value for name, value in options.items() if name in known})
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
 
 
 @click.command()
@@ -147,7 +185,7 @@ def merge(files: tuple[str, ...]) -> None:
     show_default=True,
     help="A copy of the checkpoint, or the head alone; onnx with --ckpt is the whole model.",
 )
-@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: as the features say]")
+@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: the one in the feature file]")
 @click.option(
     "--features",
     default="features",
@@ -155,13 +193,13 @@ def merge(files: tuple[str, ...]) -> None:
     metavar="PATH",
     help="Feature file or folder to prove the result on.",
 )
-@click.option("--arch", help="As for extract; only to run images or for onnx.")
+@click.option("--arch", help="As for extract; needed for --data and for onnx only.")
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
 @click.option("--split", default="val", show_default=True, help="Which split of --data.")
 def export(**options: Any) -> None:
-    """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
+    """Write a rebalanced head back into its checkpoint: container, keys and types stay, only the classifier is new.
 
-    The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
+    The written file gets its name only after it was loaded again and gave the head's logits on stored rows.
 
     \b
     For example:
@@ -175,7 +213,7 @@ def export(**options: Any) -> None:
 @click.command("inspect-ckpt")
 @click.argument("ckpt", metavar="FILE")
 def inspect_ckpt(ckpt: str) -> None:
-    """Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
+    """Show the content of a checkpoint: container, candidates for architecture and classifier, unused tensors.
 
     \b
     For example:

@@ -1,4 +1,4 @@
-"""Cached features of other programs to feature files, and back: pickles of classifier-balancing, .npz, Parquet."""
+"""Turns cached features of other programs into feature files, and back: pickles, .npz, Parquet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
+from ltpost.data.rows import parts
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.data.source import check_split, read_class_counts
@@ -19,7 +20,7 @@ from ltpost.extract.run.lock import held
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 
-#: what others call our datasets; each may end in _<split>
+#: names of our datasets in other files; each may end in _<split>
 ALIASES = {
     "features": ("features", "feats", "feat", "x", "X"),
     "labels": ("labels", "label", "y", "targets"),
@@ -44,13 +45,13 @@ def convert(
     head_key: str | None = None,
     class_counts: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Read cached features of one kind of file and write another kind. The endings of the names say which.
+    """Read cached features of one kind of file and write another kind. The endings of the file names choose the kinds.
 
     Args:
         source: .h5 (ours), .pkl (``feats``, ``labels``, ``idxs`` of facebookresearch/classifier-balancing; rows come
             back in the order of ``idxs``), .npz or .parquet (see ``ALIASES``; there ``features`` is a column of lists).
         out: .h5, .npz or .parquet.
-        split: its name; default: the one that either file name holds.
+        split: its name; default: the one in either file name.
         ckpt: a checkpoint to take the joint classifier from.
         head_key: name of the classifier in it; needed where several fit.
         class_counts: a file of training samples per class.
@@ -59,7 +60,7 @@ def convert(
         The written file.
 
     Raises:
-        UsageError: a file name has no ending that is known.
+        UsageError: the ending of a file name is not a known one.
         DataError: the source is damaged or lacks something.
     """
     origin, target = Path(source), Path(out)
@@ -76,12 +77,22 @@ def convert(
         feature_set = _changed(feature_set, class_counts=read_class_counts(class_counts))
     if ckpt is not None:
         feature_set = _changed(feature_set, head=_head_of(ckpt, head_key, feature_set))
+    _check_finite(feature_set)
     try:
         with held(target):
             write(feature_set, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
+
+
+def _check_finite(feature_set: FeatureSet) -> None:
+    """Raise DataError where a feature or a logit is NaN or infinite, which is best found before a file is written."""
+    for part, _ in parts(len(feature_set), feature_set.block_rows()):
+        if feature_set.num_features is not None:
+            feature_set.check_finite("features", feature_set.read_features(part), part)
+        if feature_set.has_logits:
+            feature_set.read_logits(part)
 
 
 def _by_suffix(table: Mapping[str, Any], path: Path, argument: str) -> Any:
@@ -91,7 +102,7 @@ def _by_suffix(table: Mapping[str, Any], path: Path, argument: str) -> Any:
 
 
 def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:
-    """The same rows with another head or other counts, checked anew. The biases of experts belong to their head."""
+    """The same rows with another head or other counts, checked again. The biases of experts belong to their head."""
     columns = {key: getattr(feature_set, key) for key in _COLUMNS}
     if "head" in changes:
         columns["expert_bias"] = None
@@ -114,7 +125,7 @@ def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: Fe
     key = checkpoint.module_name(head_key) if head_key else fitting[0] if len(fitting) == 1 else None
     if key is None or f"{key}.weight" not in checkpoint.state:
         raise UsageError(
-            f"{ckpt}: the classifier of {feature_set.num_features} features cannot be told; name one of "
+            f"{ckpt}: which classifier takes {feature_set.num_features} features is not clear; name one of "
             f"{', '.join(fitting) or 'none that fit'} with head_key="
         )
     bias = checkpoint.state.get(f"{key}.bias")
@@ -126,7 +137,7 @@ def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: Fe
 
 
 def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet:
-    """From arrays under any of their names."""
+    """A feature set from arrays with any of the known names."""
     fields: dict[str, Any] = {}
     for key, aliases in ALIASES.items():
         names = [*(f"{alias}_{split}" for alias in aliases), *aliases]
@@ -137,18 +148,24 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
     if "labels" not in fields or not {"features", "logits"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
-            f"holds {', '.join(map(str, arrays)) or 'nothing'}"
+            f"holds {' '.join(', '.join(map(str, arrays)).split()) or 'nothing'}"
         )
     for key in ("features", "logits"):
         if key in fields and fields[key].dtype not in (np.float16, np.float32):
-            with reading(Path(name), f"features ('{key}')"):
+            if fields[key].dtype.kind not in "biuf":
+                raise DataError(f"{name}: '{key}' must hold numbers, but holds {fields[key].dtype}")
+            with np.errstate(over="ignore"):  # infinity is refused before anything is written
                 fields[key] = fields[key].astype(np.float32)
     weight, bias = fields.pop("weight", None), fields.pop("bias", None)
     names, paths = fields.pop("class_names", None), fields.pop("paths", None)
     with reading(Path(name), "a feature set"):
+        try:
+            head = None if weight is None else LinearHead(weight, bias)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
         return FeatureSet(
             **fields,
-            head=None if weight is None else LinearHead(weight, bias),
+            head=head,
             class_names=None if names is None else _strings(names),
             paths=None if paths is None else np.array(_strings(paths), dtype=object),
             split=split,
@@ -219,7 +236,7 @@ READERS: dict[str, Callable[[Path, str], FeatureSet]] = {
 
 
 def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
-    """What there is, under our names; rows that could not be read are left out."""
+    """The arrays of a feature set, by our names; unreadable rows are left out."""
     head = feature_set.head
     arrays = {
         "features": None if feature_set.num_features is None else np.asarray(feature_set.features[:]),
@@ -242,7 +259,7 @@ def _write_npz(feature_set: FeatureSet, path: Path) -> None:
 
 
 def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
-    """One row per row; head and counts have no place in a table of rows."""
+    """Write one line per row; a table of rows has no place for head and counts."""
     arrays = _arrays(feature_set)
     columns = {key: arrays[key] for key in ("labels", "paths", "sample", "view") if key in arrays}
     lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in ("features", "logits") if key in arrays}

@@ -25,8 +25,9 @@ from ltpost.errors import UsageError
 from ltpost.heads import Array, Head, LinearHead, MixedHead, RescaledHead
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Best, Curve, GridCurve
+from ltpost.scores.curve import Best, Curve
 from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
+from ltpost.scores.tabulated import GridCurve
 
 _LARGEST_EXPONENT = 300.0
 _SHARED_LOGITS = 2**27  # 512 MiB
@@ -58,6 +59,10 @@ class Family:
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
     base: Head | None = None
+
+    def __repr__(self) -> str:
+        outer = f"{self.outer}, " if self.outer else ""
+        return f"Family(a head for every {outer}{self.parameter})" if self.parameter else "Family(one head)"
 
     def head(self, value: float | None = None) -> Head:
         """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.

@@ -81,12 +81,14 @@ class Method:
         title: its name in words, lower case.
         equation: one line.
         source: authors, venue, year.
+        label: its name as the field writes it, for pictures; default its key.
         chosen: what is chosen on val, for the README; "" for nothing.
         grid: values of the hyperparameter to show; the choice is made between the least and the greatest.
         variant: how it relates to its source: "exact", or "head only" where the paper trains more than the head or on
             other inputs than cached features.
         how: how it is computed, for the README.
         example: a command.
+        without: fields of its option dataclass that are no options of it, such as the solver where it has one only.
     """
 
     key: str
@@ -94,14 +96,17 @@ class Method:
     title: str
     equation: str
     source: str
+    label: str = ""
     chosen: str = ""
     grid: tuple[float, ...] = ()
     variant: str = "exact"
     how: str = ""
     example: str = ""
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.make.__doc__)  # for help(ltpost.tau_norm)
+        object.__setattr__(self, "label", self.label or self.key)
         for name in self.needs:
             if name not in NEEDS:
                 raise TypeError(
@@ -144,7 +149,7 @@ class Method:
             if is_dataclass(default):
                 inner, words = get_type_hints(type(default)), _texts_of_dataclass(type(default))
                 for part in fields(default):
-                    if part.name not in (*SETTINGS, *_HIDDEN):
+                    if part.name not in (*SETTINGS, *_HIDDEN, *self.without):
                         text = texts.get(part.name) or words.get(part.name, "")
                         value = getattr(default, part.name)
                         options[part.name] = _option(part.name, inner[part.name], value, text, name)

@@ -9,7 +9,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.heads import Array, Head
 from ltpost.model_selection import Selection
 from ltpost.scores.bootstrap import resamples
-from ltpost.scores.metrics import row_weights, selection_score
+from ltpost.scores.metrics import SELECT, row_weights, selection_score
 from ltpost.scores.predict import predict
 
 RESAMPLES = 200
@@ -20,16 +20,20 @@ class Turn:
     """Whether the heads of a path, judged one after the other, have clearly become worse on a split.
 
     Args:
-        selection: says by which figure.
+        selection: says by which figure. Where it is not a share of rows (f1, a cost), or others must be kept, no head
+            counts as clearly worse.
         split: N rows, those of the choice.
     """
 
     def __init__(self, selection: Selection, split: FeatureSet):
         self._selection, self._split = selection, split
+        self._is_judged = selection.select in SELECT and not selection.keep
         self._best: NDArray[np.bool_] | None = None
 
     def __call__(self, head: Head) -> bool:
         """Whether the next head is clearly worse than the best so far: in 39 of 40 resamples of the rows."""
+        if not self._is_judged:
+            return False
         correct = predict(head, self._split, self._selection.device) == self._split.labels
         if self._best is None:
             self._best = correct

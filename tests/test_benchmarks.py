@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they choose cores and read /proc, as Linux has them")
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import data, fitting, gpu, measure, methods, path, scaling, sweep  # noqa: E402
+from benchmarks import costs, data, fitting, gpu, measure, path, scaling, sweep  # noqa: E402
 from benchmarks.measure import Row, medians, peak_memory  # noqa: E402
 from ltpost.data.matrices import Matrices  # noqa: E402
 from ltpost.data.tensors import Matrix  # noqa: E402
@@ -80,14 +80,14 @@ def test_passes_of_a_method_are_counted(tmp_path, monkeypatch, key, passes):
         for name in names:
             monkeypatch.setattr(kind, name, getattr(kind, name))  # as it is now, again after the test
     monkeypatch.setattr(nearest_class_mean, "class_sums", nearest_class_mean.class_sums)
-    methods.make_folder(tmp_path, "small", Fraction(1, 8))
+    costs.make_folder(tmp_path, "small", Fraction(1, 8))
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    methods._measure(tmp_path, key, "cpu", sender)
+    costs._measure(tmp_path, key, "cpu", sender)
     found = receiver.recv()
     assert (found["train"], found["val"]) == passes
-    assert methods.line(key, found).startswith(f"| {key} | ")
+    assert costs.line(key, found).startswith(f"| {key} | ")
     assert 0 <= found["memory"] < 1
-    assert "needs" not in methods.line(key, found)
+    assert "needs" not in costs.line(key, found)
 
 
 def test_gpu_script_agrees_with_the_cpu_on_the_cpu():

@@ -26,7 +26,7 @@ FLOORS = [
     ["report.*", "evaluation", "outcome", "material"],
     ["wording"],
     ["experiment"],
-    ["comparison"],
+    ["comparison", "page.*"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],

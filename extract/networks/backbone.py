@@ -1,10 +1,10 @@
-"""A model and its classifier: images to features and logits.
+"""A model with its classifier, which turns images into features and logits.
 
-The features are what enters the classifier module (a forward pre-hook on it); ``verify`` shows that the classifier is
-linear in them and is the last step, z = x Wᵀ + b, before anything is written.
+The features are the input of the classifier module, which a forward pre-hook keeps. Before anything is written,
+``verify`` shows that the classifier is linear in them and is the last step, z = x Wᵀ + b.
 
 Some networks of timm (distilled ones, CrossViT) have several classifiers, each on features of its own, and average
-their logits. That is one classifier over their features side by side, as with experts.
+their logits. This equals one classifier over their features side by side, as with experts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ltpost.extract.joint import joined
 from ltpost.extract.messages import first_line
 from ltpost.heads import LinearHead
 
-#: how the classifiers of the usual architectures are called, or the block whose last layer they are
+#: names of the classifiers of usual architectures, or of the block whose last layer they are
 USUAL_NAMES = ("fc", "linear", "classifier", "head", "heads", "last_linear")
-#: what torch's own error says when a process that decodes images has died
+#: words in torch's error when a process that decodes images has died
 WORKER_DIED = "DataLoader worker"
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,14 +37,14 @@ class Backbone:
 
     Args:
         model: takes images (n, channels, h, w), gives logits (n, C).
-        head_key: name of its classifier module, an nn.Linear, or several with commas between; found where None.
-        device: where it runs.
+        head_key: name of its classifier module, an nn.Linear, or several with commas between; None finds it.
+        device: the device that it runs on.
         amp: "off", "bf16" or "fp16".
         gated: whether the logits are known not to be linear in the features.
         compiled: whether to run it through torch.compile.
 
     Raises:
-        UsageError: no or several classifiers are possible; the message has the table.
+        UsageError: no classifier is possible, or several are; the message lists them.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Backbone:
 
     @property
     def num_experts(self) -> int:
-        """How many classifiers share the columns of the features evenly; 1 where there is one, or they do not."""
+        """The number of classifiers, where each has equally many columns of the features; else 1."""
         return len(self.classifiers) if len({layer.in_features for layer in self.classifiers}) == 1 else 1
 
     @property
     def expert_bias(self) -> NDArray[np.float32] | None:
-        """(E, C), or None where there is one classifier."""
+        """The bias of each expert, (E, C); None for one classifier."""
         if self.num_experts == 1 or self.head.bias is None:
             return None
         zero = np.zeros_like(self.head.bias)
@@ -109,7 +109,7 @@ class Backbone:
         except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower batch_size=") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            if WORKER_DIED in str(error):  # torch raises it wherever the program happens to be
+            if WORKER_DIED in str(error):  # torch raises it at any line
                 raise
             raise DataError(
                 f"the model cannot take images of shape {tuple(images.shape[1:])} ({first_line(error)})"
@@ -139,7 +139,7 @@ class Backbone:
         return torch.cat([seen[0] for seen in inputs], dim=1).float(), _logits_of(output).float()
 
     def _forward(self, images: Tensor) -> tuple[list[list[Tensor]], Any]:
-        """What entered each classifier, and what the model returned."""
+        """The inputs of each classifier, and the output of the model."""
         output = self.model(images)
         return [list(kept) for kept in self._inputs], output
 
@@ -147,7 +147,7 @@ class Backbone:
         """Run the first batch again with the compiled model, and compare the results.
 
         Raises:
-            UsageError: torch.compile cannot, or gives something else.
+            UsageError: torch.compile cannot compile the model, or the compiled model gives other results.
         """
         assert self._compiled is not None
         try:
@@ -167,7 +167,7 @@ class Backbone:
         return ours
 
     def linear(self, features: Tensor) -> Tensor:
-        """Logits x Wᵀ + b in float32, the logits that a reader of the file computes."""
+        """Logits x Wᵀ + b in float32. A reader of the file computes the same."""
         with torch.inference_mode():
             return torch.nn.functional.linear(features, self._weight, self._bias)
 
@@ -217,7 +217,7 @@ def keys_of(head_key: str) -> list[str]:
 
 
 def head_key_of(model: nn.Module, head_key: str | None) -> str:
-    """Name of the classifier module, or of several; see :class:`Backbone`."""
+    """The name of the classifier module, or of several; see :class:`Backbone`."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if head_key is not None:
         wanted = keys_of(head_key)

@@ -10,19 +10,20 @@ from torch import nn
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import sha256_of_file
-from ltpost.extract.messages import first_line
+from ltpost.extract.messages import reading, some
+from ltpost.extract.networks.models import check_finite
 from ltpost.extract.pixels.preprocess import Preprocess
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether ``save_pretrained`` wrote it."""
+    """Whether ``save_pretrained`` wrote this folder."""
     return (path / "config.json").is_file()
 
 
 def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
-    """Name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
+    """The name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
 
     Raises:
         UsageError: transformers is not installed.
@@ -34,26 +35,36 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
         raise UsageError(
             f"{folder}: a model folder of Hugging Face needs transformers; install it with: pip install transformers"
         ) from None
-    try:
-        model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    with reading(folder, "an image classifier of transformers"):
+        model, found = AutoModelForImageClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    if missing := sorted(map(str, found["missing_keys"])):
         raise DataError(
-            f"{folder}: is not an image classifier that transformers can load ({first_line(error)})"
-        ) from None
+            f"{folder}: must hold all weights of an image classifier, but has none for {some(missing)}, which "
+            "transformers would fill with random numbers"
+        )
+    check_finite(model, folder)
     weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(folder.glob(name))), None)
     sha256 = "" if weights is None else sha256_of_file(weights)
     return type(model).__name__, model, _preprocess(folder), sha256
 
 
 def _preprocess(folder: Path) -> Preprocess:
-    """From preprocessor_config.json, as transformers' image processors read it."""
+    """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    with reading(file, "the settings of an image processor"):
+        return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
+
+
+def _from_config(file: Path, config: dict[str, Any]) -> Preprocess:
     size = config.get("size") or {}
     size = {"shortest_edge": size} if isinstance(size, int) else size
     edge, height, width = (size.get(key) for key in ("shortest_edge", "height", "width"))
     crop = config.get("crop_size") if config.get("do_center_crop") else None
     crop = crop.get("height") if isinstance(crop, dict) else crop
+    scale = 255 * config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
     normalised = config.get("do_normalize", bool(config.get("image_mean")))
     if height != width:
         raise DataError(f"{file}: input {height} x {width} is not supported; only square ones are")
@@ -64,6 +75,7 @@ def _preprocess(folder: Path) -> Preprocess:
         crop=crop if crop or not height else height,
         squash=bool(height),
         interpolation=_RESAMPLING[config.get("resample", 2)],
-        mean=tuple(config["image_mean"]) if normalised and config.get("image_mean") else (0.0,),
-        std=tuple(config["image_std"]) if normalised and config.get("image_std") else (1.0,),
+        mean=tuple((value + offset) / scale for value in (normalised and config.get("image_mean")) or (0.0,)),
+        std=tuple(value / scale for value in (normalised and config.get("image_std")) or (1.0,)),
+        channels="bgr" if config.get("do_flip_channel_order") else "rgb",
     )

@@ -1,4 +1,4 @@
-"""From a checkpoint or a model, and images, to a feature file: the library twin of ``ltpost extract``."""
+"""Turns a checkpoint or a model, and images, into a feature file: the library twin of ``ltpost extract``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,10 @@ from torch import nn
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
+from ltpost.extract.data.class_order import class_counts_of, in_class_order
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.presets import check_preset, preset
-from ltpost.extract.data.source import Source, check_labels, check_split, read_class_counts
+from ltpost.extract.data.presets import check_preset, note_on_statistics, statistics_of
+from ltpost.extract.data.source import Source, check_split
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, open_network
@@ -47,13 +47,15 @@ def extract_features(
     dataset: str | None = None,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    class_order: str = "string",
+    class_order: str | None = None,
     class_counts: Sequence[int] | NDArray[np.int64] | str | os.PathLike[str] | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: str | None = None,
+    weights: str | None = None,
     device: str = "auto",
     amp: str = "off",
     compile: bool = False,
@@ -70,54 +72,61 @@ def extract_features(
     shard: str | tuple[int, int] | None = None,
     restart: bool = False,
 ) -> Path:
-    """Run the images of one split through a backbone and store what enters its classifier.
+    """Run the images of one split through a backbone, and store the features that enter its classifier.
 
     Args:
-        model: a checkpoint file, or a module that gives logits (n, C); it is left as it was.
+        model: a checkpoint file, or a module that gives logits (n, C); the module is left as it was.
         data: a folder with ``<split>/<class>/…``, ``<split>.npz`` or ``<split>.txt``, or an .npz file.
         split: "train", "val", "test", …
         out: a folder, which gets ``<split>.h5``, or a file name ending in .h5.
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
-            None reads it from the shapes.
+            None recognizes it by the shapes.
         head_key: name of the classifier module, or of several with commas between whose logits are averaged; None
             finds it.
-        expert: which one, of a checkpoint with several; "all" puts their features side by side, so that the joint
-            classifier is the mean of theirs.
-        head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
-            stored as they enter it, normalised.
+        expert: the number of one expert, of a checkpoint with several; "all" puts their features side by side, so that
+            the joint classifier is the mean of theirs.
+        head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the stored features
+            are then normalised.
         dataset: "imagenet-lt", "places-lt", "inat18" or "cifar100-lt": sets mean and std, and checks C.
         list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
         root: default ``data``.
-        class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
-        class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
-        img_size: side of the centre crop in pixels; None takes the architecture's.
+        class_order: how classes are numbered: by their names, sorted as "string" (torchvision's folders) or "natural"
+            (timm's), or by "frequency" in the train split. None sorts folders as strings, and leaves labels of lists
+            and arrays as they are.
+        class_counts: (C,) training samples per class, in the numbering of the data, or a file of them; None counts the
+            train split beside the data.
+        img_size: side of the centre crop in pixels; None takes that of the architecture.
         crop_pct: img_size over the resized shorter side, in (0, 1].
         interpolation: "bilinear", "bicubic", …
         mean: of the channels, for pixels in 0..1.
-        std: likewise.
+        std: standard deviation of the channels, for pixels in 0..1.
+        channels: "rgb", or "bgr" for networks that take the channels in reverse, after mean and std; None takes the
+            network's.
+        weights: the key of one set of weights, of a checkpoint with several (``state_dict_ema``, ``state_dict``); None
+            takes the averaged or the best one.
         device: "auto", "cpu", "cuda", "cuda:1", …
-        amp: "off", "bf16" or "fp16"; logits are then those of the float32 classifier on the stored features.
-        compile: run the model through torch.compile; its first batch is compared with the model as it is.
-        dtype: of the stored features, "float32" or "float16".
+        amp: "off", "bf16" or "fp16"; stored logits are those of the float32 classifier on the stored features.
+        compile: run the model through torch.compile, and compare its first batch with the plain model's.
+        dtype: type of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
-        batch_size: images at a time.
+        batch_size: the number of images in a batch.
         workers: processes that decode images; None chooses.
-        views: rows per image, which carry ``sample`` and ``view``.
+        views: rows per image; the columns ``sample`` and ``view`` number them.
         augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
         tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
-        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
-            variables, and then the last process joins the parts.
+        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None reads the
+            variables of torchrun and srun, and then the last process joins the parts.
         restart: discard the rows that an interrupted run has left, instead of going on from there.
 
     Returns:
-        The feature file, or the shard's.
+        The feature file, or the file of the shard.
 
     Raises:
         UsageError: an argument cannot be used.
-        DataError: a file is not as it has to be; an existing feature file is left as it was.
+        DataError: a file does not fulfil a requirement; an existing feature file is left as it was.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
@@ -130,16 +139,16 @@ def extract_features(
     check_expected(expect_top1)
     check_split(split)
     if not isinstance(model, nn.Module) and not Path(model).exists():
-        read_checkpoint(model)  # says so before the data are looked at
+        read_checkpoint(model)  # a missing file is reported before the data are read
     part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
     source = open_source(data, split, list_file, root, class_order, dataset)
-    if dataset is not None:
-        if mean is None and std is None:
-            tell(f"{dataset}: mean and std are {preset(dataset).note}")
-        mean, std = mean or preset(dataset).mean, std or preset(dataset).std
-    network = open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
+    network = open_network(model, arch, head_key, expert=expert, head_scale=head_scale, weights=weights)
     preprocess = network.preprocess.changed(
-        img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
+        img_size=img_size,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        **statistics_of(dataset, mean, std),
+        channels=channels,
     )
     augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
     shown = Views(preprocess, views, augment, tta, seed)
@@ -147,7 +156,7 @@ def extract_features(
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
     target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     total = len(source) * views
-    with _left_as_it_was(network.model) as device_now:
+    with left_as_it_was(network.model) as device_now:
         own = isinstance(model, nn.Module) and device == "auto"
         where = device_now if own else choose_device(device, part.local if part else None)
         backbone = Backbone(
@@ -156,7 +165,16 @@ def extract_features(
         head = backbone.head
         if dataset is not None:
             check_preset(dataset, head.num_classes)
-        check_labels(source.name, source.labels, head.num_classes)
+        if mean is None and std is None and (note := note_on_statistics(dataset, preprocess, head.num_classes)):
+            tell(note)
+        _check_class_names(source, head.num_classes)
+        counts = class_counts_of(source, class_counts, head.num_classes)
+        if counts is None:
+            tell(
+                f"warning: {source.name}: no train split beside it, so no class counts are stored: many/medium/few is "
+                "'–' and logit adjustment cannot run; give --class-counts FILE"
+            )
+        source, counts = in_class_order(source, class_order, counts, head.num_classes)
         if network.gated:
             logits = True
         if logits is None:
@@ -168,8 +186,8 @@ def extract_features(
             dtype=dtype,
             logits=logits,
             expert_bias=getattr(network.model, "expert_bias", backbone.expert_bias),
-            class_counts=_class_counts(source, class_counts, head.num_classes),
-            class_names=_class_names(source, head.num_classes),
+            class_counts=counts,
+            class_names=source.class_names,
             paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],
             columns=shown.columns(len(source)),
             attrs={
@@ -196,7 +214,7 @@ def extract_features(
         if part is None:
             return job.run(target, slice(0, total))
         if shard is None and not restart and is_finished(target, spec):
-            tell(f"{target}: is finished already, by these settings; compute it anew with ltpost extract --restart")
+            tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
             return target
         path = job.run(part.path(target), part.rows(total, batch_size), target, part)
         return target if shard is None and merge_if_complete(target, part.count) else path
@@ -206,8 +224,8 @@ def extract_features(
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
-    """Give the model's device, and at the end restore the device and the training flags."""
+def left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
+    """Give the device of the model, and at the end restore device and training flags."""
     flags = {module: module.training for module in model.modules()}
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
@@ -219,32 +237,13 @@ def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
             module.training = flag
 
 
-def _class_counts(source: Source, given: Any, num_classes: int) -> NDArray[np.int64] | None:
-    if given is None:
-        counts = source.class_counts(num_classes)
-        if counts is None:
-            tell(
-                f"warning: {source.name}: no train split beside it, so no class counts are stored: many/medium/few is "
-                "'–' and logit adjustment cannot run; give --class-counts FILE"
-            )
-        return counts
-    name = "class_counts"
-    if isinstance(given, str | os.PathLike):
-        name, given = str(given), read_class_counts(given)
-    counts = np.asarray(given, dtype=np.int64)
-    if counts.shape != (num_classes,):
-        raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
-    return counts
-
-
-def _class_names(source: Source, num_classes: int) -> list[str] | None:
+def _check_class_names(source: Source, num_classes: int) -> None:
     names = source.class_names
     if names is not None and len(names) != num_classes:
         raise DataError(
             f"{source.name}: has {len(names)} class names, but the classifier has {num_classes} classes; without a "
             "train folder that has all classes the labels would be shifted"
         )
-    return names
 
 
 def workers_for(workers: int | None, source: Source) -> int:

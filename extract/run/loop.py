@@ -1,4 +1,4 @@
-"""The loop: workers decode and cut, the model runs, a thread writes. All three work at the same time."""
+"""The loop: workers decode and cut images, the model runs, a thread writes. All three work at the same time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ltpost.extract.run.sanity import check_accuracy
 from ltpost.extract.run.shards import Shard
 from ltpost.extract.run.writer import FeatureWriter
 
-_TOLD = 10  # unreadable images, one by one
+_TOLD = 10  # unreadable images that are named one by one
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Batches(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
         try:
             return self._read(self.starts[index])
-        except LtpostError as error:  # a worker's exceptions lose their type on the way, its results do not
+        except LtpostError as error:  # the exception of a worker would lose its type on the way
             return error
 
     def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
@@ -63,9 +63,10 @@ class Batches(Dataset[Any]):
         pixels: list[NDArray[np.uint8] | None] = []
         bad: dict[int, str] = {}
         for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
+            reason = image.reason if isinstance(image, Unreadable) else views.refusal(image)
             for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
-                if isinstance(image, Unreadable):
-                    bad[row - start] = image.reason
+                if reason is not None:
+                    bad[row - start] = reason
                     pixels += [None] * views.variants
                 else:
                     pixels += views.cut(image, sample, row - sample * views.count)
@@ -112,7 +113,7 @@ class _Rows:
 
 @dataclass
 class Job:
-    """An extraction; ``run`` does a range of its rows."""
+    """An extraction; ``run`` computes a range of its rows."""
 
     source: Source
     views: Views
@@ -140,7 +141,7 @@ class Job:
             if not done.any() and not self.restart:
                 done = adopt(path, target or path, rows, spec)
             try:
-                with _deaths_are_told():
+                with deaths_are_told():
                     return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
             except BaseException as error:
                 self._leave(path, error)
@@ -167,7 +168,7 @@ class Job:
             )
             writer: FeatureWriter | None = None
             for start, block, bad in self._computed(loader_of(batches, self.workers, self.backbone.device)):
-                if writer is None:  # not before the loader has started its workers, who would inherit the open file
+                if writer is None:  # only now, as workers would inherit the open file
                     writer = stack.enter_context(FeatureWriter(path))
                 marks = np.full(len(block["features"]), DONE, np.uint8)
                 for position, reason in bad.items():
@@ -187,7 +188,7 @@ class Job:
             return writer.finish(errors)
 
     def _computed(self, loader: DataLoader[Any]) -> Iterator[tuple[int, dict[str, NDArray[Any]], dict[int, str]]]:
-        """First row, datasets, unreadable rows of each batch; a GPU has its next batch before this one is fetched."""
+        """First row, datasets and unreadable rows of each batch. A GPU gets its next batch before one is fetched."""
         ahead = 1 if self.backbone.device.type == "cuda" else 0
         launched: collections.deque[tuple[int, _Rows, dict[int, str]]] = collections.deque()
         for number, (start, pixels, bad) in enumerate(checked(loader)):
@@ -202,7 +203,7 @@ class Job:
         return start, self._block(rows), bad
 
     def _launch(self, pixels: Tensor, *, verify: bool) -> _Rows:
-        """Start a batch; with amp the logits are those of the float32 classifier on the stored features."""
+        """Start a batch. With amp, the logits are those of the float32 classifier on the stored features."""
         backbone = self.backbone
         images = self.views.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
         features, scores = backbone(images)
@@ -215,7 +216,11 @@ class Job:
         return _Rows(features, scores if self.spec.logits else None)
 
     def _block(self, rows: _Rows) -> dict[str, NDArray[Any]]:
-        """The datasets of a batch, as stored; float16 only where it fits."""
+        """The datasets of a batch, as they are stored.
+
+        Raises:
+            DataError: a feature is not finite, or beyond float16 where that is stored.
+        """
         features, scores = rows.arrays()
         if not np.isfinite(features).all():
             raise DataError(
@@ -240,7 +245,7 @@ class Job:
             )
 
     def _leave(self, path: Path, error: BaseException) -> None:
-        """Remove the partial file of a run that failed before its first row; else tell how many rows are kept."""
+        """Remove the partial file of a run that failed before its first row; after Ctrl-C tell how many rows it has."""
         partial = partial_name(path)
         try:
             with h5py.File(partial, "r") as file:
@@ -255,8 +260,8 @@ class Job:
             )
 
 
-def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Reads the batches in order, in ``workers`` processes."""
+def loader_of(batches: Any, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Read batches (:class:`Batches`, or another data set of them) in order, in ``workers`` processes."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -267,7 +272,7 @@ def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoade
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ignore Ctrl-C in a worker. It stops with its parent, and prints no traceback of its own."""
+    """Ignore Ctrl-C in a worker, which stops with its parent and prints no traceback of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _not_of_a_parent_that_left
 
@@ -278,7 +283,7 @@ def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, 
         sys.__excepthook__(kind, error, trace)
 
 
-def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
+def checked(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches. An error that a worker returned is raised here."""
     for batch in loader:
         if isinstance(batch, LtpostError):
@@ -287,8 +292,8 @@ def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, st
 
 
 @contextlib.contextmanager
-def _deaths_are_told() -> Iterator[None]:
-    """Turn the death of a worker into a DataError. Torch raises it anywhere in this process, inside the model too."""
+def deaths_are_told() -> Iterator[None]:
+    """Turn the death of a worker into a DataError. Torch may raise it at any line of this process."""
     try:
         yield
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Which classes gained and which lost against the joint classifier, on the same rows.
 
-Costs one pass over the scores of both heads. The intervals of the differences and the exact McNemar p are those of
-:func:`ltpost.scores.confidence.paired_difference`.
+Costs one pass over the scores of both heads. The intervals of the differences and p are those of
+:func:`ltpost.scores.paired.paired_difference`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ltpost.diagnostics import pictures
 from ltpost.diagnostics.finding import Finding
 from ltpost.diagnostics.subject import Subject, per_row
 from ltpost.errors import DataError
-from ltpost.scores.confidence import paired_difference
+from ltpost.scores.paired import paired_difference
 from ltpost.scores.predict import predict
 
 _SHOWN = 5
@@ -38,11 +38,11 @@ def gains(subject: Subject) -> Finding:
     values: dict[str, object] = {}
     for name, classes in subject.members().items():
         up, down = int((gain[classes] > 0).sum()), int((gain[classes] < 0).sum())
-        found = differences[name]
-        low, high = (100 * end for end in found.interval)
-        rows.append([name, str(up), str(down), 100 * found.value, f"{low:+.2f} to {high:+.2f}", found.p])
-        values[name] = {"gained": up, "lost": down, "difference": found.value, "interval95": found.interval,
-                        "p": found.p}  # fmt: skip
+        difference = differences[name]
+        low, high = (100 * end for end in difference.interval)
+        rows.append([name, str(up), str(down), 100 * difference.value, f"{low:+.2f} to {high:+.2f}", difference.p])
+        values[name] = {"gained": up, "lost": down, "difference": difference.value, "interval95": difference.interval,
+                        "p": difference.p}  # fmt: skip
     order = np.argsort(np.where(subject.present, gain, 0.0), kind="stable")
     values["most_gained"] = [int(c) for c in order[::-1][:_SHOWN] if gain[c] > 0]
     values["most_lost"] = [int(c) for c in order[:_SHOWN] if gain[c] < 0]
@@ -50,7 +50,7 @@ def gains(subject: Subject) -> Finding:
         "gains",
         f"against the joint classifier: most gained {_words(subject, values['most_gained'], gain)}; "
         f"most lost {_words(subject, values['most_lost'], gain)}",
-        ["group", "classes gained", "lost", "difference in %", "95 % interval", "McNemar p"],
+        ["group", "classes gained", "lost", "difference in %", "95 % interval", "p"],
         rows,
         values,
         lambda ax: pictures.against_counts(subject.counts, {"gain": gain}, "change of the accuracy", ax=ax),

@@ -83,10 +83,12 @@ METHOD = Method(
     "do-head",
     do_head,
     title="decoupled-optimisation head",
+    label="DO (head)",
     equation="Wx + b, fitted as Wx + b - log α",
     source="Cong et al., AAAI 2024",
     chosen="strength (convex)",
     variant="head only",
     how="L-BFGS, or SGD recipe",
     example="ltpost do-head --prefer few",
+    without=("sampler",),
 )

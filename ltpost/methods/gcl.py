@@ -15,7 +15,7 @@ from ltpost.family import Family
 from ltpost.fit.cloud_loss import CloudLoss
 from ltpost.fit.fitting import refit
 from ltpost.fit.layer import Layer
-from ltpost.fit.options import HeadFit
+from ltpost.fit.options import CONVEX_ONLY, HeadFit
 from ltpost.heads import Array, LinearHead
 from ltpost.method import Method
 
@@ -62,9 +62,11 @@ METHOD = Method(
     "gcl",
     gcl,
     title="GCL stage 2",
+    label="GCL",
     equation="cos(x, w_c), fitted under noise",
     source="Li et al., CVPR 2022",
     variant="head only",
     how="SGD recipe",
     example="ltpost gcl --noise 1",
+    without=("solver", *CONVEX_ONLY),
 )

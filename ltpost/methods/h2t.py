@@ -20,7 +20,7 @@ from ltpost.family import Family
 from ltpost.fit.fitting import refit
 from ltpost.fit.layer import Layer
 from ltpost.fit.loss import Loss
-from ltpost.fit.options import HeadFit
+from ltpost.fit.options import CONVEX_ONLY, HeadFit
 from ltpost.heads import LinearHead
 from ltpost.method import Method
 
@@ -74,9 +74,11 @@ METHOD = Method(
     "h2t",
     h2t,
     title="head-to-tail feature fusion",
+    label="H2T",
     equation="Wx + b, fitted on x with channels of x'",
     source="Li et al., AAAI 2024",
     variant="head only",
     how="SGD recipe",
     example="ltpost h2t --rho 0.5",
+    without=("solver", *CONVEX_ONLY),
 )
