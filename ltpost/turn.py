@@ -9,6 +9,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.heads import Array, Head
 from ltpost.model_selection import Selection
 from ltpost.scores.bootstrap import resamples
+from ltpost.scores.goal import Goal
 from ltpost.scores.metrics import SELECT, row_weights, selection_score
 from ltpost.scores.predict import predict
 
@@ -49,5 +50,5 @@ class Turn:
     def _scores(self, correct: NDArray[np.bool_], times: Array) -> Array:
         """The figure that is chosen by, of several heads, where rows count ``times`` (N,)."""
         select, split = self._selection.select, self._split
-        weights = row_weights(split.labels, self._selection.groups, split.num_classes, times, only=select)
+        weights = row_weights(split.labels, self._selection.groups, split.num_classes, times, only=Goal(select).usual)
         return selection_score(weights @ correct.T, select)
