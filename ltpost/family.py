@@ -49,6 +49,7 @@ class Family:
         family_at: of a crossed family, the family at a value of the outer parameter.
         outer: name of the outer parameter, or None.
         base: the head whose logits all heads rescale and shift, or None.
+        only: of a tabulated family with one value, that value.
     """
 
     head_at: Callable[[float], Head]
@@ -59,6 +60,7 @@ class Family:
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
     base: Head | None = None
+    only: float | None = None
 
     def __repr__(self) -> str:
         outer = f"{self.outer}, " if self.outer else ""
@@ -166,7 +168,8 @@ class Family:
                 raise UsageError(f"name the values of {parameter} to try with grid=")
             return GridCurve.of_heads(parameter, points, map(head_at, points), split, groups, device)
 
-        return cls(head_at, curve, parameter, **more)
+        only = float(values[0]) if len(values) == 1 else None
+        return cls(head_at, curve, parameter, only=only, **more)
 
     @classmethod
     def mixed(cls, head: Head, other_head: Head, *, parameter: str = "weight", **more: Any) -> Family:

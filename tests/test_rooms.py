@@ -23,10 +23,11 @@ FLOORS = [
     ["method", "model_selection", "fit.*"],
     ["turn"],
     ["methods.*"],
-    ["report.*", "evaluation", "outcome", "material"],
+    ["report.*", "evaluation", "outcome", "material", "predictions"],
     ["wording"],
     ["experiment"],
     ["comparison", "page.*"],
+    ["ladder.*"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],
