@@ -138,14 +138,19 @@ def compare(
     output: Output,
     draw: Draw,
 ) -> None:
-    """Several methods, chosen on val, in one table.
+    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import comparison
 
     keys, lacking = comparison.runnable(experiment, names)
-    outcomes = comparison.compare(experiment, keys)
+    unfinished: tuple[str, ...] = ()
+    stop: comparison.Interrupted | None = None
+    try:
+        outcomes = comparison.compare(experiment, keys)
+    except comparison.Interrupted as interrupted:
+        stop, outcomes, unfinished = interrupted, interrupted.outcomes, interrupted.unfinished
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
@@ -162,20 +167,25 @@ def compare(
     for key, needs in lacking.items():
         words = " and ".join(NEEDS[need] for need in needs)
         blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    if unfinished:
+        blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
+    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
     output.show(
         blocks,
         records=report.table_records,
         as_json=lambda: {
             "methods": [outcome.as_dict() for outcome in outcomes],
             "results": report.as_dict(),
+            **({"unfinished": list(unfinished)} if unfinished else {}),
             **({} if front is None else {"front": [point.record() for point in front.points]}),
         },
     )
-    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
     draw(report)
     output.say(f"heads: {heads}/")
     for line in filter(None, lines):
         click.echo(line, err=not output.is_for_people)
+    if stop is not None:
+        raise stop
 
 
 def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw, **shown: Any) -> None:
