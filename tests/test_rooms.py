@@ -22,7 +22,7 @@ FLOORS = [
     ["family"],
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
-    ["report.*", "evaluation", "outcome", "material"],
+    ["report.*", "evaluation", "outcome", "material", "predictions"],
     ["wording"],
     ["experiment"],
     ["comparison", "page.*"],

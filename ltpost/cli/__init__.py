@@ -39,7 +39,7 @@ COMMANDS = {
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("best", "compare", "evaluate", "diagnose", "report", "demo"),
+    "Results": ("best", "compare", "evaluate", "predict", "diagnose", "report", "demo"),
 }
 
 

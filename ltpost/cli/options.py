@@ -61,7 +61,8 @@ methods_option = click.option(
 cost_option = click.option(
     "--cost",
     type=click.Path(path_type=Path),
-    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.",
+    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.  "
+    "[default: none]",
 )
 
 

@@ -62,7 +62,7 @@ def output_options(command: Command) -> Command:
 
     @click.option(
         "--format",
-        "form",
+        "output_format",
         type=click.Choice([*FORMATS, "csv", "json"]),
         default="text",
         show_default=True,
@@ -80,7 +80,7 @@ def output_options(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(
         *args: Any,
-        form: str,
+        output_format: str,
         as_json: bool,
         csv_file: Path | None,
         intervals: bool,
@@ -91,7 +91,7 @@ def output_options(command: Command) -> Command:
         **kwargs: Any,
     ) -> Any:
         style = Style(intervals, bold, signature or verbose, quiet, None if verbose else WIDTH)
-        return command(*args, output=Output("json" if as_json else form, csv_file, style), **kwargs)
+        return command(*args, output=Output("json" if as_json else output_format, csv_file, style), **kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -105,14 +105,14 @@ def report_options(command: Command) -> Command:
         flag_value="class",
         type=click.Choice(SORTS),
         help="Show every class too, and which group the rows of a group are taken for; sorted by class, gain (over the "
-        "joint classifier), count, accuracy or name.",
+        "joint classifier), count, accuracy or name.  [default: no classes; without a value: class]",
     )
     @click.option(
         "--paired",
         "against",
         metavar="NAME",
         help="Compare every row of the table with this one, or with best: the difference on the same rows, its 95 % "
-        "interval, and p, corrected by Holm.",
+        "interval, and p, corrected by Holm.  [default: none]",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, per_class: str | None, against: str | None, **kwargs: Any) -> Any:
