@@ -15,6 +15,8 @@ from ltpost.report.results import Report, Result, Style
 from ltpost.scores.paired import Difference
 from ltpost.tables import Table, percent, render
 
+_NAME = 26  # letters of a name in the table
+
 
 @dataclass(frozen=True)
 class Step:
@@ -173,7 +175,8 @@ class Ladder:
         for step in self.steps:
             score = "–" if step.score is None else percent(step.score)
             gain = "" if step.gain is None else _points(step.gain)
-            label = "nothing to try" if step.best is None else step.best.label
+            name = "nothing to try" if step.best is None else step.best.name
+            label = name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
             rows.append([step.name, label, score, gain, "kept" if step.kept else "–"])
         title = f"ladder on val, {self.num_rows:,} rows, each judged by a head that was chosen on other folds"
         return Table(title, ["rung", "best of it", self.select, "gain, 90 % interval", ""], rows, left=2)
@@ -207,7 +210,8 @@ class Ladder:
 
 
 def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '-'}{percent(abs(value))}"
+    text = percent(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _points(difference: Difference) -> str:
