@@ -9,7 +9,8 @@ The rooms, in reading order; each imports only from those before it:
 - ``networks`` turns named tensors into a model that gives features and logits.
 - ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
   ``run.probe`` measures how images and labels must be read.
-- ``export`` writes a head back into its checkpoint. ``convert`` reads and writes feature files of other programs.
+- ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes feature files of
+  other programs.
 - ``predict`` turns images into classes. ``command`` and ``predict_command`` are the command line.
 
 The core of ltpost imports none of this.
@@ -17,23 +18,22 @@ The core of ltpost imports none of this.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ltpost.extract.export.with_head import WithHead
     from ltpost.extract.run.extraction import extract_features
     from ltpost.extract.run.probe import probe
 
-__all__ = ["extract_features", "probe"]
+#: public name to the module that has it, imported when first used: they need torch
+_MODULES = {"WithHead": "export.with_head", "extract_features": "run.extraction", "probe": "run.probe"}
+
+__all__ = ["WithHead", "extract_features", "probe"]
 
 
 def __getattr__(name: str) -> Any:
-    """``extract_features`` and ``probe``, imported when they are first used: they need torch."""
-    if name == "extract_features":
-        from ltpost.extract.run.extraction import extract_features
-
-        return extract_features
-    if name == "probe":
-        from ltpost.extract.run.probe import probe
-
-        return probe
+    """A public name, imported when it is first used."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"ltpost.extract.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -89,6 +89,18 @@ class Numbers(click.ParamType):
     help="Type of the stored features.",
 )
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
+@click.option(
+    "--layers",
+    metavar="TAPS",
+    help="Store pooled outputs of earlier layers too: auto, or modules with a pooling each, layer2@4,blocks.5@cls.",
+)
+@click.option(
+    "--layers-dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type of the stored layers.",
+)
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 16]")
 @click.option("--views", type=int, default=1, show_default=True, help="Rows per image.")
@@ -102,7 +114,7 @@ class Numbers(click.ParamType):
     type=click.Choice(["off", "flip", "five-crop"]),
     default="off",
     show_default=True,
-    help="Average fixed variants of each image.",
+    help="Average fixed variants of each image; with --views 2 (flip) or 5 store each as a row.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the augmentation.")
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
@@ -124,6 +136,7 @@ def extract(images: int | None, as_json: bool, **options: Any) -> None:
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
+      ltpost extract --ckpt r50.pth --split train --layers auto
       ltpost extract --ckpt r50.pth --split val --probe 500
     """
     from ltpost.extract import extract_features
@@ -182,10 +195,10 @@ def merge(files: tuple[str, ...]) -> None:
 @click.option("--out", metavar="FILE", help="What to write.  [default: the checkpoint's name with -METHOD]")
 @click.option(
     "--format",
-    type=click.Choice(["checkpoint", "safetensors", "onnx", "torch-head"]),
+    type=click.Choice(["checkpoint", "safetensors", "onnx", "torch-head", "torch-export"]),
     default="checkpoint",
     show_default=True,
-    help="A copy of the checkpoint, or the head alone; onnx with --ckpt is the whole model.",
+    help="A copy of the checkpoint, or the head alone; onnx with --ckpt and torch-export are the whole model.",
 )
 @click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: the one in the feature file]")
 @click.option(
@@ -205,10 +218,12 @@ def export(**options: Any) -> None:
     """Write a rebalanced head back into its checkpoint: container, keys and types stay, only the classifier is new.
 
     The written file gets its name only after it was loaded again and gave the head's logits on stored rows.
+    A head that is not one linear layer, such as one that reads earlier layers, is written with its network.
 
     \b
     For example:
       ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
+      ltpost export --head heads/layers.safetensors --ckpt r50.pth --format onnx
     """
     from ltpost.extract.export.checkpoint import export_head
 

@@ -34,6 +34,8 @@ ALIASES = {
     "view": ("view",),
 }
 SPLITS = ("train", "val", "test")
+#: what the names of earlier layers begin with
+LAYERS = "layers/"
 
 
 def convert(
@@ -49,7 +51,8 @@ def convert(
 
     Args:
         source: .h5 (ours), .pkl (``feats``, ``labels``, ``idxs`` of facebookresearch/classifier-balancing; rows come
-            back in the order of ``idxs``), .npz or .parquet (see ``ALIASES``; there ``features`` is a column of lists).
+            back in the order of ``idxs``), .npz or .parquet (see ``ALIASES``, and ``layers/<name>``; there ``features``
+            is a column of lists).
         out: .h5, .npz or .parquet.
         split: its name; default: the one in either file name.
         ckpt: a checkpoint to take the joint classifier from.
@@ -114,7 +117,7 @@ def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:
     return FeatureSet(**{**rows, **columns, "labels": feature_set.labels, **changes}, name=feature_set.name)
 
 
-_COLUMNS = ("expert_bias", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
+_COLUMNS = ("layers", "expert_bias", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
 
 
 def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: FeatureSet) -> LinearHead:
@@ -145,6 +148,11 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
         if present is not None:
             with reading(Path(name), f"features ('{present}')"):
                 fields[key] = np.asarray(arrays[present])
+    layers = {}
+    for key in arrays:
+        if str(key).startswith(LAYERS):
+            with reading(Path(name), f"features ('{key}')"):
+                layers[str(key).removeprefix(LAYERS)] = np.asarray(arrays[key])
     if "labels" not in fields or not {"features", "logits"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x'; with _{split} or without) and 'labels' (or 'y'), but "
@@ -168,6 +176,7 @@ def _feature_set(name: str, split: str, arrays: Mapping[str, Any]) -> FeatureSet
             head=head,
             class_names=None if names is None else _strings(names),
             paths=None if paths is None else np.array(_strings(paths), dtype=object),
+            layers=layers,
             split=split,
             attrs={"converted_from": Path(name).name},
             name=name,
@@ -249,6 +258,7 @@ def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
         "paths": None if feature_set.paths is None else np.array(feature_set.paths),
         "sample": feature_set.sample,
         "view": feature_set.view,
+        **{f"{LAYERS}{name}": layer.rows[:] for name, layer in feature_set.layers.items()},
     }
     return {key: value for key, value in arrays.items() if value is not None}
 
@@ -262,7 +272,8 @@ def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
     """Write one line per row; a table of rows has no place for head and counts."""
     arrays = _arrays(feature_set)
     columns = {key: arrays[key] for key in ("labels", "paths", "sample", "view") if key in arrays}
-    lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in ("features", "logits") if key in arrays}
+    matrices = [key for key in arrays if key in ("features", "logits") or key.startswith(LAYERS)]
+    lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in matrices}
     with replacing(path, keep_ending=True) as partial:
         _pandas().DataFrame({**columns, **lists}).to_parquet(partial)
 

@@ -26,6 +26,7 @@ from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
 from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
+from ltpost.ladder import Ladder, best
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.page import write_report
@@ -38,6 +39,7 @@ __all__ = [
     "FeatureFolder",
     "FeatureSet",
     "Head",
+    "Ladder",
     "LinearHead",
     "LtpostError",
     "Method",
@@ -46,6 +48,7 @@ __all__ = [
     "RescaledHead",
     "UsageError",
     "__version__",
+    "best",
     "compare",
     "compare_report",
     "diagnose",

@@ -46,6 +46,7 @@ class Family:
         notes: sentences that belong beside the numbers.
         family_at: of a crossed family, the family at a value of the outer parameter.
         outer: name of the outer parameter, or None.
+        only: of a tabulated family with one value, that value.
     """
 
     head_at: Callable[[float], Head]
@@ -55,6 +56,7 @@ class Family:
     notes: tuple[str, ...] = ()
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
+    only: float | None = None
 
     def __repr__(self) -> str:
         outer = f"{self.outer}, " if self.outer else ""
@@ -160,7 +162,8 @@ class Family:
                 raise UsageError(f"name the values of {parameter} to try with grid=")
             return GridCurve.of_heads(parameter, points, map(head_at, points), split, groups, device)
 
-        return cls(head_at, curve, parameter, **more)
+        only = float(values[0]) if len(values) == 1 else None
+        return cls(head_at, curve, parameter, only=only, **more)
 
     @classmethod
     def mixed(cls, head: Head, other_head: Head, *, parameter: str = "weight", **more: Any) -> Family:

@@ -272,6 +272,8 @@ def test_data_errors_exit_1_and_leave_old_results_alone(at_home):
     assert "no such head file" in bad(1, "evaluate", "--head", "nowhere.safetensors")
     assert "no such feature file" in bad(1, "evaluate", "--split", "other")
     assert "no such feature file" in bad(1, "info", "nowhere.h5")
+    for folder in (".", "/", ""):
+        assert "no such feature file" in bad(1, "info", folder)
 
 
 def test_unwritable_outputs(at_home):

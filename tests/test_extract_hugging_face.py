@@ -11,6 +11,7 @@ from ltpost.errors import DataError
 from ltpost.extract import extract_features
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.export.checkpoint import export_head
+from ltpost.extract.networks.auto_taps import resolved
 from ltpost.extract.networks.hugging_face import _preprocess
 from ltpost.heads import LinearHead
 
@@ -64,6 +65,23 @@ def test_transformers_folder(images, tmp_path):
     (tmp_path / "net" / "config.json").write_text("{}")
     with pytest.raises(DataError, match="net: cannot be read as an image classifier of transformers"):
         extract_features(tmp_path / "net", data, "val", tmp_path / "f")
+
+
+@pytest.mark.parametrize(("kind", "path"), [("ViT", "vit"), ("Dinov2", "dinov2"), ("CLIP", "vision_model")])
+def test_layers_of_transformers(kind, path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 8}
+    pixels = {"image_size": 16, "patch_size": 8, **sizes}
+    if kind == "CLIP":
+        config = transformers.CLIPConfig(vision_config=pixels, text_config={"vocab_size": 5, **sizes})
+    else:
+        config = getattr(transformers, f"{kind}Config")(**pixels)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    with torch.inference_mode():
+        names = [tap.name for tap in resolved("auto", model, lambda: model(torch.rand(2, 3, 16, 16)))]
+    assert [name.rsplit(".", 1)[1] for name in names] == [f"{i}@{p}" for i in (2, 3, 4) for p in ("cls", "mean")]
+    assert all(name.startswith(f"{path}.") for name in names)
 
 
 def test_preprocessor_configs(tmp_path):

@@ -26,6 +26,7 @@ FLOORS = [
     ["wording"],
     ["experiment"],
     ["comparison", "page.*"],
+    ["ladder.*"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],

@@ -31,13 +31,15 @@ from ltpost.extract.export.model_folder import (
     weights_in,
     without_origin,
 )
+from ltpost.extract.export.network import SUFFIXES as NETWORK_SUFFIXES
+from ltpost.extract.export.network import write_network
 from ltpost.extract.export.parts import parts_in
 from ltpost.extract.export.proof import proof_rows, prove, prove_on_images
 from ltpost.extract.messages import tell
 from ltpost.heads import Head, LinearHead, load_head
 from ltpost.output import replacing
 
-FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
+FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head", "torch-export")
 
 
 def export_head(
@@ -61,12 +63,13 @@ def export_head(
         out: the file to write, or the folder; default: the checkpoint's name with the head's, ``r50-crt.pth``.
         format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
             ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
-            the whole model with it.
+            the whole model with it; "torch-export" the whole model as a program of ``torch.export``. A head that is not
+            one linear layer is written as "onnx" or "torch-export", with ``ckpt``: images to its scores.
         head_key: name of the classifier in the checkpoint; None takes the one that the features were extracted with.
         features: a feature file, or a folder of them, to prove the result on; without one, only the tensors are
             proved.
         arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
-        data: images to run through the exported checkpoint as a further proof.
+        data: images to run through the exported model as a further proof.
         split: of ``data``.
         card: write beside it what was done, with figures on the features: ``r50-crt.md``, or into the README.md of a
             folder.
@@ -81,24 +84,39 @@ def export_head(
     if format not in FORMATS:
         raise UsageError(f"format= must be one of {', '.join(FORMATS)}, but is '{format}'")
     name, any_head = (Path(head).stem, load_head(head)) if isinstance(head, (str, os.PathLike)) else ("head", head)
-    layer = any_head.linear()
-    if layer is None:
+    layer, feature_set = any_head.linear(), _feature_file(features)
+    if format == "torch-export" or (format == "onnx" and layer is None):
+        if ckpt is None:
+            raise UsageError(
+                f"ckpt= is needed for {name} and format={format}, which is the whole network with its head"
+            )
+        target = Path(out) if out is not None else Path(f"{name}{NETWORK_SUFFIXES[format]}")
+        write_network(
+            any_head,
+            target,
+            format,
+            ckpt,
+            arch=arch,
+            head_key=head_key,
+            feature_set=feature_set,
+            data=data,
+            split=split,
+        )
+    elif layer is None:
         raise DataError(
             f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier. "
-            "Make it from files with features; ncm needs the metric cosine or euclidean"
+            "Write the whole network with it as format=onnx or torch-export, or use ltpost.extract.WithHead in Python"
         )
-    head = layer
-    feature_set = _feature_file(features)
-    if format != "checkpoint":
+    elif format != "checkpoint":
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
-        write(head, target, format, head_key, ckpt, arch, feature_set)
+        write(layer, target, format, head_key, ckpt, arch, feature_set)
     elif ckpt is None:
         raise UsageError("ckpt= is needed: the checkpoint whose classifier is to be replaced")
     else:
         source = Path(ckpt)
         target = Path(out) if out is not None else named_after(source, name)
         into = _into_folder if source.is_dir() else _into_file
-        proofs = into(source, target, head, head_key, feature_set, arch, data, split)
+        proofs = into(source, target, layer, head_key, feature_set, arch, data, split)
         tell(f"{target}: loaded again, it gives the head's logits ({', '.join(proofs)})")
     if card:
         tell(f"{write_card(any_head, name, target, ckpt, features)}: says what was done")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.joint import joined
 from ltpost.extract.messages import first_line
+from ltpost.extract.networks.taps import Taps
 from ltpost.heads import LinearHead
 
 #: names of the classifiers of usual architectures, or of the block whose last layer they are
@@ -30,10 +31,24 @@ WORKER_DIED = "DataLoader worker"
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Outputs(NamedTuple):
+    """What a network gives for n images, all float32.
+
+    Attributes:
+        features: (n, D), what enters the classifier.
+        logits: (n, C).
+        layers: name of each tap to (n, D_l).
+    """
+
+    features: Tensor
+    logits: Tensor
+    layers: dict[str, Tensor]
+
+
 class Backbone:
     """A model in eval mode whose classifier is known.
 
-    ``head`` is its joint classifier, (C, D).
+    ``head`` is its joint classifier, (C, D). ``taps``, which may be set later, are the layers that ``outputs`` gives.
 
     Args:
         model: takes images (n, channels, h, w), gives logits (n, C).
@@ -65,6 +80,7 @@ class Backbone:
         self.device = torch.device(device)
         self.amp = AMP_DTYPES[amp]
         self.gated = gated
+        self.taps = Taps(model, [])
         self.head_key = head_key_of(model, head_key)
         self.classifiers: list[nn.Linear] = [model.get_submodule(key) for key in keys_of(self.head_key)]  # type: ignore[misc]
         self._heads = [
@@ -94,18 +110,29 @@ class Backbone:
         return np.stack([zero if head.bias is None else head.bias for head in self._heads])
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, channels, h, w) on the device to features (n, D) and logits (n, C), float32.
+        """Images (n, channels, h, w) on the device to features (n, D) and logits (n, C); see :meth:`outputs`."""
+        return self.outputs(images)[:2]
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Images (n, channels, h, w) on the device to features, logits and layers, in one forward pass.
 
         Raises:
             DataError: the model cannot take the images, or does not use its classifier once per batch.
         """
-        if self._compiled is not None and self._compiled_for:
+        if self._compiled is None:
+            return self.eager(images)
+        if self._compiled_for:
             short = max(0, self._compiled_for - len(images))  # another size would be compiled anew
             filled = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, short))
-            features, logits = self._run(self._compiled, filled)
-            return features[: len(images)], logits[: len(images)]
+            features, logits, layers = self._run(self._compiled, filled)
+            some = slice(0, len(images))
+            return Outputs(features[some], logits[some], {name: layer[some] for name, layer in layers.items()})
+        return self._compile(images, self.eager(images))
+
+    def eager(self, images: Tensor) -> Outputs:
+        """As :meth:`outputs`, without torch.compile."""
         try:
-            eager = self._run(self._forward, images)
+            return self._run(self._forward, images)
         except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {len(images)} images; lower batch_size=") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -114,21 +141,17 @@ class Backbone:
             raise DataError(
                 f"the model cannot take images of shape {tuple(images.shape[1:])} ({first_line(error)})"
             ) from None
-        return eager if self._compiled is None else self._compile(images, *eager)
 
-    def _run(self, forward: Callable[[Tensor], Any], images: Tensor) -> tuple[Tensor, Tensor]:
-        amp = torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
-        hooks = [
-            layer.register_forward_pre_hook(hook) for layer, hook in zip(self.classifiers, self._hooks, strict=True)
-        ]
+    def _run(self, forward: Callable[[Tensor], Any], images: Tensor) -> Outputs:
         for kept in self._inputs:
             kept.clear()
-        try:
-            with torch.inference_mode(), amp:
-                inputs, output = forward(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with contextlib.ExitStack() as stack:
+            for layer, hook in zip(self.classifiers, self._hooks, strict=True):
+                stack.callback(layer.register_forward_pre_hook(hook).remove)
+            stack.enter_context(self.taps.kept(len(images)))
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext())
+            inputs, layers, output = forward(images)
         for key, layer, seen in zip(keys_of(self.head_key), self.classifiers, inputs, strict=True):
             if len(seen) != 1 or seen[0].shape != (len(images), layer.in_features):
                 shapes_seen = f"with shapes {[tuple(x.shape) for x in seen]}" if seen else "never"
@@ -136,14 +159,15 @@ class Backbone:
                     f"classifier '{key}' must be called once with (n, {layer.in_features}), but was "
                     f"called {shapes_seen}; name another with head_key="
                 )
-        return torch.cat([seen[0] for seen in inputs], dim=1).float(), _logits_of(output).float()
+        features = torch.cat([seen[0] for seen in inputs], dim=1)
+        return Outputs(features.float(), logits_of(output).float(), self.taps.complete(layers))
 
-    def _forward(self, images: Tensor) -> tuple[list[list[Tensor]], Any]:
-        """The inputs of each classifier, and the output of the model."""
+    def _forward(self, images: Tensor) -> tuple[list[list[Tensor]], dict[str, Tensor], Any]:
+        """The inputs of each classifier, what the taps gave, and the output of the model."""
         output = self.model(images)
-        return [list(kept) for kept in self._inputs], output
+        return [list(kept) for kept in self._inputs], dict(self.taps.now), output
 
-    def _compile(self, images: Tensor, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _compile(self, images: Tensor, eager: Outputs) -> Outputs:
         """Run the first batch again with the compiled model, and compare the results.
 
         Raises:
@@ -156,7 +180,10 @@ class Backbone:
             raise UsageError(
                 f"compile=: torch.compile cannot compile this model here ({first_line(error)}); leave the option out"
             ) from None
-        for name, one, other in (("features", ours[0], features), ("logits", ours[1], logits)):
+        pairs = {"features": ours.features, "logits": ours.logits, **ours.layers}
+        for (name, one), other in zip(
+            pairs.items(), (eager.features, eager.logits, *eager.layers.values()), strict=True
+        ):
             difference = float((one - other).abs().max())
             if not difference <= (0.05 if self.amp else 1e-3) * max(1.0, float(other.abs().max())):
                 raise UsageError(
@@ -201,7 +228,8 @@ def _bias_of(layer: nn.Linear) -> NDArray[np.float32] | None:
     return None if layer.bias is None else layer.bias.detach().float().cpu().numpy()
 
 
-def _logits_of(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
+    """The logits (n, C) in what a model returns: a tensor, or something with ``logits``."""
     if isinstance(output, Mapping):
         output = output.get("logits", output)
     output = getattr(output, "logits", output)

@@ -23,6 +23,7 @@ from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, open_network
 from ltpost.extract.pixels.views import Views
+from ltpost.extract.run.layers import cost_of_layers, tapped
 from ltpost.extract.run.loop import Job
 from ltpost.extract.run.merge import merge_if_complete
 from ltpost.extract.run.partial import IMAGES_STATE, Spec, is_finished
@@ -61,6 +62,8 @@ def extract_features(
     compile: bool = False,
     dtype: str = "float32",
     logits: bool | None = None,
+    layers: str | None = None,
+    layers_dtype: str = "float16",
     batch_size: int = 64,
     workers: int | None = None,
     views: int = 1,
@@ -109,11 +112,16 @@ def extract_features(
         compile: run the model through torch.compile, and compare its first batch with the plain model's.
         dtype: type of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
+        layers: modules whose pooled outputs are stored too, as ``layers/<name>``, from the same forward pass: "auto",
+            or paths with commas between, each with a pooling where wanted, "layer2@4,layer3.0@2,blocks.5@cls"; see
+            :mod:`ltpost.extract.networks.taps`.
+        layers_dtype: type of the stored layers, "float16" or "float32".
         batch_size: the number of images in a batch.
         workers: processes that decode images; None chooses.
         views: rows per image; the columns ``sample`` and ``view`` number them.
         augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
-        tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
+        tta: "flip" or "five-crop" averages the features, logits and layers of fixed variants of an image; with as many
+            ``views`` as there are variants (2, 5) each of them is a row instead.
         seed: seed of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
@@ -128,8 +136,9 @@ def extract_features(
         UsageError: an argument cannot be used.
         DataError: a file does not fulfil a requirement; an existing feature file is left as it was.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
+    for option, value in (("dtype", dtype), ("layers_dtype", layers_dtype)):
+        if value not in DTYPES:
+            raise UsageError(f"{option}= must be float32 or float16, but is '{value}'")
     if batch_size < 1:
         raise UsageError(f"batch_size= must be at least 1, but is {batch_size}")
     if workers is not None and workers < 0:
@@ -152,7 +161,7 @@ def extract_features(
     )
     augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
     shown = Views(preprocess, views, augment, tta, seed)
-    if views > 1 and augment == "none":
+    if views > 1 and augment == "none" and tta == "off":
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
     target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
     total = len(source) * views
@@ -177,6 +186,7 @@ def extract_features(
         source, counts = in_class_order(source, class_order, counts, head.num_classes)
         if network.gated:
             logits = True
+        stored_layers = {} if layers is None else tapped(backbone, layers, layers_dtype, source, shown)
         if logits is None:
             logits = split != "train" or total * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
         spec = Spec(
@@ -202,12 +212,16 @@ def extract_features(
                 **({} if source.class_order is None else {"class_order": source.class_order}),
                 IMAGES_STATE: source.images.state(),
                 "dtype": dtype,
+                **({"layers": ",".join(stored_layers), "layers_dtype": layers_dtype} if stored_layers else {}),
                 "amp": amp,
                 "torch_version": str(torch.__version__),
             },
+            layers=stored_layers,
         )
         if part is None or part.index == 0:
             tell(f"{network.arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
+            if stored_layers:
+                tell(cost_of_layers(spec, target))
         job = Job(
             source, shown, batch_size, backbone, spec, workers_for(workers, source), restart, max_bad, expect_top1
         )

@@ -22,8 +22,8 @@ from ltpost.heads.saving import is_finite
 ATTRIBUTES = (
     "format", "format_version", "state", "split", "arch", "checkpoint", "checkpoint_sha256", "model_sha256", "head_key",
     "head_scale", "layout", "weights", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert",
-    "experts", "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "ltpost_version", "torch_version",
-    "created",
+    "experts", "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "layers", "layers_dtype",
+    "ltpost_version", "torch_version", "created",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _text(file: File, key: str) -> list[str] | None:
 
 def _near(source: Path) -> str:
     """What to do about a file that is not there."""
-    if partial_name(source).is_file():
+    if source.name and partial_name(source).is_file():
         return f", only an unfinished {partial_name(source).name}; run the same ltpost extract command again"
     others = sorted(other.name for other in source.parent.glob("*.h5")) if source.parent.is_dir() else []
     if others:

@@ -53,7 +53,7 @@ def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
             f"{rows.name}: has no views of its rows; write them beside it with ltpost extract --split {split} "
             f"--views 2 --augment standard --out FOLDER/{split}-views.h5"
         )
-    if _augment(views) == "none":
+    if augmentation(views) == "none":
         raise DataError(
             f"{views.name}: must hold augmented views, but each image is shown several times as it is; extract it with "
             "--augment standard"
@@ -73,7 +73,7 @@ def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
     return index
 
 
-def _augment(views: Viewed) -> str | None:
+def augmentation(views: Viewed) -> str | None:
     """How images were augmented, as ``ltpost extract`` says it; None where nothing is said."""
     try:
         return str(json.loads(str(views.attrs.get("views", "{}")))["augment"])
