@@ -19,13 +19,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltpost.extract.run.extraction import extract_features
+    from ltpost.extract.run.extraction import extract_features, extract_splits
 
-__all__ = ["extract_features"]
+__all__ = ["extract_features", "extract_splits"]
 
 
 def __getattr__(name: str) -> Any:
-    """``extract_features``, imported when first used: it needs torch."""
+    """The functions, imported when first used: they need torch."""
     if name in __all__:
         from ltpost.extract.run import extraction
 

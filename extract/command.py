@@ -10,6 +10,16 @@ import click
 from ltpost.errors import UsageError
 
 
+class Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Text to names."""
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
+
+
 class Numbers(click.ParamType):
     """Numbers separated by commas or spaces, e.g. 0.485,0.456,0.406."""
 
@@ -27,7 +37,16 @@ class Numbers(click.ParamType):
 
 @click.command()
 @click.option("--ckpt", "model", required=True, metavar="FILE", help="Checkpoint (.pth, .pt, .tar, .safetensors, …).")
-@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option(
+    "--split",
+    "splits",
+    type=Names(),
+    multiple=True,
+    default=["val"],
+    show_default="val",
+    metavar="NAME",
+    help="Which split of the data, or several: train,val,test.",
+)
 @click.option(
     "--data",
     default="data",
@@ -47,7 +66,12 @@ class Numbers(click.ParamType):
     metavar="NAME",
     help="imagenet-lt, places-lt, inat18 or cifar100-lt: sets mean and std, checks the number of classes.",
 )
-@click.option("--list", "list_file", metavar="FILE", help="Lines 'path label', or a .csv or .parquet table.")
+@click.option(
+    "--list",
+    "list_file",
+    metavar="FILE",
+    help="Lines 'path label', or a .csv or .parquet table; {split} in its name stands for the split.",
+)
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
 @click.option(
     "--class-order",
@@ -81,11 +105,17 @@ class Numbers(click.ParamType):
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 16]")
-@click.option("--views", type=int, default=1, show_default=True, help="Rows per image.")
+@click.option(
+    "--views",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Rows per image; of val and test in a file of their own, SPLIT-views.h5.",
+)
 @click.option(
     "--augment",
     type=click.Choice(["standard", "none"]),
-    help="Random crop and flip, seeded per row.  [default: standard for several views of train, else none]",
+    help="Random crop and flip, seeded per row.  [default: standard for several views, else none]",
 )
 @click.option(
     "--tta",
@@ -99,17 +129,18 @@ class Numbers(click.ParamType):
 @click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
-def extract(**options: Any) -> None:
-    """Cache the features of one split: what enters the classifier of a trained network.
+def extract(splits: tuple[tuple[str, ...], ...], **options: Any) -> None:
+    """Cache the features of a split, or of several: what enters the classifier of a trained network.
 
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
+      ltpost extract --ckpt r50.pth --split train,val,test
     """
-    from ltpost.extract import extract_features
+    from ltpost.extract import extract_splits
 
-    path: Path = extract_features(**options)
-    click.echo(f"ltpost: wrote {path}", err=True)
+    for path in extract_splits(splits=[name for names in splits for name in names], **options):
+        click.echo(f"ltpost: wrote {path}", err=True)
 
 
 @click.command()

@@ -302,11 +302,11 @@ def test_float16_overflow(tmp_path):
 
 
 def test_logits_of_train(tmp_path, monkeypatch):
-    from ltpost.extract.run import extraction
+    from ltpost.extract.run import settings
 
     save_npz(tmp_path / "train.npz")
     assert ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path)).has_logits
-    monkeypatch.setattr(extraction, "TRAIN_LOGITS_BYTES", 10)
+    monkeypatch.setattr(settings, "TRAIN_LOGITS_BYTES", 10)
     assert not ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path)).has_logits
     assert ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path, logits=True)).has_logits
 

@@ -14,7 +14,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
 from ltpost.extract.joint import parted
 from ltpost.extract.messages import first_line
-from ltpost.extract.networks.backbone import keys_of
+from ltpost.extract.networks.classifier import keys_of
 from ltpost.heads import LinearHead
 from ltpost.output import replacing
 

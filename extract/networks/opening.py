@@ -16,6 +16,7 @@ from ltpost.extract.checkpoints.checkpoint import Checkpoint, is_gated, read_che
 from ltpost.extract.checkpoints.container import sha256_of_state
 from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
+from ltpost.extract.networks.classifier import unwrapped
 from ltpost.extract.networks.experts import side_by_side
 from ltpost.extract.networks.hugging_face import is_model_folder, open_model_folder
 from ltpost.extract.networks.models import build, build_gated, build_normed
@@ -37,6 +38,7 @@ class Network:
         head_key: name of its classifier, or None where that is to be found.
         attrs: where it came from.
         gated: its logits are not linear in the features, so there is no head to store.
+        own: it is a module of the user, whose classifier is found by running it, and which stays on its device.
     """
 
     arch: str
@@ -45,6 +47,7 @@ class Network:
     head_key: str | None
     attrs: dict[str, Any]
     gated: bool = False
+    own: bool = False
 
 
 def open_network(
@@ -55,10 +58,14 @@ def open_network(
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
 ) -> Network:
-    """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`."""
+    """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`.
+
+    A module that is wrapped (DataParallel, DistributedDataParallel, torch.compile) is taken out.
+    """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
         attrs = {"model_sha256": sha256_of_state(model.state_dict())}
-        return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs)
+        return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs, own=True)
     if is_model_folder(Path(model)):
         arch, module, preprocess, sha256 = open_model_folder(Path(model))
         return Network(

@@ -1,45 +1,52 @@
-"""From a checkpoint or a model, and images, to a feature file: the library twin of ``ltpost extract``."""
+"""From a checkpoint or a model, and data of any form, to feature files: the library twin of ``ltpost extract``."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import Dataset
 
-from ltpost.errors import DataError, UsageError
+from ltpost.data.folder import VIEWS
+from ltpost.errors import UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
+from ltpost.extract.data.batches import BatchReader, Part
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.presets import check_preset, preset
-from ltpost.extract.data.source import Source, check_labels, check_split, read_class_counts
+from ltpost.extract.data.loaders import open_loader
+from ltpost.extract.data.presets import preset
 from ltpost.extract.messages import tell
-from ltpost.extract.networks.backbone import Backbone, choose_device
-from ltpost.extract.networks.opening import HEAD_SCALE, open_network
+from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.views import Views
-from ltpost.extract.run.loop import Job
-from ltpost.extract.run.merge import merge_if_complete
-from ltpost.extract.run.partial import IMAGES_STATE, Spec, is_finished
-from ltpost.extract.run.sanity import check_expected
-from ltpost.extract.run.shards import Shard, launched, parse_shard
+from ltpost.extract.run.images import ImageFeed
+from ltpost.extract.run.rows import extract_rows
+from ltpost.extract.run.samples import SampleFeed
+from ltpost.extract.run.settings import Settings
 
-#: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
-TRAIN_LOGITS_BYTES = 2**30
-DTYPES = ("float32", "float16")
+#: options that say how images on disk are found and shown
+_IMAGES_ONLY = (
+    "dataset", "list_file", "root", "class_order", "img_size", "crop_pct", "interpolation", "mean", "std", "views",
+    "augment", "tta", "seed", "max_bad",
+)  # fmt: skip
+#: options that say how batches are read
+_BATCHES_ONLY = ("inputs", "labels", "class_names")
 
 
 def extract_features(
-    model: nn.Module | str | os.PathLike[str],
-    data: str | os.PathLike[str] = "data",
+    model: nn.Module | Network | str | os.PathLike[str],
+    data: str | os.PathLike[str] | Iterable[Any] | Dataset[Any] = "data",
     split: str = "val",
     out: str | os.PathLike[str] = "features",
     *,
+    inputs: Part | None = None,
+    labels: Part | None = None,
+    class_names: Sequence[str] | None = None,
     arch: str | None = None,
     head_key: str | None = None,
     expert: int | str | None = None,
@@ -69,14 +76,25 @@ def extract_features(
     expect_top1: float | None = None,
     shard: str | tuple[int, int] | None = None,
     restart: bool = False,
+    skip_finished: bool = False,
 ) -> Path:
-    """Run the images of one split through a backbone and store what enters its classifier.
+    """Run one split through a backbone and store what enters its classifier.
+
+    The data are images on disk, or any batches: a data set, a DataLoader, a generator, of images or anything else.
 
     Args:
-        model: a checkpoint file, or a module that gives logits (n, C); it is left as it was.
-        data: a folder with ``<split>/<class>/…``, ``<split>.npz`` or ``<split>.txt``, or an .npz file.
+        model: a checkpoint file, a module that gives logits (n, C), or an opened network; it is left as it was, in its
+            mode and without hooks. DataParallel, DistributedDataParallel and torch.compile are taken off.
+        data: a folder with ``<split>/<class>/…``, ``<split>.npz`` or ``<split>.txt``, or an .npz file. Or a data set
+            (of samples) or a loader (of batches): ``(x, y)``, several inputs and y, or a mapping (a BatchEncoding).
+            Rows of a data set keep its order and an interrupted run goes on, also where its DataLoader shuffles; other
+            batches come once, as they come.
         split: "train", "val", "test", …
         out: a folder, which gets ``<split>.h5``, or a file name ending in .h5.
+        inputs: of a batch, what goes to the model: a key or position, several in the order of its parameters, or a
+            function of the batch that gives a tensor, a tuple or a dictionary of arguments; None where it can be told.
+        labels: of a batch, likewise: a key, a position, or a function that gives n whole numbers.
+        class_names: C names, for data that have none; where labels are texts, they are numbered by these.
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
             None reads it from the shapes.
         head_key: name of the classifier module, or of several with commas between whose logits are averaged; None
@@ -86,7 +104,8 @@ def extract_features(
         head_scale: s of a cosine classifier (LDAM's NormedLinear), which checkpoints do not hold; the features are then
             stored as they enter it, normalised.
         dataset: "imagenet-lt", "places-lt", "inat18" or "cifar100-lt": sets mean and std, and checks C.
-        list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
+        list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``; ``{split}`` in
+            its name stands for the split.
         root: default ``data``.
         class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
         class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
@@ -100,10 +119,12 @@ def extract_features(
         compile: run the model through torch.compile; its first batch is compared with the model as it is.
         dtype: of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
-        batch_size: images at a time.
-        workers: processes that decode images; None chooses.
-        views: rows per image, which carry ``sample`` and ``view``.
-        augment: "standard" (random crop and flip) or "none"; None augments several views of the train split.
+        batch_size: rows at a time; a DataLoader has its own.
+        workers: processes that decode images, or read a data set; None chooses.
+        views: rows per image, which carry ``sample`` and ``view``. Of another split than train, where ``out`` is a
+            folder and ``augment`` is None: ``<split>.h5`` keeps one plain row per image, and the augmented views are
+            written beside it, to ``<split>-views.h5``.
+        augment: "standard" (random crop and flip) or "none"; None augments several views.
         tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
         seed: of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
@@ -111,6 +132,7 @@ def extract_features(
         shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
             variables, and then the last process joins the parts.
         restart: discard the rows that an interrupted run has left, instead of going on from there.
+        skip_finished: leave a finished file of the same settings as it is, instead of computing it anew.
 
     Returns:
         The feature file, or the shard's.
@@ -119,137 +141,110 @@ def extract_features(
         UsageError: an argument cannot be used.
         DataError: a file is not as it has to be; an existing feature file is left as it was.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype= must be float32 or float16, but is '{dtype}'")
-    if batch_size < 1:
-        raise UsageError(f"batch_size= must be at least 1, but is {batch_size}")
-    if workers is not None and workers < 0:
-        raise UsageError(f"workers= must be at least 0, but is {workers}")
-    if max_bad is not None and max_bad < 0:
-        raise UsageError(f"max_bad= must be at least 0, but is {max_bad}")
-    check_expected(expect_top1)
-    check_split(split)
-    if not isinstance(model, nn.Module) and not Path(model).exists():
+    given = locals()
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if given[name] is not None and given[name] < least:
+            raise UsageError(f"{name}= must be at least {least}, but is {given[name]}")
+    settings = Settings(
+        split, Path(out), class_counts, device, amp, compile, dtype, logits, max_bad, expect_top1, shard, restart,
+        skip_finished,
+    )  # fmt: skip
+    if isinstance(model, str | os.PathLike) and not Path(model).exists():
         read_checkpoint(model)  # says so before the data are looked at
-    part = launched() if shard is None else parse_shard(shard) if isinstance(shard, str) else Shard(*shard)
-    source = open_source(data, split, list_file, root, class_order, dataset)
+
+    def opened() -> Network:
+        if isinstance(model, Network):
+            return model
+        return open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
+
+    if not isinstance(data, str | os.PathLike):
+        _refuse(given, _IMAGES_ONLY, "is for images on disk; a loader prepares its own inputs")
+        network = opened()
+        loader = open_loader(data, batch_size, workers or 0)
+        names = _names_of(data) if class_names is None else class_names
+        reader = BatchReader(network.model, inputs, labels, names, loader.name)
+        return extract_rows(network, SampleFeed(loader, reader, names), settings)
+    _refuse(given, _BATCHES_ONLY, "is for batches of a loader; images on disk have their own")
+    source = open_source(data, split, _of_split(list_file, split), root, class_order, dataset)
     if dataset is not None:
         if mean is None and std is None:
             tell(f"{dataset}: mean and std are {preset(dataset).note}")
         mean, std = mean or preset(dataset).mean, std or preset(dataset).std
-    network = open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
+    network = opened()
     preprocess = network.preprocess.changed(
         img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
     )
-    augment = augment or ("standard" if views > 1 and tta == "off" and split == "train" else "none")
-    shown = Views(preprocess, views, augment, tta, seed)
+    several = views > 1 and augment is None and tta == "off"
+    beside = several and split != "train" and not settings.names_a_file
+    shown = Views(preprocess, views, augment or ("standard" if several else "none"), tta, seed)
     if views > 1 and augment == "none":
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
-    target = Path(out) if Path(out).suffix in (".h5", ".hdf5") else Path(out) / f"{split}.h5"
-    total = len(source) * views
-    with _left_as_it_was(network.model) as device_now:
-        own = isinstance(model, nn.Module) and device == "auto"
-        where = device_now if own else choose_device(device, part.local if part else None)
-        backbone = Backbone(
-            network.model, network.head_key, device=where, amp=amp, gated=network.gated, compiled=compile
-        )
-        head = backbone.head
-        if dataset is not None:
-            check_preset(dataset, head.num_classes)
-        check_labels(source.name, source.labels, head.num_classes)
-        if network.gated:
-            logits = True
-        if logits is None:
-            logits = split != "train" or total * head.num_classes * 4 <= TRAIN_LOGITS_BYTES
-        spec = Spec(
-            labels=np.repeat(source.labels, views),
-            head=None if network.gated else head,
-            shape=head.shape,
-            dtype=dtype,
-            logits=logits,
-            expert_bias=getattr(network.model, "expert_bias", backbone.expert_bias),
-            class_counts=_class_counts(source, class_counts, head.num_classes),
-            class_names=_class_names(source, head.num_classes),
-            paths=None if source.paths is None else [path for path in source.paths for _ in range(views)],
-            columns=shown.columns(len(source)),
-            attrs={
-                "split": split,
-                "arch": network.arch,
-                **network.attrs,
-                "head_key": backbone.head_key,
-                **({"experts": backbone.num_experts} if backbone.num_experts > 1 else {}),
-                "transform": json.dumps(preprocess.to_json()),
-                "dataset": json.dumps({"name": source.name, "sha256": source.fingerprint, "rows": total}),
-                **shown.attrs(),
-                **({} if source.class_order is None else {"class_order": source.class_order}),
-                IMAGES_STATE: source.images.state(),
-                "dtype": dtype,
-                "amp": amp,
-                "torch_version": str(torch.__version__),
-            },
-        )
-        if part is None or part.index == 0:
-            tell(f"{network.arch}, classifier '{backbone.head_key}', on {where}; {preprocess}")
-        job = Job(
-            source, shown, batch_size, backbone, spec, workers_for(workers, source), restart, max_bad, expect_top1
-        )
-        if part is None:
-            return job.run(target, slice(0, total))
-        if shard is None and not restart and is_finished(target, spec):
-            tell(f"{target}: is finished already, by these settings; compute it anew with ltpost extract --restart")
-            return target
-        path = job.run(part.path(target), part.rows(total, batch_size), target, part)
-        return target if shard is None and merge_if_complete(target, part.count) else path
+    feed = ImageFeed(source, shown, batch_size, workers, dataset)
+    if not beside:
+        return extract_rows(network, feed, settings)
+    plain = extract_rows(network, replace(feed, views=Views(preprocess)), replace(settings, skip_finished=True))
+    path = extract_rows(network, feed, replace(settings, out=settings.out / f"{split}{VIEWS}.h5", expect_top1=None))
+    tell(f"wrote {path}")
+    return plain
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+def extract_splits(
+    model: nn.Module | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    splits: Sequence[str],
+    out: str | os.PathLike[str] = "features",
+    **options: Any,
+) -> list[Path]:
+    """Several splits one after the other; the network is opened once, and finished files of the same settings are kept.
+
+    Args:
+        model: a checkpoint file or a module.
+        data: where all splits are on disk.
+        splits: their names.
+        out: a folder.
+        **options: of :func:`extract_features`.
+
+    Returns:
+        The feature file of every split.
+
+    Raises:
+        UsageError: a split is not there; nothing is extracted then.
+        DataError: as of :func:`extract_features`.
+    """
+    names = list(dict.fromkeys(splits))
+    if not names:
+        raise UsageError("split= must name at least one split")
+    if len(names) == 1:
+        return [extract_features(model, data, names[0], out, **options)]
+    if Settings(names[0], Path(out)).names_a_file:
+        raise UsageError(f"out= must be a folder where there are several splits, but is {out}")
+    list_file = options.get("list_file")
+    if list_file is not None and "{split}" not in str(list_file):
+        raise UsageError(f"list_file= must hold {{split}} where there are several splits, but is {list_file}")
+    if isinstance(model, str | os.PathLike) and not Path(model).exists():
+        read_checkpoint(model)
+    looked = {key: options[key] for key in ("root", "class_order", "dataset") if key in options}
+    for name in names:
+        open_source(data, name, _of_split(list_file, name), **looked)
+    opening = {key: options.pop(key) for key in ("arch", "head_key", "expert", "head_scale") if key in options}
+    network = open_network(model, **opening)
+    return [extract_features(network, data, name, out, **{"skip_finished": True, **options}) for name in names]
 
 
-@contextlib.contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
-    """Give the model's device, and at the end restore the device and the training flags."""
-    flags = {module: module.training for module in model.modules()}
-    first = next(model.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
-    try:
-        yield device
-    finally:
-        model.to(device)
-        for module, flag in flags.items():
-            module.training = flag
+def _of_split(list_file: str | os.PathLike[str] | None, split: str) -> str | None:
+    return None if list_file is None else os.fspath(list_file).replace("{split}", split)
 
 
-def _class_counts(source: Source, given: Any, num_classes: int) -> NDArray[np.int64] | None:
-    if given is None:
-        counts = source.class_counts(num_classes)
-        if counts is None:
-            tell(
-                f"warning: {source.name}: no train split beside it, so no class counts are stored: many/medium/few is "
-                "'–' and logit adjustment cannot run; give --class-counts FILE"
-            )
-        return counts
-    name = "class_counts"
-    if isinstance(given, str | os.PathLike):
-        name, given = str(given), read_class_counts(given)
-    counts = np.asarray(given, dtype=np.int64)
-    if counts.shape != (num_classes,):
-        raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
-    return counts
+def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    """Raise UsageError where one of these arguments of :func:`extract_features` is not its default."""
+    defaults = inspect.signature(extract_features).parameters
+    for name in names:
+        if given[name] is not defaults[name].default and given[name] != defaults[name].default:
+            raise UsageError(f"{name}= {why}")
 
 
-def _class_names(source: Source, num_classes: int) -> list[str] | None:
-    names = source.class_names
-    if names is not None and len(names) != num_classes:
-        raise DataError(
-            f"{source.name}: has {len(names)} class names, but the classifier has {num_classes} classes; without a "
-            "train folder that has all classes the labels would be shifted"
-        )
-    return names
-
-
-def workers_for(workers: int | None, source: Source) -> int:
-    """The number of processes that decode images. By default one per core, at most 16; none where reading is fast."""
-    if workers is not None:
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores) if source.images.slow else 0
+def _names_of(data: Any) -> list[str] | None:
+    """The class names that a data set of torchvision knows."""
+    names = getattr(getattr(data, "dataset", data), "classes", None)
+    texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return list(names) if texts and names else None

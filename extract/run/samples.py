@@ -1,0 +1,113 @@
+"""Samples of a data set or a loader of somebody's own as rows for the loop; labels come with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltpost.errors import DataError
+from ltpost.extract.data.batches import Arguments, BatchReader
+from ltpost.extract.data.loaders import OrderedBatches, PassingBatches
+from ltpost.extract.data.source import check_labels
+from ltpost.extract.run.feed import Batch, Known
+
+
+@dataclass
+class SampleFeed:
+    """Batches of a loader, see :class:`~ltpost.extract.run.feed.Feed`.
+
+    Args:
+        loader: in order, or once as they come.
+        reader: a batch to arguments and labels.
+        class_names: C names, or None.
+        attrs: more attributes of the file.
+        prepared: how inputs are prepared, in half a sentence.
+    """
+
+    loader: OrderedBatches | PassingBatches
+    reader: BatchReader
+    class_names: Sequence[str] | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    prepared: str = ""
+    unit: str = "row"
+    variants: int = 1
+    proven: bool = False
+    _num_classes: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return self.loader.name
+
+    @property
+    def batch_size(self) -> int:
+        """Rows at a time."""
+        return self.loader.batch_size if isinstance(self.loader, OrderedBatches) else 0
+
+    def __len__(self) -> int:
+        return len(self.loader) if isinstance(self.loader, OrderedBatches) else 0
+
+    def __str__(self) -> str:
+        return self.prepared or self.reader.describe(self.loader.first())
+
+    @property
+    def in_order(self) -> bool:
+        """Whether samples have numbers, so that a later run can go on."""
+        return isinstance(self.loader, OrderedBatches)
+
+    def first(self) -> Arguments:
+        """What the model is called with for the first rows."""
+        return self.reader.read(self.loader.first())[0]
+
+    def known(self, num_classes: int) -> Known:
+        """Names and provenance; labels are 0 until they are read."""
+        self._num_classes = num_classes
+        names = None if self.class_names is None else [str(name) for name in self.class_names]
+        if names is not None and len(names) != num_classes:
+            raise DataError(f"class_names= has {len(names)} names, but the classifier has {num_classes} classes")
+        identity: dict[str, Any] = {"name": self.name}
+        if self.in_order:  # of the first batch; the loop compares another one with what an earlier run has stored
+            identity |= {"sha256": self.first().sha256(), "rows": len(self)}
+        attrs = {**self.attrs, "dataset": json.dumps(identity)}
+        return Known(np.zeros(len(self), np.int64), class_names=names, attrs=attrs)
+
+    def batches(self, starts: Sequence[int], stop: int, device: torch.device) -> Iterator[Batch]:
+        """See :class:`~ltpost.extract.run.feed.Feed`."""
+        assert isinstance(self.loader, OrderedBatches)
+        for start, batch in zip(starts, self.loader.batches(starts, stop), strict=True):
+            expected = min(start + self.batch_size, stop) - start
+            found = self._batch(start, batch)
+            assert found.labels is not None
+            if len(found.labels) != expected:
+                raise DataError(
+                    f"{self.name}: a batch of {expected} samples must give {expected} labels, but gives "
+                    f"{len(found.labels)}; where collate_fn leaves out samples or makes several of one, pass a list or "
+                    "a generator of the batches"
+                )
+            yield found
+
+    def passing(self) -> Iterator[Batch]:
+        """All batches once, whatever their sizes."""
+        assert isinstance(self.loader, PassingBatches)
+        start = 0
+        for batch in self.loader.batches():
+            found = self._batch(start, batch)
+            yield found
+            start += found.inputs.rows
+
+    def arguments(self, inputs: Arguments, device: torch.device) -> Arguments:
+        """The same on the device."""
+        return inputs.to(device)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def _batch(self, start: int, batch: Any) -> Batch:
+        arguments, labels = self.reader.read(batch)
+        check_labels(self.name, labels, self._num_classes)
+        return Batch(start, arguments, {}, labels)

@@ -1,0 +1,91 @@
+"""Where an extraction writes, how it runs, and which part of the rows it does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.source import check_split, read_class_counts
+from ltpost.extract.run.sanity import check_expected
+from ltpost.extract.run.shards import Shard, launched, parse_shard
+
+DTYPES = ("float32", "float16")
+#: logits of the train split are stored up to this size; beyond, the file would be mostly logits that nobody reads
+TRAIN_LOGITS_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of :func:`~ltpost.extract.extract_features` that have nothing to do with the form of the data.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+
+    split: str
+    out: Path
+    class_counts: Any = None
+    device: str = "auto"
+    amp: str = "off"
+    compile: bool = False
+    dtype: str = "float32"
+    logits: bool | None = None
+    max_bad: int | None = None
+    expect_top1: float | None = None
+    shard: str | tuple[int, int] | None = None
+    restart: bool = False
+    #: whether a finished file of the same extraction is left alone, for a run of several files that is repeated
+    skip_finished: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype= must be float32 or float16, but is '{self.dtype}'")
+        if self.max_bad is not None and self.max_bad < 0:
+            raise UsageError(f"max_bad= must be at least 0, but is {self.max_bad}")
+        check_expected(self.expect_top1)
+        check_split(self.split)
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether ``out`` is the file itself, not its folder."""
+        return self.out.suffix in (".h5", ".hdf5")
+
+    @property
+    def target(self) -> Path:
+        """The feature file."""
+        return self.out if self.names_a_file else self.out / f"{self.split}.h5"
+
+    @property
+    def part(self) -> Shard | None:
+        """The rows of this process; None for all."""
+        if self.shard is None:
+            return launched()
+        return parse_shard(self.shard) if isinstance(self.shard, str) else Shard(*self.shard)
+
+    def stores_logits(self, rows: int, num_classes: int) -> bool:
+        """Whether logits are stored, where they can be computed from the features too."""
+        if self.logits is not None:
+            return self.logits
+        return self.split != "train" or rows * num_classes * 4 <= TRAIN_LOGITS_BYTES
+
+    def given_counts(self, num_classes: int) -> NDArray[np.int64] | None:
+        """(C,) of ``class_counts``.
+
+        Raises:
+            DataError: they are not one for each class.
+        """
+        if self.class_counts is None:
+            return None
+        name, given = "class_counts", self.class_counts
+        if isinstance(given, str | os.PathLike):
+            name, given = str(given), read_class_counts(given)
+        counts = np.asarray(given, dtype=np.int64)
+        if counts.shape != (num_classes,):
+            raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
+        return counts
