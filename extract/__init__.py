@@ -8,7 +8,7 @@ The rooms, in reading order; each imports only from those before it:
 - ``checkpoints``: a checkpoint file to named tensors.
 - ``networks``: named tensors to a model that gives features and logits.
 - ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint. ``convert``: feature files of other programs.
+- ``export``: a head back into its checkpoint. ``convert``: cached features of other programs.
 - ``command``: the command line.
 
 The core of ltpost imports none of this.

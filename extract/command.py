@@ -85,6 +85,7 @@ class Numbers(click.ParamType):
     metavar="FILE",
     help="Training samples per class: JSON list, one a line, or .npy.  [default: the train split's]",
 )
+@click.option("--class-names", metavar="FILE", help="Names of the classes, one a line, or JSON.  [default: the data's]")
 @click.option("--img-size", type=int, help="Side of the centre crop.  [default: the architecture's]")
 @click.option("--crop-pct", type=float, help="img-size / resized shorter side, e.g. 0.875.")
 @click.option("--interpolation", help="bilinear, bicubic, …")
@@ -221,14 +222,32 @@ def inspect_ckpt(ckpt: str) -> None:
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT")
 @click.option("--split", help="Name of the split.  [default: from the file names]")
+@click.option("--labels", metavar="FILE", help="Labels of a source that has none: .npy, or one a line.")
+@click.option(
+    "--holds",
+    type=click.Choice(["features", "logits"]),
+    default="features",
+    show_default=True,
+    help="What an .npy file is.",
+)
+@click.option("--probabilities", is_flag=True, help="The logits are probabilities: store their logarithm.")
+@click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of the classes, one a line, or JSON.  [default: from the source, the checkpoint, or the labels sorted]",
+)
 @click.option("--ckpt", metavar="FILE", help="Take the joint classifier from this checkpoint.")
 @click.option("--head-key", help="Name of the classifier in it.")
 @click.option("--class-counts", metavar="FILE", help="Training samples per class: JSON list, one a line, or .npy.")
 def convert(**options: Any) -> None:
-    """Turn cached features of another program (.pkl, .npz, .parquet) into a feature file (.h5), or back.
+    """Turn cached features or logits of another program into a feature file (.h5), or back.
+
+    Others are .csv and .parquet (columns label, f_0, f_1, …, logit_0, …), .npy with --labels, .npz and .pkl.
 
     \b
     For example:
+      ltpost convert scores.csv features/test.h5 --probabilities
+      ltpost convert x.npy features/train.h5 --labels y.npy --ckpt r50.pth
       ltpost convert trainfeat_all.pkl features/train.h5 --ckpt final_model_checkpoint.pth
       ltpost convert features/val.h5 val.npz
     """

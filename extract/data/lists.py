@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.image_files import image_files, walk
 from ltpost.extract.data.source import Source, as_labels, sha256_of_rows, train_beside
-from ltpost.extract.messages import reading
+from ltpost.extract.messages import need, reading
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
@@ -56,7 +56,7 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
         try:
             table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
         except ImportError:
-            raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
+            raise need("pyarrow", f"{file}: reading Parquet", "parquet") from None
     if not {"path", "label"} <= set(table.columns):
         columns = ", ".join(map(str, table.columns))
         raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")

@@ -115,7 +115,7 @@ class Backbone:
             raise DataError(f"the model cannot take {inputs} ({first_line(error)})") from None
         return eager if self._compiled is None else self._compile(inputs, *eager)
 
-    def _run(self, forward: Callable[[Arguments], Any], inputs: Arguments) -> tuple[Tensor, Tensor]:
+    def _run(self, forward: Callable[..., Any], inputs: Arguments) -> tuple[Tensor, Tensor]:
         amp = torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
         hooks = [
             layer.register_forward_pre_hook(hook) for layer, hook in zip(self.classifiers, self._hooks, strict=True)
@@ -124,7 +124,7 @@ class Backbone:
             kept.clear()
         try:
             with torch.no_grad(), amp:  # not inference mode: what a model keeps of it could not be trained on
-                entered, output = forward(inputs)
+                entered, output = forward(*inputs.args, **inputs.kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -143,9 +143,9 @@ class Backbone:
             features.append(seen[0])
         return torch.cat(features, dim=1).float(), logits
 
-    def _forward(self, inputs: Arguments) -> tuple[list[list[Tensor]], Any]:
+    def _forward(self, *args: Any, **kwargs: Any) -> tuple[list[list[Tensor]], Any]:
         """What entered each classifier, and what the model returned."""
-        output = self.model(*inputs.args, **inputs.kwargs)
+        output = self.model(*args, **kwargs)
         return [list(kept) for kept in self._inputs], output
 
     def _compile(self, inputs: Arguments, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:

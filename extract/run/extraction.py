@@ -35,7 +35,7 @@ _IMAGES_ONLY = (
     "augment", "tta", "seed", "max_bad",
 )  # fmt: skip
 #: options that say how batches are read
-_BATCHES_ONLY = ("inputs", "labels", "class_names")
+_BATCHES_ONLY = ("inputs", "labels")
 
 
 def extract_features(
@@ -46,7 +46,7 @@ def extract_features(
     *,
     inputs: Part | None = None,
     labels: Part | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | str | os.PathLike[str] | None = None,
     arch: str | None = None,
     head_key: str | None = None,
     expert: int | str | None = None,
@@ -94,7 +94,8 @@ def extract_features(
         inputs: of a batch, what goes to the model: a key or position, several in the order of its parameters, or a
             function of the batch that gives a tensor, a tuple or a dictionary of arguments; None where it can be told.
         labels: of a batch, likewise: a key, a position, or a function that gives n whole numbers.
-        class_names: C names, for data that have none; where labels are texts, they are numbered by these.
+        class_names: C names, or a file of them (one a line, or JSON), in place of those that the data know; where
+            labels are texts, they are numbered by these.
         arch: architecture of a checkpoint: a torchvision or timm name, ``cifar_resnet32``, or ``module:factory``;
             None reads it from the shapes.
         head_key: name of the classifier module, or of several with commas between whose logits are averaged; None
@@ -146,8 +147,8 @@ def extract_features(
         if given[name] is not None and given[name] < least:
             raise UsageError(f"{name}= must be at least {least}, but is {given[name]}")
     settings = Settings(
-        split, Path(out), class_counts, device, amp, compile, dtype, logits, max_bad, expect_top1, shard, restart,
-        skip_finished,
+        split, Path(out), class_counts, class_names, device, amp, compile, dtype, logits, max_bad, expect_top1, shard,
+        restart, skip_finished,
     )  # fmt: skip
     if isinstance(model, str | os.PathLike) and not Path(model).exists():
         read_checkpoint(model)  # says so before the data are looked at
@@ -161,8 +162,8 @@ def extract_features(
         _refuse(given, _IMAGES_ONLY, "is for images on disk; a loader prepares its own inputs")
         network = opened()
         loader = open_loader(data, batch_size, workers or 0)
-        names = _names_of(data) if class_names is None else class_names
-        reader = BatchReader(network.model, inputs, labels, names, loader.name)
+        names = _names_of(data)
+        reader = BatchReader(network.model, inputs, labels, settings.given_names() or names, loader.name)
         return extract_rows(network, SampleFeed(loader, reader, names), settings)
     _refuse(given, _BATCHES_ONLY, "is for batches of a loader; images on disk have their own")
     source = open_source(data, split, _of_split(list_file, split), root, class_order, dataset)

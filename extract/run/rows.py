@@ -111,7 +111,7 @@ def _spec(network: Network, backbone: Backbone, feed: Feed, settings: Settings) 
         logits=network.gated or settings.stores_logits(len(feed), head.num_classes),
         expert_bias=getattr(network.model, "expert_bias", backbone.expert_bias),
         class_counts=counts,
-        class_names=known.class_names,
+        class_names=settings.given_names(head.num_classes) or known.class_names,
         paths=known.paths,
         columns=known.columns,
         attrs={

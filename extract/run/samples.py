@@ -24,7 +24,7 @@ class SampleFeed:
     Args:
         loader: in order, or once as they come.
         reader: a batch to arguments and labels.
-        class_names: C names, or None.
+        class_names: the names that the data know, or None.
         attrs: more attributes of the file.
         prepared: how inputs are prepared, in half a sentence.
     """
@@ -67,9 +67,8 @@ class SampleFeed:
     def known(self, num_classes: int) -> Known:
         """Names and provenance; labels are 0 until they are read."""
         self._num_classes = num_classes
-        names = None if self.class_names is None else [str(name) for name in self.class_names]
-        if names is not None and len(names) != num_classes:
-            raise DataError(f"class_names= has {len(names)} names, but the classifier has {num_classes} classes")
+        names = None if self.class_names is None else list(self.class_names)
+        names = names if names is not None and len(names) == num_classes else None
         identity: dict[str, Any] = {"name": self.name}
         if self.in_order:  # of the first batch; the loop compares another one with what an earlier run has stored
             identity |= {"sha256": self.first().sha256(), "rows": len(self)}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.class_names import read_class_names
 from ltpost.extract.data.source import check_split, read_class_counts
 from ltpost.extract.run.sanity import check_expected
 from ltpost.extract.run.shards import Shard, launched, parse_shard
@@ -31,6 +32,7 @@ class Settings:
     split: str
     out: Path
     class_counts: Any = None
+    class_names: Any = None
     device: str = "auto"
     amp: str = "off"
     compile: bool = False
@@ -50,6 +52,7 @@ class Settings:
             raise UsageError(f"max_bad= must be at least 0, but is {self.max_bad}")
         check_expected(self.expect_top1)
         check_split(self.split)
+        self.part  # noqa: B018 - refused before anything is opened
 
     @property
     def names_a_file(self) -> bool:
@@ -73,6 +76,21 @@ class Settings:
         if self.logits is not None:
             return self.logits
         return self.split != "train" or rows * num_classes * 4 <= TRAIN_LOGITS_BYTES
+
+    def given_names(self, num_classes: int | None = None) -> list[str] | None:
+        """C names of ``class_names``, a list or a file.
+
+        Raises:
+            DataError: they are not one for each class, where the number of classes is known.
+        """
+        if self.class_names is None:
+            return None
+        from_file = isinstance(self.class_names, str | os.PathLike)
+        names = read_class_names(self.class_names) if from_file else [str(name) for name in self.class_names]
+        if num_classes is not None and len(names) != num_classes:
+            where = self.class_names if from_file else "class_names="
+            raise DataError(f"{where}: has {len(names)} names, but the classifier has {num_classes} classes")
+        return names
 
     def given_counts(self, num_classes: int) -> NDArray[np.int64] | None:
         """(C,) of ``class_counts``.
