@@ -80,6 +80,9 @@ class Numbers(click.ParamType):
     show_default=True,
     help="How class folders are sorted: as torchvision does, or as timm.",
 )
+@click.option("--column", metavar="NAME", help="Column of the texts or sounds of a table.  [default: found]")
+@click.option("--label-column", metavar="NAME", help="Column of their labels.  [default: found]")
+@click.option("--max-length", type=float, help="Tokens, or seconds of a sound, that are read.  [default: all it takes]")
 @click.option(
     "--class-counts",
     metavar="FILE",

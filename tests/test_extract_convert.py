@@ -229,7 +229,7 @@ def test_tables_that_lack_something(tmp_path):
         ({"f_0": [1.0], "f_2": [1.0], "label": [0]}, "numbered from 0 on, but 'f_1' is missing"),
         ({"f_0": ["a"], "f_1": ["b"], "label": [0]}, "column 'f_0' must hold numbers"),
         ({"logit_0": [1.0], "logit_1": [0.0]}, "must hold 'features' .* and 'labels'"),
-        ({"speed": [1.0], "label": [0]}, "must hold 'features' .* but holds labels"),
+        ({"speed": [1.0], "label": [0]}, "must hold 'features' .* but holds speed, label"),
     ):
         with pytest.raises(DataError, match=message):
             convert(write(pd.DataFrame(columns), tmp_path / "t.csv"), tmp_path / "o.h5")

@@ -1,7 +1,6 @@
 """Cached features, logits or probabilities of other programs to feature files, and back.
 
-``conversion`` is the entry; ``reading`` and ``tables`` read, ``labels`` numbers the classes, ``probabilities`` takes
-logarithms, ``writing`` writes.
+``conversion`` is the entry; ``reading`` and ``tables`` read, ``probabilities`` takes logarithms, ``writing`` writes.
 """
 
 from ltpost.extract.convert.conversion import convert

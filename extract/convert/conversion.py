@@ -12,11 +12,10 @@ import numpy as np
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.convert.labels import names_beside, texts
 from ltpost.extract.convert.probabilities import log_probabilities
 from ltpost.extract.convert.reading import READERS, feature_set_of, named_arrays, read_labels
 from ltpost.extract.convert.writing import WRITERS
-from ltpost.extract.data.class_names import names_in_checkpoint, read_class_names
+from ltpost.extract.data.class_names import names_in_checkpoint, read_class_names, texts
 from ltpost.extract.data.source import check_split, read_class_counts
 from ltpost.extract.messages import tell
 from ltpost.extract.run.lock import held
@@ -124,7 +123,19 @@ def _known_names(fields: dict[str, Any], ckpt: str | os.PathLike[str] | None, ta
         stored = names_in_checkpoint(read_container(Path(ckpt))) if Path(ckpt).is_file() else None
         if stored is not None:
             return stored
-    return names_beside(target) if np.asarray(fields.get("labels", 0)).dtype.kind in "OSUT" else None
+    return _names_beside(target) if np.asarray(fields.get("labels", 0)).dtype.kind in "OSUT" else None
+
+
+def _names_beside(target: Path) -> list[str] | None:
+    """The class names of another feature file in the folder of ``target``, which belongs to it."""
+    for file in sorted(target.parent.glob("*.h5")) if target.parent.is_dir() else []:
+        try:
+            names = load(file).class_names if file != target else None
+        except DataError:
+            continue
+        if names is not None:
+            return names
+    return None
 
 
 def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:

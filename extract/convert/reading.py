@@ -11,9 +11,9 @@ import numpy as np
 
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError
-from ltpost.extract.convert.labels import numbered, texts
 from ltpost.extract.convert.probabilities import log_probabilities, two_classes
 from ltpost.extract.convert.tables import read_table
+from ltpost.extract.data.class_names import numbered, texts
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.messages import reading
 from ltpost.heads import LinearHead

@@ -17,12 +17,12 @@ from ltpost.extract.messages import need, reading
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
 
-def list_in(data: Path, split: str) -> Path | None:
+def list_in(data: Path, split: str, suffixes: tuple[str, ...] = LIST_SUFFIXES) -> Path | None:
     """``<split>.txt`` or the one ``*_<split>.txt`` in a folder; likewise .csv and .parquet."""
     if not data.is_dir():
         return None
-    exact = [file for suffix in LIST_SUFFIXES if (file := data / f"{split}{suffix}").is_file()]
-    list_files = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
+    exact = [file for suffix in suffixes if (file := data / f"{split}{suffix}").is_file()]
+    list_files = exact or [file for suffix in suffixes for file in sorted(data.glob(f"*_{split}{suffix}"))]
     if len(list_files) > 1:
         names = ", ".join(file.name for file in list_files)
         raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with list_file=")

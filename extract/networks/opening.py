@@ -17,6 +17,7 @@ from ltpost.extract.checkpoints.container import sha256_of_state
 from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
 from ltpost.extract.networks.classifier import unwrapped
+from ltpost.extract.networks.collating import Sounds, Tokens
 from ltpost.extract.networks.experts import side_by_side
 from ltpost.extract.networks.hugging_face import is_model_folder, open_model_folder
 from ltpost.extract.networks.models import build, build_gated, build_normed
@@ -34,11 +35,12 @@ class Network:
     Args:
         arch: its name.
         model: gives logits (n, C).
-        preprocess: its evaluation transform.
+        preprocess: its evaluation transform, where it takes images.
         head_key: name of its classifier, or None where that is to be found.
         attrs: where it came from.
         gated: its logits are not linear in the features, so there is no head to store.
-        own: it is a module of the user, whose classifier is found by running it, and which stays on its device.
+        own: it is a module of the user, which stays on its device.
+        collate: how texts or sounds become its inputs; None where it takes images or is the user's.
     """
 
     arch: str
@@ -48,6 +50,12 @@ class Network:
     attrs: dict[str, Any]
     gated: bool = False
     own: bool = False
+    collate: Tokens | Sounds | None = None
+
+    @property
+    def found_by_running(self) -> bool:
+        """Whether its classifier is looked for by running it, as no checkpoint names it."""
+        return self.own or self.collate is not None
 
 
 def open_network(
@@ -57,6 +65,7 @@ def open_network(
     *,
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
+    max_length: float | None = None,
 ) -> Network:
     """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`.
 
@@ -67,10 +76,11 @@ def open_network(
         attrs = {"model_sha256": sha256_of_state(model.state_dict())}
         return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs, own=True)
     if is_model_folder(Path(model)):
-        arch, module, preprocess, sha256 = open_model_folder(Path(model))
-        return Network(
-            arch, module, preprocess, head_key, {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
-        )
+        arch, module, prepare, sha256 = open_model_folder(Path(model), max_length)
+        attrs = {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
+        if isinstance(prepare, Preprocess):
+            return Network(arch, module, prepare, head_key, attrs)
+        return Network(arch, module, Preprocess(), head_key, attrs, collate=prepare)
     if isinstance(expert, str) and expert != "all" and re.fullmatch(r"[0-9]{1,9}", expert) is None:
         raise UsageError(f"expert= must be a number, or all, but is '{expert}'")
     if not 0 < head_scale < float("inf"):

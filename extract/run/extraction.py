@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ltpost.data.folder import VIEWS
 from ltpost.errors import UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.data.batches import BatchReader, Part
+from ltpost.extract.data.columns import open_columns
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.loaders import open_loader
+from ltpost.extract.data.loaders import OrderedBatches, open_loader
 from ltpost.extract.data.presets import preset
 from ltpost.extract.messages import tell
+from ltpost.extract.networks.collating import Tokens
+from ltpost.extract.networks.hugging_face import is_model_folder, kind_of, names_of
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.images import ImageFeed
@@ -36,6 +39,8 @@ _IMAGES_ONLY = (
 )  # fmt: skip
 #: options that say how batches are read
 _BATCHES_ONLY = ("inputs", "labels")
+#: options that say how texts and sounds on disk are read
+_COLUMNS_ONLY = ("column", "label_column", "max_length")
 
 
 def extract_features(
@@ -55,6 +60,9 @@ def extract_features(
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     class_order: str = "string",
+    column: str | None = None,
+    label_column: str | None = None,
+    max_length: float | None = None,
     class_counts: Sequence[int] | NDArray[np.int64] | str | os.PathLike[str] | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
@@ -109,6 +117,11 @@ def extract_features(
             its name stands for the split.
         root: default ``data``.
         class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
+        column: of a table for a model folder of transformers that takes texts or sounds: the column that holds them, or
+            two with a comma between for pairs of texts; None finds it. The table is ``<split>.csv``,
+            ``<split>.parquet``, or a data set ``<split>/`` saved by datasets.
+        label_column: of this table; None finds it.
+        max_length: tokens, or seconds of a sound, that are read of each; None takes what the model allows.
         class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
         img_size: side of the centre crop in pixels; None takes the architecture's.
         crop_pct: img_size over the resized shorter side, in (0, 1].
@@ -156,16 +169,39 @@ def extract_features(
     def opened() -> Network:
         if isinstance(model, Network):
             return model
-        return open_network(model, arch, head_key, expert=expert, head_scale=head_scale)
+        return open_network(model, arch, head_key, expert=expert, head_scale=head_scale, max_length=max_length)
 
     if not isinstance(data, str | os.PathLike):
-        _refuse(given, _IMAGES_ONLY, "is for images on disk; a loader prepares its own inputs")
+        _refuse(given, (*_IMAGES_ONLY, *_COLUMNS_ONLY), "is for data on disk; a loader prepares its own inputs")
         network = opened()
         loader = open_loader(data, batch_size, workers or 0)
         names = _names_of(data)
         reader = BatchReader(network.model, inputs, labels, settings.given_names() or names, loader.name)
         return extract_rows(network, SampleFeed(loader, reader, names), settings)
-    _refuse(given, _BATCHES_ONLY, "is for batches of a loader; images on disk have their own")
+    _refuse(given, _BATCHES_ONLY, "is for batches of a loader; data on disk have their own")
+    if _takes_columns(model):
+        refused = tuple(name for name in _IMAGES_ONLY if name not in ("list_file", "root", "max_bad"))
+        _refuse(given, refused, "is for images; this model takes texts or sounds")
+        network = opened()
+        assert network.collate is not None
+        kind = "text" if isinstance(network.collate, Tokens) else "audio"
+        rows = open_columns(
+            data,
+            split,
+            kind,
+            list_file=_of_split(list_file, split),
+            root=root,
+            column=column,
+            label_column=label_column,
+            class_names=settings.given_names() or names_of(network.model),
+        )
+        collate = network.collate if kind == "text" else replace(network.collate, root=rows.root)
+        loader = OrderedBatches(
+            DataLoader(rows, batch_size=batch_size, num_workers=workers or 0, collate_fn=collate), batch_size
+        )
+        reader = BatchReader(network.model, name=rows.name)
+        return extract_rows(network, SampleFeed(loader, reader, rows.class_names, rows, collate), settings)
+    _refuse(given, _COLUMNS_ONLY, "is for models that take texts or sounds; this one takes images")
     source = open_source(data, split, _of_split(list_file, split), root, class_order, dataset)
     if dataset is not None:
         if mean is None and std is None:
@@ -225,11 +261,21 @@ def extract_splits(
     if isinstance(model, str | os.PathLike) and not Path(model).exists():
         read_checkpoint(model)
     looked = {key: options[key] for key in ("root", "class_order", "dataset") if key in options}
-    for name in names:
+    for name in names if not _takes_columns(model) else ():
         open_source(data, name, _of_split(list_file, name), **looked)
-    opening = {key: options.pop(key) for key in ("arch", "head_key", "expert", "head_scale") if key in options}
+    opening = {
+        key: options.pop(key) for key in ("arch", "head_key", "expert", "head_scale", "max_length") if key in options
+    }
     network = open_network(model, **opening)
     return [extract_features(network, data, name, out, **{"skip_finished": True, **options}) for name in names]
+
+
+def _takes_columns(model: Any) -> bool:
+    """Whether it is a model folder, or an opened one, that takes texts or sounds."""
+    if isinstance(model, Network):
+        return model.collate is not None
+    folder = isinstance(model, str | os.PathLike) and is_model_folder(Path(model))
+    return folder and kind_of(Path(model)) != "image"
 
 
 def _of_split(list_file: str | os.PathLike[str] | None, split: str) -> str | None:

@@ -136,8 +136,8 @@ class Job:
                     errors[start - rows.start + position] = reason
                     marks[position] = UNREADABLE
                     self._tell_unreadable(start + position, reason, len(errors))
-                    for values in block.values():
-                        values[position] = np.nan
+                    for key in block.keys() - {"labels"}:
+                        block[key][position] = np.nan
                 writer.write(start - rows.start, block, marks)
                 bar.update(len(marks))
             writer = writer or stack.enter_context(FeatureWriter(path))

@@ -84,7 +84,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
 
 def _head_key(network: Network, feed: Feed, device: torch.device) -> str:
     """Name of the classifier: as given, or the layer that gives the logits, or the one that is called like one."""
-    if network.head_key is None and network.own and certain_head_key(network.model) is None:
+    if network.head_key is None and network.found_by_running and certain_head_key(network.model) is None:
         first = feed.arguments(feed.first(), device)
         with contextlib.suppress(
             UsageError, TypeError, ValueError, RuntimeError

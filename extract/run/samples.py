@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ import torch
 
 from ltpost.errors import DataError
 from ltpost.extract.data.batches import Arguments, BatchReader
+from ltpost.extract.data.columns import ColumnRows
 from ltpost.extract.data.loaders import OrderedBatches, PassingBatches
 from ltpost.extract.data.source import check_labels
+from ltpost.extract.messages import tell
+from ltpost.extract.networks.collating import Sounds, Tokens
 from ltpost.extract.run.feed import Batch, Known
 
 
@@ -25,19 +28,18 @@ class SampleFeed:
         loader: in order, or once as they come.
         reader: a batch to arguments and labels.
         class_names: the names that the data know, or None.
-        attrs: more attributes of the file.
-        prepared: how inputs are prepared, in half a sentence.
+        rows: texts or sounds on disk, which tell their counts and prove what they are; None for data of the user.
+        collate: how those become inputs.
     """
 
     loader: OrderedBatches | PassingBatches
     reader: BatchReader
     class_names: Sequence[str] | None = None
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    prepared: str = ""
-    unit: str = "row"
+    rows: ColumnRows | None = None
+    collate: Tokens | Sounds | None = None
     variants: int = 1
-    proven: bool = False
     _num_classes: int = 0
+    _cut: int = 0
 
     @property
     def name(self) -> str:
@@ -53,7 +55,17 @@ class SampleFeed:
         return len(self.loader) if isinstance(self.loader, OrderedBatches) else 0
 
     def __str__(self) -> str:
-        return self.prepared or self.reader.describe(self.loader.first())
+        return self.reader.describe(self.loader.first()) if self.collate is None else str(self.collate)
+
+    @property
+    def unit(self) -> str:
+        """Of the progress bar."""
+        return "row" if self.collate is None else self.collate.unit
+
+    @property
+    def proven(self) -> bool:
+        """Whether a fingerprint covers the rows."""
+        return self.rows is not None
 
     @property
     def in_order(self) -> bool:
@@ -71,9 +83,16 @@ class SampleFeed:
         names = names if names is not None and len(names) == num_classes else None
         identity: dict[str, Any] = {"name": self.name}
         if self.in_order:  # of the first batch; the loop compares another one with what an earlier run has stored
-            identity |= {"sha256": self.first().sha256(), "rows": len(self)}
-        attrs = {**self.attrs, "dataset": json.dumps(identity)}
-        return Known(np.zeros(len(self), np.int64), class_names=names, attrs=attrs)
+            sha256 = self.first().sha256() if self.rows is None else self.rows.fingerprint
+            identity |= {"sha256": sha256, "rows": len(self)}
+        attrs = {"dataset": json.dumps(identity)}
+        counts = None
+        if self.rows is not None:
+            attrs["transform"] = json.dumps({"prepared": str(self.collate)})
+            if self.rows.train_labels is not None:
+                check_labels(f"{self.name}: train", self.rows.train_labels, num_classes)
+                counts = np.bincount(self.rows.train_labels, minlength=num_classes)
+        return Known(np.zeros(len(self), np.int64), class_counts=counts, class_names=names, attrs=attrs)
 
     def batches(self, starts: Sequence[int], stop: int, device: torch.device) -> Iterator[Batch]:
         """See :class:`~ltpost.extract.run.feed.Feed`."""
@@ -104,9 +123,15 @@ class SampleFeed:
         return inputs.to(device)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Say how many texts or sounds were cut."""
+        if self._cut and self.collate is not None:
+            tell(f"{self._cut} {self.collate.unit}s are {self.collate.limit()}, and were cut (max_length)")
+        self._cut = 0
 
     def _batch(self, start: int, batch: Any) -> Batch:
         arguments, labels = self.reader.read(batch)
         check_labels(self.name, labels, self._num_classes)
-        return Batch(start, arguments, {}, labels)
+        if self.collate is None:
+            return Batch(start, arguments, {}, labels)
+        self._cut += batch["cut"]
+        return Batch(start, arguments, batch.get("unreadable", {}), labels)
