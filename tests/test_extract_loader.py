@@ -269,7 +269,7 @@ def test_refusals(x, y, tmp_path):
         (mlp(), [], {}, DataError, "list: gives no batches"),
         (mlp(), TensorDataset(x[:0], y[:0]), {}, DataError, "TensorDataset: holds no samples"),
         (mlp(), 3, {}, UsageError, "data= must be a path, a data set or batches to iterate over, but is a int"),
-        (mlp(), data, {"img_size": 32}, UsageError, "img_size= is for images on disk"),
+        (mlp(), data, {"img_size": 32}, UsageError, "img_size= is for data on disk"),
         (mlp(), tmp_path, {"labels": 1}, UsageError, "labels= is for batches of a loader"),
         (mlp(), DataLoader(data, sampler=repeated), {}, UsageError, "draws rows with a WeightedRandomSampler"),
         (mlp(), DataLoader(data, sampler=RandomSampler(data, True)), {}, UsageError, "draws rows with a RandomSampler"),

@@ -58,7 +58,7 @@ class Arguments:
         def longer(tensor: Tensor) -> Tensor:
             if tensor.ndim == 0 or len(tensor) != self.rows:
                 return tensor
-            return torch.cat([tensor, tensor.new_zeros(rows - self.rows, *tensor.shape[1:])])
+            return nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, rows - self.rows))
 
         return Arguments(self.changed(longer).args, self.changed(longer).kwargs, rows)
 

@@ -1,4 +1,4 @@
-"""Rows of a table with a column of texts or of sounds: .csv, .parquet, or a data set that ``datasets`` saved to disk."""
+"""Rows of a table with a column of texts or of sounds: .csv, .parquet, or a data set that ``datasets`` saved."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def open_columns(
             ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         )
         raise UsageError(
-            f"{folder}: holds no table of split '{split}' ({split}.csv, {split}.parquet, or {split}/ saved by datasets); "
-            f"there is {entries or 'nothing'}; see split=, list_file="
+            f"{folder}: holds no table of split '{split}' ({split}.csv, {split}.parquet, or {split}/ saved by "
+            f"datasets); there is {entries or 'nothing'}; see split=, list_file="
         )
     file = place or table_file
     assert file is not None

@@ -79,18 +79,22 @@ class Sounds:
     def __call__(self, samples: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         """Padded to the longest sound of the batch, or as the extractor does."""
         sounds, labels = zip(*samples, strict=True)
-        waves, unreadable, cut = [], {}, 0
+        waves: list[NDArray[np.float32] | None] = []
+        unreadable, cut = {}, 0
         for row, sound in enumerate(sounds):
             try:
                 wave = resampled(*decoded(sound, self.root), self.rate)
             except Exception as error:  # noqa: BLE001,RUF100 - decoders raise errors of any kind on damaged files
                 unreadable[row] = first_line(error)
-                wave = np.zeros(self.rate, np.float32)
-            if self.seconds is not None and len(wave) > self.seconds * self.rate:
-                wave, cut = wave[: int(self.seconds * self.rate)], cut + 1
-            waves.append(wave)
+                waves.append(None)
+                continue
+            longest = len(wave) if self.seconds is None else int(self.seconds * self.rate)
+            cut += len(wave) > longest
+            waves.append(wave[:longest])
+        silence = np.zeros(max((len(wave) for wave in waves if wave is not None), default=self.rate), np.float32)
+        filled = [silence if wave is None else wave for wave in waves]
         padding = {} if getattr(self.extractor, "max_length", None) else {"padding": True}
-        batch = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt", **padding)
+        batch = self.extractor(filled, sampling_rate=self.rate, return_tensors="pt", **padding)
         return {**batch, "labels": torch.tensor(labels), "cut": cut, "unreadable": unreadable}
 
     def limit(self) -> str:

@@ -69,11 +69,14 @@ def open_model_folder(folder: Path, max_length: float | None = None) -> tuple[st
     kind = kind_of(folder)
     transformers, how = _transformers(folder), {"local_files_only": True, "trust_remote_code": False}
     try:
+        transformers.utils.logging.disable_progress_bar()
         model = getattr(transformers, KINDS[kind][1]).from_pretrained(folder, **how)
     except Exception as error:  # noqa: BLE001,RUF100 - of any kind, for damaged files
         raise DataError(
             f"{folder}: is not {_A[kind]} classifier that transformers can load ({first_line(error)})"
         ) from None
+    finally:
+        transformers.utils.logging.enable_progress_bar()
     prepare: Prepare
     try:
         if kind == "text":

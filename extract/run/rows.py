@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ltpost.errors import UsageError
-from ltpost.extract.messages import tell
+from ltpost.errors import DataError, UsageError
+from ltpost.extract.messages import first_line, tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.classifier import certain_head_key, head_key_by_running, head_key_of
 from ltpost.extract.networks.opening import Network
@@ -86,10 +86,12 @@ def _head_key(network: Network, feed: Feed, device: torch.device) -> str:
     """Name of the classifier: as given, or the layer that gives the logits, or the one that is called like one."""
     if network.head_key is None and network.found_by_running and certain_head_key(network.model) is None:
         first = feed.arguments(feed.first(), device)
-        with contextlib.suppress(
-            UsageError, TypeError, ValueError, RuntimeError
-        ):  # the loop says why, as it runs it too
+        try:
             return head_key_by_running(network.model, first)
+        except UsageError:
+            pass  # perhaps it is called like one; the loop checks that it gives the logits
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise DataError(f"the model cannot take {first} ({first_line(error)})") from None
     return head_key_of(network.model, network.head_key)
 
 
