@@ -173,7 +173,7 @@ def test_wrong_tables(bert, tmp_path):
         pd.DataFrame(columns).to_csv(tmp_path / "val.csv", index=False)
         with pytest.raises(kind, match=message):
             extract_features(bert, tmp_path, "val", tmp_path / "f", **options)
-    with pytest.raises(UsageError, match=r"holds no table of split 'test' \(test.csv, .*there is val.csv"):
+    with pytest.raises(UsageError, match=r"holds no table of split 'test' \(test.csv, .*there is f, val.csv"):
         extract_features(bert, tmp_path, "test", tmp_path / "f")
     with pytest.raises(UsageError, match="column= is for models that take texts or sounds"):
         extract_features(torch.nn.Linear(1, 1), tmp_path, "val", tmp_path / "f", column="a")
