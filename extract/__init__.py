@@ -8,7 +8,8 @@ The rooms, in reading order; each imports only from those before it:
 - ``checkpoints``: a checkpoint file to named tensors.
 - ``networks``: named tensors to a model that gives features and logits.
 - ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint. ``convert``: cached features of other programs.
+- ``export``: a head back into its checkpoint, or with its network. ``convert``: cached features of
+  other programs.
 - ``command``: the command line.
 
 The core of ltpost imports none of this.
@@ -16,18 +17,26 @@ The core of ltpost imports none of this.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltpost.extract.run.extraction import extract_features, extract_splits
+    from ltpost.extract.export.with_head import WithHead
+    from ltpost.extract.run.extraction import extract_features
+    from ltpost.extract.run.splits import extract_splits
 
-__all__ = ["extract_features", "extract_splits"]
+#: public name to the module that has it, imported when first used: they need torch
+_MODULES = {
+    "WithHead": "export.with_head",
+    "extract_features": "run.extraction",
+    "extract_splits": "run.splits",
+}
+
+__all__ = ["WithHead", "extract_features", "extract_splits"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions, imported when first used: they need torch."""
-    if name in __all__:
-        from ltpost.extract.run import extraction
-
-        return getattr(extraction, name)
+    """A public name, imported when it is first used."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"ltpost.extract.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -107,6 +107,18 @@ class Numbers(click.ParamType):
     help="Type of the stored features.",
 )
 @click.option("--logits/--no-logits", default=None, help="Store logits too.  [default: yes, train only below 1 GiB]")
+@click.option(
+    "--layers",
+    metavar="TAPS",
+    help="Store pooled outputs of earlier layers too: auto, or modules with a pooling each, layer2@4,blocks.5@cls.",
+)
+@click.option(
+    "--layers-dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Type of the stored layers.",
+)
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 16]")
 @click.option(

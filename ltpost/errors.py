@@ -19,6 +19,11 @@ class DataError(LtpostError):
     """A file or an array is not what it has to be (exit code 1)."""
 
 
+def no_features(name: str) -> DataError:
+    """The error of a file ``name`` that holds logits only."""
+    return DataError(f"{name}: holds no 'features', only logits; extract them with ltpost extract")
+
+
 class UsageError(LtpostError):
     """An option or an argument cannot be used as given (exit code 2)."""
 

@@ -12,7 +12,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
 from ltpost.data.unlabelled import UnlabelledRows
-from ltpost.errors import DataError
+from ltpost.errors import DataError, no_features
 from ltpost.heads import CausalNormHead, Head, load_head
 from ltpost.method import Method
 
@@ -72,7 +72,10 @@ class Material:
 
     def lacks(self, method: Method) -> list[str]:
         """The needs of a method that the files do not meet."""
-        return [need for need in method.needs if not _NEEDS[need].met(self, method)]
+        return [need for need in method.needs if not _NEEDS[need].met(self, method) or self._lacks_features(need)]
+
+    def _lacks_features(self, need: str) -> bool:
+        return _NEEDS[need].reads_features and any(part.num_features is None for part in self.reported)
 
     def of(self, method: Method, fit_to: FeatureSet, target: FeatureSet) -> list[Any]:
         """The needs of a method, in its order.
@@ -86,6 +89,8 @@ class Material:
             DataError: the files lack one of them.
         """
         for need in self.lacks(method):
+            if _NEEDS[need].met(self, method):
+                raise no_features(next(part.name for part in self.reported if part.num_features is None))
             bare = next((part for part in self.reported if not part.has_views), self.report_set)
             words = {"name": self.report_set.name, "folder": self.folder.path, "title": method.title}
             raise DataError(_NEEDS[need].message.format(**words, without_views=bare.name, split=bare.split))
@@ -97,6 +102,7 @@ class _Need:
     get: Callable[[Material, FeatureSet, FeatureSet], Any]
     met: Callable[[Material, Method], bool] = lambda material, method: True
     message: str = ""
+    reads_features: bool = False  # of the reported splits
 
 
 _NEEDS = {
@@ -128,24 +134,27 @@ _NEEDS = {
         lambda material, method: material.report_set.num_experts > 1,
         "{name}: holds one expert only, and {title} needs several; extract a checkpoint of several with --expert all, "
         "or name the folders of several networks with --features a,b",
+        reads_features=True,
     ),
     "views": _Need(
         lambda material, fit_to, target: UnlabelledRows(target),
         lambda material, method: all(part.has_views for part in material.reported),
         "{without_views}: has no augmented views of its rows, which {title} needs; write them with ltpost extract "
-        "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5",
+        "--split {split} --views 2 --out {folder}",
     ),
     "causal_head": _Need(
         lambda material, fit_to, target: material.causal_head,
         lambda material, method: (material.folder.path / CAUSAL_NORM).is_file(),
         "{folder}: has no causal_norm.safetensors, which {title} needs: the classifier of a network that was trained "
         "as CausalNorm, with the moving mean 'embed' of its features; CausalNormHead(weight, embed).save writes it",
+        reads_features=True,
     ),
     "zero_shot": _Need(
         lambda material, fit_to, target: material.zero_shot,
         lambda material, method: (material.folder.path / ZERO_SHOT).is_file(),
         "{folder}: has no zero_shot.safetensors, which {title} needs: a classifier over the same features, made from "
         "class names; LinearHead(scale * text_vectors).save writes it",
+        reads_features=True,
     ),
     "layers": _Need(
         lambda material, fit_to, target: material.layers,

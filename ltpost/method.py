@@ -87,6 +87,7 @@ class Method:
             other inputs than cached features.
         how: how it is computed, for the README.
         example: a command.
+        without: fields of its option dataclass that are no options of it, such as the solver where it has one only.
     """
 
     key: str
@@ -99,6 +100,7 @@ class Method:
     variant: str = "exact"
     how: str = ""
     example: str = ""
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.make.__doc__)  # for help(ltpost.tau_norm)
@@ -144,7 +146,7 @@ class Method:
             if is_dataclass(default):
                 inner, words = get_type_hints(type(default)), _texts_of_dataclass(type(default))
                 for part in fields(default):
-                    if part.name not in (*SETTINGS, *_HIDDEN):
+                    if part.name not in (*SETTINGS, *_HIDDEN, *self.without):
                         text = texts.get(part.name) or words.get(part.name, "")
                         value = getattr(default, part.name)
                         options[part.name] = _option(part.name, inner[part.name], value, text, name)

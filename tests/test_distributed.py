@@ -96,8 +96,9 @@ def two_hosts():
             ip("netns", "del", name)
 
 
-@pytest.mark.parametrize("method", [["crt", "--strengths", "0.1", "--tolerance", "1e-6"], ["ncm"]], ids=["crt", "ncm"])
-def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_path, method, monkeypatch):
+def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_path, monkeypatch):
+    allowed = {"crt": 3e-3, "ncm": 1e-5}  # crt ends within its tolerance of the optimum
+    command = ["compare", "--methods", ",".join(allowed), "--features"]
     train = long_tail(num_classes=6, num_features=8, most=90, split="")
     val = long_tail(num_classes=6, num_features=8, most=40, seed=1, head=train.head, class_counts=train.class_counts)
     folders = [tmp_path / name / "features" for name in ("one", "a", "b")]
@@ -107,9 +108,9 @@ def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_pat
     train.save(folders[0] / "train.h5")
     train.subset(np.arange(70)).save(folders[1] / "train-0.h5")
     train.subset(np.arange(70, len(train))).save(folders[2] / "train-1.h5")
-    ltpost = ["-m", "ltpost", *method, "--features"]
+    ltpost = ["-m", "ltpost", *command]
     monkeypatch.chdir(tmp_path / "one")
-    CliRunner().invoke(cli, [*method, "--features", "features"], catch_exceptions=False)
+    CliRunner().invoke(cli, [*command, "features"], catch_exceptions=False)
     running = []
     for rank, (name, card, _) in enumerate(two_hosts):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
@@ -120,8 +121,9 @@ def test_two_hosts_with_rows_of_their_own_give_what_one_gives(two_hosts, tmp_pat
         running.append(subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE, text=True))
     errors = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], errors
-    expected, found = (load_head(tmp_path / host / "heads" / f"{method[0]}.safetensors") for host in ("one", "a"))
-    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-5 * np.abs(expected.weight).max())
+    for method, part in allowed.items():
+        expected, found = (load_head(tmp_path / host / "heads" / f"{method}.safetensors") for host in ("one", "a"))
+        np.testing.assert_allclose(found.weight, expected.weight, atol=part * np.abs(expected.weight).max())
 
 
 def test_a_single_process_is_left_alone():

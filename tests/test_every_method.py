@@ -152,12 +152,6 @@ KINDS = {
 }
 EVERYTHING = {name: value for options in KINDS.values() for name, value in options.items()}
 
-#: options that come with the solvers, and which the method refuses: to the reason that it gives
-REFUSED = {
-    ("gcl", "solver"): "gcl draws noise, so it needs the solver sgd",
-    ("h2t", "solver"): "h2t draws channels, so it needs the solver sgd",
-    ("do-head", "sampler"): "do-head, which says itself how rows are drawn",
-}
 #: methods that may predict one class only on two classes: a whole log prior of 60 to 4 outweighs these joint logits
 ONE_OF_TWO = ("pc-softmax", "em", "map-em", "bbse", "rlls")
 #: options with which a method predicts both of two classes
@@ -166,27 +160,40 @@ FOR_TWO = {
     "do-head": {"prefer": "few"},  # the other class is medium-shot
     "cdt-head": {"strengths": (1e-4,)},  # the rare class learns slowly behind its temperature
 }
-#: methods that read features beside the needs that they name, as the classifier of another file does
-READS_FEATURES = ("tde", "gla")
 
 
-def kind_for(key, tmp_path):
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Gives the folder of feature files that options of ``write`` describe. Each is written once; nobody changes it."""
+    written, home = {}, tmp_path_factory.mktemp("folders")
+
+    def folder(**options):
+        name = re.sub(r"\s+", " ", repr(sorted(options.items())))
+        if name not in written:
+            written[name] = write(home / str(len(written)), **options)
+        return written[name]
+
+    return folder
+
+
+def kind_for(key, folders):
     """The options of the first kind of folder that suffices for a method."""
-    for name, options in KINDS.items():
-        if not missing(Experiment(write(tmp_path / f"kind-{name}", **options)), key):
+    for options in KINDS.values():
+        if not missing(Experiment(folders(**options)), key):
             return options
     raise AssertionError(f"{key} runs on none of {', '.join(KINDS)}; give test_every_method a folder that it runs on")
 
 
+@pytest.fixture(scope="module")
+def kinds(folders):
+    """Key of a method to the options of the first kind of folder that suffices for it."""
+    return {key: kind_for(key, folders) for key in KEYS}
+
+
 @pytest.fixture
-def made(key, tmp_path):
-    """Makes folders that suffice for the method, with changes."""
-    options, number = kind_for(key, tmp_path), iter(range(100))
-
-    def make(**changes):
-        return write(tmp_path / f"made-{next(number)}", **{**options, **changes})
-
-    return make
+def made(key, kinds, folders):
+    """Gives folders that suffice for the method, with changes."""
+    return lambda **changes: folders(**{**kinds[key], **changes})
 
 
 def figures_of(outcome):
@@ -200,8 +207,6 @@ def bytes_of(head):
 
 def without_chance(key):
     """Options with which the method draws no random numbers, where it has such."""
-    if (key, "solver") in REFUSED:
-        return {}
     solver = methods.get(key).options.get("solver")
     return {"solver": "convex"} if solver is not None and "convex" in solver.choices else {}
 
@@ -299,14 +304,7 @@ def test_every_option_changes_the_signature(key, made, tmp_path):
         base = {}
         if "solver" in method.options and name != "solver":
             base = {"solver": "sgd" if name in SGD_ONLY else "convex" if name in CONVEX_ONLY else "sgd"}
-        values, reason = another_value(option, tmp_path), REFUSED.get((key, name))
-        if name in CONVEX_ONLY and (key, "solver") in REFUSED:
-            base, reason = {"solver": "sgd"}, f"{name}= is no option of {key} with the solver sgd"
-        if reason:
-            for value in values:
-                with pytest.raises(UsageError, match=reason):
-                    run(**{**base, name: value})
-            continue
+        values = another_value(option, tmp_path)
         plain, changed = run(**base), []
         for value in values:
             try:
@@ -408,10 +406,6 @@ def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
     experiment = Experiment(folder)
     if missing(experiment, key):
         pytest.skip(f"{key} needs more than logits")
-    if key in READS_FEATURES:
-        with pytest.raises(DataError, match=r"holds no 'features', only logits; extract them with ltpost extract"):
-            experiment.run(key)
-        return
     whole, outcome = Experiment(made()).run(key), experiment.run(key)
     assert figures_of(outcome) == figures_of(whole)
     saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
@@ -471,6 +465,15 @@ def test_each_need_that_is_missing_has_its_message(key, made, tmp_path):
             experiment.run(key)
         assert str(folder) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@every_method
+def test_a_need_that_reads_features_is_missing_where_there_are_logits_only(key, made):
+    for need in {"experts", "causal_head", "zero_shot"} & set(methods.get(key).needs):
+        experiment = Experiment(made(without=("features",)))
+        assert need in missing(experiment, key)
+        with pytest.raises(DataError, match=r"holds no 'features', only logits; extract them with ltpost extract"):
+            experiment.run(key)
 
 
 @every_method

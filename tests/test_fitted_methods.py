@@ -12,6 +12,7 @@ from ltpost import methods
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.fit.layer import Layer
+from ltpost.fit.options import HeadFit
 from ltpost.heads import LinearHead
 from ltpost.methods.class_offsets import shrunk
 from ltpost.methods.do_head import reversed_order
@@ -54,7 +55,14 @@ def run(key, train=TRAIN, *, counts=None, **options):
         "joint": train.head,
         "class_counts": train.class_counts if counts is None else counts,
     }
-    return method(*(known[need] for need in method.needs), progress=False, **options)
+    return method(
+        *(known[need] for need in method.needs), **({} if "fit" in options else {"progress": False}), **options
+    )
+
+
+def by_sgd(key):
+    """The option that asks for SGD, where there is another solver."""
+    return {"solver": "sgd"} if "solver" in methods.get(key).options else {}
 
 
 def fitted(key, strength=0.1, **options):
@@ -243,7 +251,7 @@ def test_cosine_heads_do_not_depend_on_the_lengths_of_the_rows():
         class_counts=COUNTS,
     )
     for key in ("ldam", "gcl"):
-        one, other = (run(key, train, epochs=2, solver="sgd").head().weight for train in (TRAIN, longer))
+        one, other = (run(key, train, epochs=2, **by_sgd(key)).head().weight for train in (TRAIN, longer))
         np.testing.assert_allclose(one, other, atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
 
@@ -358,7 +366,7 @@ def test_a_class_without_val_rows_is_shifted_by_its_prior():
 def test_sgd_runs_twice_alike_and_leaves_its_inputs(key):
     before = TRAIN.features.copy(), JOINT.weight.copy(), COUNTS.copy()
     rows = TRAIN.features[:7]
-    one, other = (run(key, solver="sgd", epochs=2, batch_size=32).head().logits(rows) for _ in range(2))
+    one, other = (run(key, **by_sgd(key), epochs=2, batch_size=32).head().logits(rows) for _ in range(2))
     np.testing.assert_array_equal(one, other)
     assert np.isfinite(one).all()
     for old, new in zip(before, (TRAIN.features, JOINT.weight, COUNTS), strict=True):
@@ -389,15 +397,17 @@ def test_a_class_without_training_samples_is_named(key):
 
 @pytest.mark.parametrize("key", [key for key in KEYS if "class_counts" in methods.get(key).needs])
 def test_equal_counts_have_a_limit(key):
-    options = {} if key == "class-offsets" else {"solver": "sgd", "epochs": 1}
+    options = {} if key == "class-offsets" else {**by_sgd(key), "epochs": 1}
     head = run(key, counts=np.full(5, 20), **options).head()
     assert np.isfinite(head.logits(TRAIN.features)).all()
 
 
 @pytest.mark.parametrize("key", NOISY)
 def test_noise_needs_sgd(key):
-    with pytest.raises(UsageError, match="so it needs the solver sgd"):
+    with pytest.raises(UsageError, match=f"solver= is no option of {key}"):
         run(key, solver="convex")
+    with pytest.raises(UsageError, match="so it needs the solver sgd"):
+        run(key, fit=HeadFit(solver="convex"))
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def convert(
 
     Args:
         source: .h5 (ours), .pkl (``feats``, ``labels``, ``idxs`` of facebookresearch/classifier-balancing; rows come
-            back in the order of ``idxs``), .npz (see ``ALIASES``), .npy, or a table, .csv or .parquet, with the column
-            ``label`` and one column per number (``f_0``, … and ``logit_0``, …) or a column of lists. One column of
-            scores alone is that of class 1 of two.
+            back in the order of ``idxs``), .npz (see ``ALIASES``, and ``layers/<name>``), .npy, or a table, .csv or
+            .parquet, with the column ``label`` and one column per number (``f_0``, … and ``logit_0``, …) or a column of
+            lists. One column of scores alone is that of class 1 of two.
         out: .h5, .npz, .parquet or .csv.
         split: its name; default: the one that either file name holds.
         labels: a file of labels, .npy or one a line, for a source that has none.
@@ -151,7 +151,7 @@ def _changed(feature_set: FeatureSet, **changes: Any) -> FeatureSet:
     return FeatureSet(**{**rows, **columns, "labels": feature_set.labels, **changes}, name=feature_set.name)
 
 
-_COLUMNS = ("expert_bias", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
+_COLUMNS = ("layers", "expert_bias", "class_counts", "class_names", "paths", "sample", "view", "split", "attrs")
 
 
 def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: FeatureSet) -> LinearHead:

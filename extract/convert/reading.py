@@ -34,6 +34,10 @@ ALIASES = {
 }
 
 
+#: what the names of earlier layers begin with
+LAYERS = "layers/"
+
+
 def named_arrays(name: str, split: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Arrays under any of their names, under ours.
 
@@ -47,6 +51,10 @@ def named_arrays(name: str, split: str, arrays: Mapping[str, Any]) -> dict[str, 
         if present is not None:
             with reading(Path(name), f"features ('{present}')"):
                 fields[key] = np.asarray(arrays[present])
+    layers = {key: arrays[key] for key in arrays if str(key).startswith(LAYERS)}
+    for key, values in layers.items():
+        with reading(Path(name), f"features ('{key}')"):
+            fields.setdefault("layers", {})[str(key).removeprefix(LAYERS)] = np.asarray(values)
     return fields
 
 

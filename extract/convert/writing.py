@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.data.features import FeatureSet
+from ltpost.extract.convert.reading import LAYERS
 from ltpost.extract.convert.tables import pandas_for
 from ltpost.output import replacing
 
@@ -27,6 +28,7 @@ def _arrays(feature_set: FeatureSet) -> dict[str, Any]:
         "paths": None if feature_set.paths is None else np.array(feature_set.paths),
         "sample": feature_set.sample,
         "view": feature_set.view,
+        **{f"{LAYERS}{name}": layer.rows[:] for name, layer in feature_set.layers.items()},
     }
     return {key: value for key, value in arrays.items() if value is not None}
 
@@ -44,7 +46,8 @@ def _write_parquet(feature_set: FeatureSet, path: Path) -> None:
     """One row per row; head and counts have no place in a table of rows."""
     arrays = _arrays(feature_set)
     columns = {key: arrays[key] for key in _COLUMNS if key in arrays}
-    lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in ("features", "logits") if key in arrays}
+    matrices = [key for key in arrays if key in ("features", "logits") or key.startswith(LAYERS)]
+    lists = {key: list(arrays[key].astype(np.float32, copy=False)) for key in matrices}
     with replacing(path, keep_ending=True) as partial:
         pandas_for(path).DataFrame({**columns, **lists}).to_parquet(partial)
 

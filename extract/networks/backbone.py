@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ltpost.extract.data.batches import Arguments
 from ltpost.extract.joint import joined
 from ltpost.extract.messages import first_line
 from ltpost.extract.networks.classifier import head_key_of, keys_of, logits_of, rows_of_tokens
+from ltpost.extract.networks.taps import Taps
 from ltpost.heads import LinearHead
 
 #: what torch's own error says when a process that decodes images has died
@@ -31,10 +32,24 @@ WORKER_DIED = "DataLoader worker"
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Outputs(NamedTuple):
+    """What a network gives for n images, all float32.
+
+    Attributes:
+        features: (n, D), what enters the classifier.
+        logits: (n, C).
+        layers: name of each tap to (n, D_l).
+    """
+
+    features: Tensor
+    logits: Tensor
+    layers: dict[str, Tensor]
+
+
 class Backbone:
     """A model in eval mode whose classifier is known.
 
-    ``head`` is its joint classifier, (C, D).
+    ``head`` is its joint classifier, (C, D). ``taps``, which may be set later, are the layers that ``outputs`` gives.
 
     Args:
         model: gives logits (n, C).
@@ -66,6 +81,7 @@ class Backbone:
         self.device = torch.device(device)
         self.amp = AMP_DTYPES[amp]
         self.gated = gated
+        self.taps = Taps(model, [])
         self.head_key = head_key_of(model, head_key)
         self.classifiers = [model.get_submodule(key) for key in keys_of(self.head_key)]
         self._heads = [
@@ -95,39 +111,45 @@ class Backbone:
         return np.stack([zero if head.bias is None else head.bias for head in self._heads])
 
     def __call__(self, inputs: Tensor | Arguments) -> tuple[Tensor, Tensor]:
-        """Inputs on the device (n, …) to features (n, D) and logits (n, C), float32.
+        """Inputs on the device (n, …) to features (n, D) and logits (n, C), float32; see :meth:`outputs`."""
+        return self.outputs(Arguments.of(inputs) if isinstance(inputs, Tensor) else inputs)[:2]
+
+    def outputs(self, inputs: Arguments) -> Outputs:
+        """Inputs on the device to features, logits and layers, in one forward pass.
 
         Raises:
             DataError: the model cannot take the inputs, or does not use its classifier once per batch.
         """
-        inputs = Arguments.of(inputs) if isinstance(inputs, Tensor) else inputs
-        if self._compiled is not None and self._compiled_for:
+        if self._compiled is None:
+            return self.eager(inputs)
+        if self._compiled_for:
             longest = max(self._compiled_for, inputs.rows)  # a smaller batch would be compiled anew
-            features, logits = self._run(self._compiled, inputs.filled(longest))
-            return features[: inputs.rows], logits[: inputs.rows]
+            features, logits, layers = self._run(self._compiled, inputs.filled(longest))
+            some = slice(0, inputs.rows)
+            return Outputs(features[some], logits[some], {name: layer[some] for name, layer in layers.items()})
+        return self._compile(inputs, self.eager(inputs))
+
+    def eager(self, inputs: Arguments) -> Outputs:
+        """As :meth:`outputs`, without torch.compile."""
         try:
-            eager = self._run(self._forward, inputs)
+            return self._run(self._forward, inputs)
         except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {inputs.rows} rows; lower batch_size=") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             if WORKER_DIED in str(error):  # torch raises it wherever the program happens to be
                 raise
             raise DataError(f"the model cannot take {inputs} ({first_line(error)})") from None
-        return eager if self._compiled is None else self._compile(inputs, *eager)
 
-    def _run(self, forward: Callable[..., Any], inputs: Arguments) -> tuple[Tensor, Tensor]:
-        amp = torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
-        hooks = [
-            layer.register_forward_pre_hook(hook) for layer, hook in zip(self.classifiers, self._hooks, strict=True)
-        ]
+    def _run(self, forward: Callable[..., Any], inputs: Arguments) -> Outputs:
         for kept in self._inputs:
             kept.clear()
-        try:
-            with torch.no_grad(), amp:  # not inference mode: what a model keeps of it could not be trained on
-                entered, output = forward(*inputs.args, **inputs.kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with contextlib.ExitStack() as stack:
+            for layer, hook in zip(self.classifiers, self._hooks, strict=True):
+                stack.callback(layer.register_forward_pre_hook(hook).remove)
+            stack.enter_context(self.taps.kept(inputs.rows))
+            stack.enter_context(torch.no_grad())  # not inference mode: what a model keeps of it could not be trained on
+            stack.enter_context(torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext())
+            entered, layers, output = forward(*inputs.args, **inputs.kwargs)
         logits = logits_of(output, self.head.num_classes).float()
         features = []
         for key, head, seen in zip(keys_of(self.head_key), self._heads, entered, strict=True):
@@ -141,14 +163,14 @@ class Backbone:
                     f"called {shapes_seen}; name another with head_key="
                 )
             features.append(seen[0])
-        return torch.cat(features, dim=1).float(), logits
+        return Outputs(torch.cat(features, dim=1).float(), logits, self.taps.complete(layers))
 
-    def _forward(self, *args: Any, **kwargs: Any) -> tuple[list[list[Tensor]], Any]:
-        """What entered each classifier, and what the model returned."""
+    def _forward(self, *args: Any, **kwargs: Any) -> tuple[list[list[Tensor]], dict[str, Tensor], Any]:
+        """What entered each classifier, what the taps gave, and what the model returned."""
         output = self.model(*args, **kwargs)
-        return [list(kept) for kept in self._inputs], output
+        return [list(kept) for kept in self._inputs], dict(self.taps.now), output
 
-    def _compile(self, inputs: Arguments, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _compile(self, inputs: Arguments, eager: Outputs) -> Outputs:
         """Run the first batch again with the compiled model, and compare the results.
 
         Raises:
@@ -161,7 +183,10 @@ class Backbone:
             raise UsageError(
                 f"compile=: torch.compile cannot compile this model here ({first_line(error)}); leave the option out"
             ) from None
-        for name, one, other in (("features", ours[0], features), ("logits", ours[1], logits)):
+        pairs = {"features": ours.features, "logits": ours.logits, **ours.layers}
+        for (name, one), other in zip(
+            pairs.items(), (eager.features, eager.logits, *eager.layers.values()), strict=True
+        ):
             difference = float((one - other).abs().max())
             if not difference <= (0.05 if self.amp else 1e-3) * max(1.0, float(other.abs().max())):
                 raise UsageError(

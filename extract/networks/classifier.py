@@ -74,6 +74,8 @@ def head_key_by_running(model: nn.Module, inputs: Arguments) -> str:
         UsageError: no layer or several are such.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if not linear:
+        return head_key_of(model, None)
     outputs: dict[str, list[Tensor]] = {name: [] for name in linear}
     hooks = [
         module.register_forward_hook(lambda _, args, output, name=name: outputs[name].append(output))
@@ -117,7 +119,7 @@ def rows_of_tokens(tokens: Tensor, logits: Tensor, linear: Callable[[Tensor], Te
     return tokens[torch.arange(len(tokens), device=tokens.device), differences.argmin(dim=1)]
 
 
-def logits_of(output: Any, num_classes: int) -> Tensor:
+def logits_of(output: Any, num_classes: int | None = None) -> Tensor:
     """The logits (n, C) in what a model returns: a tensor, something with logits, or a tuple with one of C columns.
 
     Raises:
@@ -127,8 +129,8 @@ def logits_of(output: Any, num_classes: int) -> Tensor:
         output = output.get("logits", output)
     output = getattr(output, "logits", output)
     if isinstance(output, list | tuple):
-        of_classes = (x for x in output if isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == num_classes)
-        output = next(of_classes, output)
+        matrices = [x for x in output if isinstance(x, Tensor) and x.ndim == 2]
+        output = next((x for x in matrices if num_classes in (None, x.shape[1])), output)
     if not isinstance(output, Tensor) or output.ndim != 2:
         shapes_seen = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise DataError(f"the model must return logits (n, C) or something with .logits, but returns {shapes_seen}")

@@ -12,24 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ltpost.data.folder import VIEWS
 from ltpost.errors import UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
-from ltpost.extract.data.batches import BatchReader, Part
-from ltpost.extract.data.columns import open_columns
+from ltpost.extract.data.batches import Part
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.loaders import OrderedBatches, open_loader
 from ltpost.extract.data.presets import preset
 from ltpost.extract.messages import tell
-from ltpost.extract.networks.collating import Tokens
-from ltpost.extract.networks.hugging_face import is_model_folder, kind_of, names_of
+from ltpost.extract.networks.hugging_face import is_model_folder, kind_of
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.images import ImageFeed
 from ltpost.extract.run.rows import extract_rows
-from ltpost.extract.run.samples import SampleFeed
+from ltpost.extract.run.samples import feed_of_columns, feed_of_loader
 from ltpost.extract.run.settings import Settings
 
 #: options that say how images on disk are found and shown
@@ -74,6 +71,8 @@ def extract_features(
     compile: bool = False,
     dtype: str = "float32",
     logits: bool | None = None,
+    layers: str | None = None,
+    layers_dtype: str = "float16",
     batch_size: int = 64,
     workers: int | None = None,
     views: int = 1,
@@ -133,6 +132,10 @@ def extract_features(
         compile: run the model through torch.compile; its first batch is compared with the model as it is.
         dtype: of the stored features, "float32" or "float16".
         logits: whether to store logits; None does, unless those of a train split would take more than 1 GiB.
+        layers: modules whose pooled outputs are stored too, as ``layers/<name>``, from the same forward pass: "auto",
+            or paths with commas between, each with a pooling where wanted, "layer2@4,layer3.0@2,blocks.5@cls"; see
+            :mod:`ltpost.extract.networks.taps`.
+        layers_dtype: of the stored layers, "float16" or "float32".
         batch_size: rows at a time; a DataLoader has its own.
         workers: processes that decode images, or read a data set; None chooses.
         views: rows per image, which carry ``sample`` and ``view``. Of another split than train, where ``out`` is a
@@ -155,14 +158,11 @@ def extract_features(
         UsageError: an argument cannot be used.
         DataError: a file is not as it has to be; an existing feature file is left as it was.
     """
-    given = locals()
+    given = dict(locals())
     for name, least in (("batch_size", 1), ("workers", 0)):
         if given[name] is not None and given[name] < least:
             raise UsageError(f"{name}= must be at least {least}, but is {given[name]}")
-    settings = Settings(
-        split, Path(out), class_counts, class_names, device, amp, compile, dtype, logits, max_bad, expect_top1, shard,
-        restart, skip_finished,
-    )  # fmt: skip
+    settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__ if name != "out"}, out=Path(out))
     if isinstance(model, str | os.PathLike) and not Path(model).exists():
         read_checkpoint(model)  # says so before the data are looked at
 
@@ -174,35 +174,16 @@ def extract_features(
     if not isinstance(data, str | os.PathLike):
         _refuse(given, (*_IMAGES_ONLY, *_COLUMNS_ONLY), "is for data on disk; a loader prepares its own inputs")
         network = opened()
-        loader = open_loader(data, batch_size, workers or 0)
-        names = _names_of(data)
-        reader = BatchReader(network.model, inputs, labels, settings.given_names() or names, loader.name)
-        return extract_rows(network, SampleFeed(loader, reader, names), settings)
+        return extract_rows(network, feed_of_loader(network, data, given, settings.given_names()), settings)
     _refuse(given, _BATCHES_ONLY, "is for batches of a loader; data on disk have their own")
-    if _takes_columns(model):
+    if takes_columns(model):
         refused = tuple(name for name in _IMAGES_ONLY if name not in ("list_file", "root", "max_bad"))
         _refuse(given, refused, "is for images; this model takes texts or sounds")
         network = opened()
-        assert network.collate is not None
-        kind = "text" if isinstance(network.collate, Tokens) else "audio"
-        rows = open_columns(
-            data,
-            split,
-            kind,
-            list_file=_of_split(list_file, split),
-            root=root,
-            column=column,
-            label_column=label_column,
-            class_names=settings.given_names() or names_of(network.model),
-        )
-        collate = network.collate if kind == "text" else replace(network.collate, root=rows.root)
-        loader = OrderedBatches(
-            DataLoader(rows, batch_size=batch_size, num_workers=workers or 0, collate_fn=collate), batch_size
-        )
-        reader = BatchReader(network.model, name=rows.name)
-        return extract_rows(network, SampleFeed(loader, reader, rows.class_names, rows, collate), settings)
+        given["list_file"] = of_split(list_file, split)
+        return extract_rows(network, feed_of_columns(network, given, settings.given_names()), settings)
     _refuse(given, _COLUMNS_ONLY, "is for models that take texts or sounds; this one takes images")
-    source = open_source(data, split, _of_split(list_file, split), root, class_order, dataset)
+    source = open_source(data, split, of_split(list_file, split), root, class_order, dataset)
     if dataset is not None:
         if mean is None and std is None:
             tell(f"{dataset}: mean and std are {preset(dataset).note}")
@@ -225,52 +206,7 @@ def extract_features(
     return plain
 
 
-def extract_splits(
-    model: nn.Module | str | os.PathLike[str],
-    data: str | os.PathLike[str],
-    splits: Sequence[str],
-    out: str | os.PathLike[str] = "features",
-    **options: Any,
-) -> list[Path]:
-    """Several splits one after the other; the network is opened once, and finished files of the same settings are kept.
-
-    Args:
-        model: a checkpoint file or a module.
-        data: where all splits are on disk.
-        splits: their names.
-        out: a folder.
-        **options: of :func:`extract_features`.
-
-    Returns:
-        The feature file of every split.
-
-    Raises:
-        UsageError: a split is not there; nothing is extracted then.
-        DataError: as of :func:`extract_features`.
-    """
-    names = list(dict.fromkeys(splits))
-    if not names:
-        raise UsageError("split= must name at least one split")
-    if len(names) == 1:
-        return [extract_features(model, data, names[0], out, **options)]
-    if Settings(names[0], Path(out)).names_a_file:
-        raise UsageError(f"out= must be a folder where there are several splits, but is {out}")
-    list_file = options.get("list_file")
-    if list_file is not None and "{split}" not in str(list_file):
-        raise UsageError(f"list_file= must hold {{split}} where there are several splits, but is {list_file}")
-    if isinstance(model, str | os.PathLike) and not Path(model).exists():
-        read_checkpoint(model)
-    looked = {key: options[key] for key in ("root", "class_order", "dataset") if key in options}
-    for name in names if not _takes_columns(model) else ():
-        open_source(data, name, _of_split(list_file, name), **looked)
-    opening = {
-        key: options.pop(key) for key in ("arch", "head_key", "expert", "head_scale", "max_length") if key in options
-    }
-    network = open_network(model, **opening)
-    return [extract_features(network, data, name, out, **{"skip_finished": True, **options}) for name in names]
-
-
-def _takes_columns(model: Any) -> bool:
+def takes_columns(model: Any) -> bool:
     """Whether it is a model folder, or an opened one, that takes texts or sounds."""
     if isinstance(model, Network):
         return model.collate is not None
@@ -278,7 +214,8 @@ def _takes_columns(model: Any) -> bool:
     return folder and kind_of(Path(model)) != "image"
 
 
-def _of_split(list_file: str | os.PathLike[str] | None, split: str) -> str | None:
+def of_split(list_file: str | os.PathLike[str] | None, split: str) -> str | None:
+    """The list of a split: ``{split}`` in its name stands for that."""
     return None if list_file is None else os.fspath(list_file).replace("{split}", split)
 
 
@@ -288,10 +225,3 @@ def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
     for name in names:
         if given[name] is not defaults[name].default and given[name] != defaults[name].default:
             raise UsageError(f"{name}= {why}")
-
-
-def _names_of(data: Any) -> list[str] | None:
-    """The class names that a data set of torchvision knows."""
-    names = getattr(getattr(data, "dataset", data), "classes", None)
-    texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return list(names) if texts and names else None

@@ -64,8 +64,8 @@ class Feed(Protocol):
     def batches(self, starts: Sequence[int], stop: int, device: torch.device) -> Iterator[Batch]:
         """The batches that begin at ``starts``, each up to ``stop``, in this order."""
 
-    def first(self) -> Any:
-        """The inputs of the first batch."""
+    def example(self, device: torch.device) -> Arguments:
+        """A few rows as the model takes them, on the device."""
 
     def arguments(self, inputs: Any, device: torch.device) -> Arguments:
         """What the model is called with, on the device."""

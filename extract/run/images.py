@@ -25,6 +25,8 @@ from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.feed import Batch, Known
 from ltpost.extract.run.partial import IMAGES_STATE
 
+_MOST_TRIED = 64  # rows, to find one whose image can be read
+
 
 @dataclass
 class ImageFeed:
@@ -99,10 +101,19 @@ class ImageFeed:
         for batch in checked(loader_of(batches, workers_for(self.workers, self.source), device)):
             yield Batch(*batch)
 
-    def first(self) -> Tensor:
-        """The pixels of the first batch, read in this process."""
-        pixels: Tensor = Batches(self.source, self.views, self.batch_size, [0], len(self))._read(0)[1]
-        return pixels
+    def example(self, device: torch.device) -> Arguments:
+        """An image that can be read, and its mirror image; black ones where none can."""
+        side = self.views.preprocess.crop or 32
+        pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+        try:
+            for row in range(min(len(self), _MOST_TRIED)):
+                _, found, bad = Batches(self.source, self.views, 1, [row], len(self)).read(row)
+                if not bad:
+                    pixels = found[:1]
+                    break
+        finally:
+            self.close()
+        return self.arguments(torch.cat([pixels, pixels.flip(2)]), device)
 
     def arguments(self, inputs: Tensor, device: torch.device) -> Arguments:
         """Pixels uint8 (n, h, w, channels) to what the model takes."""
@@ -128,11 +139,12 @@ class Batches(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
         try:
-            return self._read(self.starts[index])
+            return self.read(self.starts[index])
         except LtpostError as error:  # a worker's exceptions lose their type on the way, its results do not
             return error
 
-    def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
+    def read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
+        """The batch that begins at a row."""
         views = self.views
         rows = range(start, min(start + self.batch_size, self.stop))
         first, last = rows[0] // views.count, rows[-1] // views.count

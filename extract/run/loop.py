@@ -46,13 +46,14 @@ _BLOCK_ROWS = 4096
 
 
 class _Rows:
-    """Features and logits of a batch, copied from the device in the background."""
+    """The datasets of a batch, copied from the device in the background."""
 
-    def __init__(self, features: Tensor, scores: Tensor | None):
-        self.tensors = [None if x is None else self._sent(x) for x in (features, scores)]
-        self.event = torch.cuda.Event() if features.is_cuda else None
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = {key: self._sent(x) for key, x in tensors.items()}
+        device = next(iter(tensors.values())).device
+        self.event = torch.cuda.Event() if device.type == "cuda" else None
         if self.event is not None:
-            self.event.record(torch.cuda.current_stream(features.device))
+            self.event.record(torch.cuda.current_stream(device))
 
     @staticmethod
     def _sent(x: Tensor) -> Tensor:
@@ -61,13 +62,11 @@ class _Rows:
         host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
         return host.copy_(x, non_blocking=True)
 
-    def arrays(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Wait for the copy, and give (n, D) and (n, C) float32."""
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Wait for the copy, and give (n, …) float32 of each dataset."""
         if self.event is not None:
             self.event.synchronize()
-        features, scores = self.tensors
-        assert features is not None
-        return features.numpy(), None if scores is None else scores.numpy()
+        return {key: x.numpy() for key, x in self.tensors.items()}
 
 
 @dataclass
@@ -205,27 +204,36 @@ class Job:
     def _launch(self, inputs: Any, *, verify: bool) -> _Rows:
         """Start a batch; with amp the logits are those of the float32 classifier on the stored features."""
         backbone = self.backbone
-        features, scores = backbone(self.feed.arguments(inputs, backbone.device))
+        outputs = backbone.outputs(self.feed.arguments(inputs, backbone.device))
         if verify:
-            backbone.verify(features, scores)
+            backbone.verify(outputs.features, outputs.logits)
+        tensors = {"features": outputs.features, "logits": outputs.logits}
+        tensors.update({f"layers/{name}": layer for name, layer in outputs.layers.items()})
         if self.feed.variants > 1:  # logits are linear in the features, so their means agree
-            features, scores = (x.unflatten(0, (-1, self.feed.variants)).mean(dim=1) for x in (features, scores))
-        if backbone.amp and self.spec.logits and not backbone.gated:
-            scores = backbone.linear(features.to(getattr(torch, self.spec.dtype)).float())
-        return _Rows(features, scores if self.spec.logits else None)
+            tensors = {key: x.unflatten(0, (-1, self.feed.variants)).mean(dim=1) for key, x in tensors.items()}
+        if not self.spec.logits:
+            del tensors["logits"]
+        elif backbone.amp and not backbone.gated:
+            stored = tensors["features"].to(getattr(torch, self.spec.dtype))
+            tensors["logits"] = backbone.linear(stored.float())
+        return _Rows(tensors)
 
     def _block(self, rows: _Rows) -> dict[str, NDArray[Any]]:
         """The datasets of a batch, as stored; float16 only where it fits."""
-        features, scores = rows.arrays()
-        if not np.isfinite(features).all():
-            raise DataError(f"{self.feed.name}: the features must be finite, but some are NaN or infinite; try amp=off")
-        if self.spec.dtype == "float16":
-            largest = float(np.abs(features).max(initial=0.0))
-            if largest > 65504:
-                raise DataError(
-                    f"{self.feed.name}: a feature is {largest:.4g}, beyond float16 (65504); use dtype=float32"
-                )
-        return {"features": features.astype(self.spec.dtype)} | ({} if scores is None else {"logits": scores})
+        return {key: self._stored(key, x) for key, x in rows.arrays().items()}
+
+    def _stored(self, key: str, values: NDArray[Any]) -> NDArray[Any]:
+        dtype = self.spec.matrices[key][1]
+        what = "the features" if key == "features" else f"'{key}'"
+        if key != "logits" and not np.isfinite(values).all():
+            raise DataError(f"{self.feed.name}: {what} must be finite, but some are NaN or infinite; try amp=off")
+        largest = float(np.abs(values).max(initial=0.0)) if dtype == "float16" else 0.0
+        if largest > 65504:
+            option = "dtype" if key == "features" else "layers_dtype"
+            raise DataError(
+                f"{self.feed.name}: a value of {what} is {largest:.4g}, beyond float16 (65504); use {option}=float32"
+            )
+        return values.astype(dtype, copy=False)
 
     def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
         name = self.spec.paths[row] if self.spec.paths is not None else self.feed.name

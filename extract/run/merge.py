@@ -19,6 +19,7 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.run.lock import HeldError, held
 from ltpost.extract.run.partial import (
     IMAGES_STATE,
+    LayerSpec,
     Spec,
     copy_rows,
     count_training_rows,
@@ -222,4 +223,8 @@ def _spec_of_all(parts: list[h5py.File]) -> Spec:
         paths=strings(column("paths")) if "paths" in first else None,
         columns={key: column(key) for key in ("sample", "view") if key in first},
         attrs={key: value for key, value in first.attrs.items() if key not in ("shard", "created")},
+        layers={
+            name: LayerSpec(stored.shape[1], str(stored.dtype), dict(stored.attrs))
+            for name, stored in first.get("layers", {}).items()
+        },
     )

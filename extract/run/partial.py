@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,19 @@ _COPY_ROWS = 4096
 #: attribute of a partial file: it changes when an image is replaced under the same name
 IMAGES_STATE = "images_state"
 #: what must be the same for rows to belong together, beside the data set: attributes of the file
-FINGERPRINT = ("arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views")
+FINGERPRINT = (
+    "arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views", "layers",
+    "layers_dtype",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A dataset ``layers/<name>``: its columns, its type, and where it comes from."""
+
+    width: int
+    dtype: str
+    attrs: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class Spec:
         paths: N names, or None.
         columns: more datasets of N integers.
         attrs: provenance.
+        layers: the layers that are stored, by name.
     """
 
     labels: NDArray[np.int64]
@@ -60,6 +73,21 @@ class Spec:
     paths: Sequence[str] | None
     columns: Mapping[str, NDArray[np.int64]]
     attrs: Mapping[str, Any]
+    layers: Mapping[str, LayerSpec] = field(default_factory=dict)
+
+    @property
+    def matrices(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """Name, shape and type of the datasets that the rows fill."""
+        total, (num_classes, num_features) = len(self.labels), self.shape
+        found = {"features": ((total, num_features), self.dtype)}
+        if self.logits:
+            found["logits"] = ((total, num_classes), "float32")
+        return found | {f"layers/{name}": ((total, layer.width), layer.dtype) for name, layer in self.layers.items()}
+
+    def row_bytes(self, *, layers: bool = True) -> int:
+        """What a row takes in the file, with or without its layers; names of files apart."""
+        matrices = {key: value for key, value in self.matrices.items() if layers or not key.startswith("layers/")}
+        return sum(width * np.dtype(dtype).itemsize for (_, width), dtype in matrices.values()) + 16
 
 
 def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint8]:
@@ -84,16 +112,12 @@ def start(path: Path, spec: Spec) -> None:
     """Create the partial file of ``spec`` at its full size, with room on the disk kept for it."""
     total, (num_classes, num_features) = len(spec.labels), spec.shape
     # done is there from the first moment, with zeros: a file without it is one that was being finished
-    datasets: dict[str, tuple[tuple[int, ...], Any]] = {"features": ((total, num_features), spec.dtype)}
-    datasets["done"] = ((total,), "uint8")
-    if spec.logits:
-        datasets["logits"] = ((total, num_classes), "float32")
-    per_row = num_features * np.dtype(spec.dtype).itemsize + 4 * num_classes * spec.logits + 16
+    datasets: dict[str, tuple[tuple[int, ...], Any]] = {**spec.matrices, "done": ((total,), "uint8")}
     partial = partial_name(path)
     with _write_errors_named(path):
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:  # HDF5 does not survive a full disk, so try before it starts
-            _keep_room(file.fileno(), total * per_row + 4 * num_classes * num_features + 2**14)
+            _keep_room(file.fileno(), total * spec.row_bytes() + 4 * num_classes * num_features + 2**14)
     start_file(
         path,
         spec.labels,
@@ -110,6 +134,8 @@ def start(path: Path, spec: Spec) -> None:
             file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
         for key, column in spec.columns.items():
             file.create_dataset(key, data=column)
+        for name, layer in spec.layers.items():
+            file[f"layers/{name}"].attrs.update(layer.attrs)
         file.flush()
         _keep_room(file.id.get_vfd_handle(), file.id.get_filesize())
 
@@ -147,6 +173,8 @@ def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
                     f"{partial}: is the unfinished file of another extraction ({', '.join(differing)} differ); finish "
                     "that one, or discard it with restart="
                 )
+            if any("module" not in file[f"layers/{name}"].attrs for name in spec.layers):
+                return None
             if (given := spec.attrs.get(IMAGES_STATE)) != file.attrs.get(IMAGES_STATE, given):
                 raise DataError(
                     f"{partial}: image files have been replaced since the unfinished run, by their sizes and times; "
@@ -219,10 +247,15 @@ def copy_rows(source: h5py.File, begin: int, target: h5py.File, start: int, coun
     for first, last in itertools.pairwise(edges):
         for row in range(first, last if done[first] != MISSING else first, _COPY_ROWS):
             stop = min(row + _COPY_ROWS, last)
-            for key in ("features", "logits", "labels"):
-                if key in target:
-                    target[key][start + row : start + stop] = source[key][begin + row : begin + stop]
+            for key in ("labels", *matrices_of(target)):
+                target[key][start + row : start + stop] = source[key][begin + row : begin + stop]
             target["done"][start + row : start + stop] = done[row:stop]
+
+
+def matrices_of(file: h5py.File) -> list[str]:
+    """The names of the datasets that the rows of a file fill."""
+    layers = [f"layers/{name}" for name in file["layers"]] if "layers" in file else []
+    return [*(key for key in ("features", "logits") if key in file), *layers]
 
 
 def errors_of(file: h5py.File) -> dict[int, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from ltpost.extract.networks.classifier import certain_head_key, head_key_by_run
 from ltpost.extract.networks.opening import Network
 from ltpost.extract.run.feed import Feed, Known
 from ltpost.extract.run.images import ImageFeed
+from ltpost.extract.run.layers import cost_of_layers, tapped
 from ltpost.extract.run.loop import Job
 from ltpost.extract.run.merge import merge_if_complete
-from ltpost.extract.run.partial import Spec, is_finished
+from ltpost.extract.run.partial import LayerSpec, Spec, is_finished
 from ltpost.extract.run.samples import SampleFeed
 from ltpost.extract.run.settings import Settings
 
@@ -48,8 +50,12 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
             compiled=settings.compile,
         )
         spec = _spec(network, backbone, feed, settings)
+        if settings.layers is not None:
+            spec = _with_layers(spec, tapped(backbone, settings.layers, settings.layers_dtype, feed), settings)
         if part is None or part.index == 0:
             tell(f"{network.arch}, classifier '{backbone.head_key}', on {where}; {feed}")
+            if spec.layers:
+                tell(cost_of_layers(spec, target))
         job = Job(feed, backbone, spec, settings.restart, settings.max_bad, settings.expect_top1)
         if isinstance(feed, SampleFeed) and passing:
             return job.run_once(target, feed.passing())
@@ -85,13 +91,13 @@ def left_as_it_was(model: nn.Module) -> Iterator[torch.device]:
 def _head_key(network: Network, feed: Feed, device: torch.device) -> str:
     """Name of the classifier: as given, or the layer that gives the logits, or the one that is called like one."""
     if network.head_key is None and network.found_by_running and certain_head_key(network.model) is None:
-        first = feed.arguments(feed.first(), device)
+        example = feed.example(device)
         try:
-            return head_key_by_running(network.model, first)
+            return head_key_by_running(network.model, example)
         except UsageError:
             pass  # perhaps it is called like one; the loop checks that it gives the logits
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            raise DataError(f"the model cannot take {first} ({first_line(error)})") from None
+            raise DataError(f"the model cannot take {example} ({first_line(error)})") from None
     return head_key_of(network.model, network.head_key)
 
 
@@ -128,6 +134,11 @@ def _spec(network: Network, backbone: Backbone, feed: Feed, settings: Settings) 
             "torch_version": str(torch.__version__),
         },
     )
+
+
+def _with_layers(spec: Spec, layers: Mapping[str, LayerSpec], settings: Settings) -> Spec:
+    attrs = {**spec.attrs, "layers": ",".join(layers), "layers_dtype": settings.layers_dtype}
+    return replace(spec, layers=layers, attrs=attrs)
 
 
 def _counted_elsewhere(known: Known, settings: Settings) -> bool:

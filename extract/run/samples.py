@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from ltpost.errors import DataError
 from ltpost.extract.data.batches import Arguments, BatchReader
-from ltpost.extract.data.columns import ColumnRows
-from ltpost.extract.data.loaders import OrderedBatches, PassingBatches
+from ltpost.extract.data.columns import ColumnRows, open_columns
+from ltpost.extract.data.loaders import OrderedBatches, PassingBatches, open_loader
 from ltpost.extract.data.source import check_labels
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.collating import Sounds, Tokens
+from ltpost.extract.networks.hugging_face import names_of
+from ltpost.extract.networks.opening import Network
 from ltpost.extract.run.feed import Batch, Known
 
 
@@ -118,6 +121,10 @@ class SampleFeed:
             yield found
             start += found.inputs.rows
 
+    def example(self, device: torch.device) -> Arguments:
+        """The first batch."""
+        return self.first().to(device)
+
     def arguments(self, inputs: Arguments, device: torch.device) -> Arguments:
         """The same on the device."""
         return inputs.to(device)
@@ -135,3 +142,44 @@ class SampleFeed:
             return Batch(start, arguments, {}, labels)
         self._cut += batch["cut"]
         return Batch(start, arguments, batch.get("unreadable", {}), labels)
+
+
+def feed_of_loader(network: Network, data: Any, given: Mapping[str, Any], names: list[str] | None) -> SampleFeed:
+    """The rows of a data set or a loader of the user.
+
+    Args:
+        network: what they go to.
+        data: see :func:`~ltpost.extract.data.loaders.open_loader`.
+        given: ``batch_size``, ``workers``, ``inputs`` and ``labels`` of :func:`~ltpost.extract.extract_features`.
+        names: the class names that are given, or None.
+    """
+    loader, own = open_loader(data, given["batch_size"], given["workers"] or 0), _names_of(data)
+    reader = BatchReader(network.model, given["inputs"], given["labels"], names or own, loader.name)
+    return SampleFeed(loader, reader, own)
+
+
+def feed_of_columns(network: Network, given: Mapping[str, Any], names: list[str] | None) -> SampleFeed:
+    """The rows of a table of texts or sounds.
+
+    Args:
+        network: of transformers, which knows how they become its inputs.
+        given: arguments of :func:`~ltpost.extract.extract_features`.
+        names: the class names that are given, or None.
+    """
+    collate = network.collate
+    assert collate is not None
+    places = {key: given[key] for key in ("list_file", "root", "column", "label_column")}
+    kind, names = "text" if isinstance(collate, Tokens) else "audio", names or names_of(network.model)
+    rows = open_columns(given["data"], given["split"], kind, **places, class_names=names)
+    collate = replace(collate, root=rows.root) if isinstance(collate, Sounds) else collate
+    size = given["batch_size"]
+    batches = DataLoader(rows, batch_size=size, num_workers=given["workers"] or 0, collate_fn=collate)  # type: ignore[arg-type]
+    reader = BatchReader(network.model, name=rows.name)
+    return SampleFeed(OrderedBatches(batches, size), reader, rows.class_names, rows, collate)
+
+
+def _names_of(data: Any) -> list[str] | None:
+    """The class names that a data set of torchvision knows."""
+    names = getattr(getattr(data, "dataset", data), "classes", None)
+    texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return list(names) if texts and names else None

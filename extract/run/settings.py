@@ -38,6 +38,8 @@ class Settings:
     compile: bool = False
     dtype: str = "float32"
     logits: bool | None = None
+    layers: str | None = None
+    layers_dtype: str = "float16"
     max_bad: int | None = None
     expect_top1: float | None = None
     shard: str | tuple[int, int] | None = None
@@ -46,8 +48,9 @@ class Settings:
     skip_finished: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype= must be float32 or float16, but is '{self.dtype}'")
+        for option, value in (("dtype", self.dtype), ("layers_dtype", self.layers_dtype)):
+            if value not in DTYPES:
+                raise UsageError(f"{option}= must be float32 or float16, but is '{value}'")
         if self.max_bad is not None and self.max_bad < 0:
             raise UsageError(f"max_bad= must be at least 0, but is {self.max_bad}")
         check_expected(self.expect_top1)

@@ -228,6 +228,11 @@ class FeatureSet(Matrices):
         for key in self.layers.keys() & other.layers.keys():
             widths = [layer.shape[1] for layer in (self.layers[key], other.layers[key])]
             agree(widths[0] == widths[1], f"the columns of 'layers/{key}' ({widths[0]} and {widths[1]})")
+            for what in ("module", "pooling"):
+                texts = [layer.attrs.get(what) for layer in (self.layers[key], other.layers[key])]
+                agree(
+                    None in texts or texts[0] == texts[1], f"the {what} of 'layers/{key}' ({texts[0]} and {texts[1]})"
+                )
         for key in ("class_counts", "class_names"):
             mine, theirs = getattr(self, key), getattr(other, key)
             agree(mine is None or theirs is None or np.array_equal(mine, theirs), f"'{key}'")

@@ -56,6 +56,7 @@ class File:
             reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
             raise DataError(f"{path}: {reason}; write it again with ltpost extract") from None
         self._heaps: set[int] | None = None  # where they are, once that has been looked up
+        self._small: list[tuple[int, int]] | None = None  # the parts between the large matrices, likewise
 
     def attribute(self, name: str, of: str = "") -> Any:
         """One attribute as a Python number or str; None where there is none. Of the root, or of the dataset ``of``.
@@ -211,7 +212,7 @@ class File:
             return
         heaps = set()
         with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for start, stop in _outside(self._extents(), len(content)):
+            for start, stop in self._small_parts(len(content)):
                 place = content.find(_HEAP, start, stop)
                 while place >= 0:
                     self._require(_heap_is_sound(content, place), f"is damaged: the texts at byte {place:,}")
@@ -229,7 +230,7 @@ class File:
         text, heaps = name.encode() + b"\0", self._heaps or set()
         user_block = self._file.userblock_size
         with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for start, stop in _outside(self._extents(), len(content)):
+            for start, stop in self._small_parts(len(content)):
                 found = content.find(text, start, stop)
                 while found >= 0:
                     for begin in (found - 8, found - 9):
@@ -239,8 +240,14 @@ class File:
                     found = content.find(text, found + 1, stop)
         return True
 
+    def _small_parts(self, size: int) -> list[tuple[int, int]]:
+        """The parts of the file, of ``size`` bytes, that hold no large matrix."""
+        if self._small is None:
+            self._small = list(_outside(self._extents(), size))
+        return self._small
+
     def _extents(self) -> Iterator[tuple[int, int]]:
-        """Where the large matrices lie, which need not be searched."""
+        """Where the large matrices lie."""
         for key in ("features", "logits", *(f"layers/{name}" for name in self.members("layers"))):
             with self._said(f"'{key}'"):
                 found = self._find(self._file, key, key, 0)

@@ -22,7 +22,8 @@ from ltpost.heads.saving import is_finite
 ATTRIBUTES = (
     "format", "format_version", "state", "split", "arch", "checkpoint", "checkpoint_sha256", "model_sha256", "head_key",
     "head_scale", "layout", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert", "experts",
-    "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "ltpost_version", "torch_version", "created",
+    "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "layers", "layers_dtype", "ltpost_version",
+    "torch_version", "created",
 )  # fmt: skip
 
 

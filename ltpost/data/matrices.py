@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ltpost.data import checks
 from ltpost.data.layers import Layer
 from ltpost.data.rows import BLOCK_ELEMENTS, Rows, parts
-from ltpost.errors import DataError
+from ltpost.errors import DataError, no_features
 from ltpost.heads import Array, Key
 
 
@@ -42,7 +42,7 @@ class Matrices:
     def features(self) -> Any:
         """(N, D), as stored: a memory map, or :class:`Rows` where a map is not possible."""
         if self._features is None:
-            raise DataError(f"{self.name}: holds no 'features', only logits; extract them with ltpost extract")
+            raise no_features(self.name)
         return self._plain(self._features)
 
     @property

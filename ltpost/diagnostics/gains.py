@@ -38,11 +38,11 @@ def gains(subject: Subject) -> Finding:
     values: dict[str, object] = {}
     for name, classes in subject.members().items():
         up, down = int((gain[classes] > 0).sum()), int((gain[classes] < 0).sum())
-        found = differences[name]
-        low, high = (100 * end for end in found.interval)
-        rows.append([name, str(up), str(down), 100 * found.value, f"{low:+.2f} to {high:+.2f}", found.p])
-        values[name] = {"gained": up, "lost": down, "difference": found.value, "interval95": found.interval,
-                        "p": found.p}  # fmt: skip
+        difference = differences[name]
+        low, high = (100 * end for end in difference.interval)
+        rows.append([name, str(up), str(down), 100 * difference.value, f"{low:+.2f} to {high:+.2f}", difference.p])
+        values[name] = {"gained": up, "lost": down, "difference": difference.value, "interval95": difference.interval,
+                        "p": difference.p}  # fmt: skip
     order = np.argsort(np.where(subject.present, gain, 0.0), kind="stable")
     values["most_gained"] = [int(c) for c in order[::-1][:_SHOWN] if gain[c] > 0]
     values["most_lost"] = [int(c) for c in order[:_SHOWN] if gain[c] < 0]

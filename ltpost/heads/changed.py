@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, no_features
 from ltpost.heads.linear import LinearHead
 from ltpost.heads.normalized import normalized
 from ltpost.heads.protocol import Array, HeadRows, Key, Reader, Spec
@@ -60,7 +60,7 @@ class ChangedHead(Saved):
     def reader(self, rows: HeadRows) -> Reader:
         """See :class:`~ltpost.heads.protocol.Head`."""
         if not self.source and rows.num_features is None:
-            raise DataError(f"{rows.name}: holds no 'features', only logits; extract them with ltpost extract")
+            raise no_features(rows.name)
 
         def read(key: Key, out: Array | None = None) -> Array:
             if self.source:

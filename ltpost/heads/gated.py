@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, no_features
 from ltpost.heads.linear import LinearHead, sum_is_finite
 from ltpost.heads.normalized import normalized
 from ltpost.heads.protocol import Array, HeadRows, Key, Reader, Spec
@@ -98,7 +98,7 @@ class GatedHead(Saved):
     def reader(self, rows: HeadRows) -> Reader:
         """Reads features, and the logits of the base where they are stored."""
         if rows.num_features is None:
-            raise DataError(f"{rows.name}: holds no 'features', only logits; extract them with ltpost extract")
+            raise no_features(rows.name)
         stored = self.base.reader(rows) if not self.unit and self.base.is_stored(rows) else None
 
         def read(key: Key, out: Array | None = None) -> Array:

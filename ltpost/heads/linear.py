@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, no_features
 from ltpost.heads.protocol import Array, HeadRows, Key, Layer, Reader, Spec
 from ltpost.heads.saving import Saved
 
@@ -127,7 +127,7 @@ def check_columns(features: Array, num_features: int) -> None:
 def feature_reader(head: Any, rows: HeadRows) -> Reader:
     """The reader of a head that has ``logits``, a function from features (n, D) to logits (n, C)."""
     if rows.num_features is None:
-        raise DataError(f"{rows.name}: holds no 'features', only logits; extract them with ltpost extract")
+        raise no_features(rows.name)
 
     def multiply(key: Key, out: Array | None = None) -> Array:
         block = rows.read_features(key)

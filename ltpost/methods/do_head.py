@@ -89,4 +89,5 @@ METHOD = Method(
     variant="head only",
     how="L-BFGS, or SGD recipe",
     example="ltpost do-head --prefer few",
+    without=("sampler",),
 )

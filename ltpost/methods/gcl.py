@@ -15,7 +15,7 @@ from ltpost.family import Family
 from ltpost.fit.cloud_loss import CloudLoss
 from ltpost.fit.fitting import refit
 from ltpost.fit.layer import Layer
-from ltpost.fit.options import HeadFit
+from ltpost.fit.options import CONVEX_ONLY, HeadFit
 from ltpost.heads import Array, LinearHead
 from ltpost.method import Method
 
@@ -67,4 +67,5 @@ METHOD = Method(
     variant="head only",
     how="SGD recipe",
     example="ltpost gcl --noise 1",
+    without=("solver", *CONVEX_ONLY),
 )

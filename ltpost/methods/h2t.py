@@ -20,7 +20,7 @@ from ltpost.family import Family
 from ltpost.fit.fitting import refit
 from ltpost.fit.layer import Layer
 from ltpost.fit.loss import Loss
-from ltpost.fit.options import HeadFit
+from ltpost.fit.options import CONVEX_ONLY, HeadFit
 from ltpost.heads import LinearHead
 from ltpost.method import Method
 
@@ -79,4 +79,5 @@ METHOD = Method(
     variant="head only",
     how="SGD recipe",
     example="ltpost h2t --rho 0.5",
+    without=("solver", *CONVEX_ONLY),
 )

@@ -80,7 +80,8 @@ class Summary:
             lines[0] += f"; {self.unreadable_rows:,} unreadable rows left out"
         if self.classes_without_rows:
             lines[0] += f"; {self.classes_without_rows:,} classes without a row"
-        lines += [f"  {key:<14} {value}" for key, value in self.stored.items()]
+        width = max([14, *map(len, self.stored)])
+        lines += [f"  {key:<{width}} {value}" for key, value in self.stored.items()]
         if self.class_counts is None:
             lines.append("training samples: not known (no class_counts), so no many/medium/few")
         else:

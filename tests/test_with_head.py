@@ -1,0 +1,154 @@
+"""Heads as modules of PyTorch, and whole networks with them: the scores are those of the head on stored rows."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ltpost
+from ltpost import DataError, FeatureSet, UsageError, methods
+from ltpost.extract import WithHead, extract_features
+from ltpost.extract.export.torch_heads import _MODULES, module_of
+from ltpost.extract.networks.cifar_resnet import CifarResNet
+from ltpost.heads import (
+    CausalNormHead,
+    ChangedHead,
+    ExpertHead,
+    GatedHead,
+    JointHead,
+    LinearHead,
+    MixedHead,
+    NeighbourHead,
+    NormalizedMeanHead,
+    PairwiseHead,
+    PrototypeHead,
+    RescaledHead,
+    SummedHead,
+)
+from ltpost.heads.normalized import normalized
+
+N, D, C = 17, 6, 4
+random = np.random.default_rng(0)
+LINEAR, OTHER = (LinearHead(random.normal(size=(C, D)), random.normal(size=C)) for _ in range(2))
+MEANS = normalized(random.normal(size=(C, D)))
+CHANGED = {
+    "power": ChangedHead(LINEAR, power=0.5),
+    "third": ChangedHead(LINEAR, power=1 / 3, unit=True),
+    "unit": ChangedHead(LINEAR, unit=True),
+    "layer": ChangedHead(LinearHead(random.normal(size=(C, 3))), power=0.5, source="a@1"),
+}
+HEADS = {
+    "linear": LINEAR,
+    "joint": JointHead(C),
+    "rescaled": RescaledHead(JointHead(C), np.arange(1.0, 5), np.arange(4.0)),
+    "rescaled linear": RescaledHead(LINEAR, np.arange(1.0, 5)),
+    "mixed": MixedHead(JointHead(C), CHANGED["unit"], 0.3),
+    "summed": SummedHead([LINEAR, CHANGED["layer"], RescaledHead(JointHead(C), None, np.arange(4.0))], [1, 0.5, 2]),
+    **{f"changed {name}": head for name, head in CHANGED.items()},
+    "gated": GatedHead(LINEAR, np.arange(4.0), np.ones(C), random.normal(size=D), 0.2),
+    "gated unit": GatedHead(LINEAR, np.arange(4.0), np.ones(C), random.normal(size=D), 0.2, unit=True),
+    "normalized mean": NormalizedMeanHead(MEANS, random.normal(size=D)),
+    "prototypes": PrototypeHead(random.normal(size=(C, D)), random.uniform(0.5, 2, D)),
+    "causal norm": CausalNormHead(random.normal(size=(C, D)), random.normal(size=D), 0.7, parts=2),
+    "pairwise": PairwiseHead(SummedHead([LINEAR, OTHER], [1, 1]), np.arange(1.0, 5)),
+    "neighbours": NeighbourHead(normalized(random.normal(size=(30, D))), np.arange(30) % C, np.arange(1.0, 5), 7),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_module_computes_what_its_head_does(name):
+    features, layer = (random.normal(size=(N, width)).astype(np.float32) for width in (D, 3))
+    rows = FeatureSet(features, np.arange(N) % C, head=OTHER, layers={"a@1": layer})
+    layers = {"a@1": torch.from_numpy(layer)}
+    with torch.inference_mode():
+        ours = module_of(HEADS[name])(torch.from_numpy(features), torch.from_numpy(OTHER.logits(features)), layers)
+    np.testing.assert_allclose(ours, HEADS[name].reader(rows)(slice(None)), rtol=1e-4, atol=1e-4)
+    assert ours.dtype == torch.float32
+
+
+def test_every_module_is_tested():
+    assert {type(head) for head in HEADS.values() if head.linear() is None} == set(_MODULES)
+
+
+def test_heads_of_several_experts_are_refused():
+    with pytest.raises(DataError, match="of kind 'expert' reads several experts or views"):
+        module_of(ExpertHead(LINEAR, 0))
+
+
+# -- a whole network --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return CifarResNet(20, 3).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """Features of random images, with layers, one view and the mean of two."""
+    folder = tmp_path_factory.mktemp("data")
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    for split in ("train", "val"):
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(30) % 3)
+        for tta in ("off", "flip"):
+            extract_features(
+                model, folder, split, folder / tta, layers="layer2@2,layer3.0@1", layers_dtype="float32", tta=tta
+            )
+    return folder
+
+
+def images_of(folder):
+    return torch.from_numpy(np.load(folder / "val.npz")["images"]).permute(0, 3, 1, 2).float() / 255
+
+
+def layers_head(features):
+    train = ltpost.load(features / "train.h5")
+    family = methods.get("layers")(train, train.joint, train.count_samples(), tuple(train.layers), shrinkage=0.9)
+    return family.head(1.0)
+
+
+@pytest.mark.parametrize("tta", ["off", "flip"])
+def test_scores_are_those_of_the_head_on_stored_rows(tta, folder, model, tmp_path):
+    head = layers_head(folder / tta)
+    file = head.save(tmp_path / "layers.safetensors")
+    network = WithHead(model, file, flip=tta == "flip")
+    with torch.inference_mode():
+        scores = network(images_of(folder))
+    expected = head.reader(ltpost.load(folder / tta / "val.h5"))(slice(None))
+    np.testing.assert_allclose(scores, expected, atol=0.03)  # sums of large numbers that nearly cancel
+    other = head.reader(ltpost.load(folder / ("off" if tta == "flip" else "flip") / "val.h5"))(slice(None))
+    assert np.abs(other - expected).max() > 0.3
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_state_dict_holds_network_and_head(folder, model, tmp_path):
+    one, other = (
+        WithHead(model, layers_head(folder / "off")),
+        WithHead(CifarResNet(20, 3), layers_head(folder / "flip")),
+    )
+    other.load_state_dict(one.state_dict())
+    images = images_of(folder)[:3]
+    with torch.inference_mode():
+        torch.testing.assert_close(one(images), other(images))
+
+
+def test_layers_of_other_names(folder, model):
+    head = layers_head(folder / "off")
+    for changed in head.base.heads[1:]:
+        changed.source = changed.source.partition("@")[0]
+    taps = {"layer2": "layer2@2", "layer3.0": "layer3.0@1"}
+    with torch.inference_mode():
+        named = WithHead(model, head, layers=taps)(images_of(folder)[:2])
+        torch.testing.assert_close(named, WithHead(model, layers_head(folder / "off"))(images_of(folder)[:2]))
+        with pytest.raises(DataError, match=r"gives a map, .* which takes @K"):
+            WithHead(model, head)(images_of(folder)[:2])
+
+
+def test_what_does_not_fit(model):
+    with pytest.raises(DataError, match="takes 6 features, but the classifier 'linear' of the network takes 64"):
+        WithHead(model, LINEAR)
+    with pytest.raises(UsageError, match="has no module 'a'"):
+        WithHead(model, HEADS["summed"])
+    with pytest.raises(UsageError, match="several possible classifiers"):
+        WithHead(nn.Sequential(nn.Linear(2, D), nn.Linear(D, 3)), LINEAR)
