@@ -3,14 +3,16 @@
 python -m benchmarks.extract                              ResNet-50, JPEG files, this machine's CPU
 python -m benchmarks.extract --device cuda --amp bf16 --images 20000 --batch-size 256
 
-Our rate over the smaller of both; rounds take turns, medians are reported. Where decoding and the model share the cores
-of one CPU, the limit is what they can do together, 1 / (1/model + 1/loader): that ratio is printed too.
+Our rate over the smaller of both, and with layers (auto) over without; rounds take turns, medians are reported. Where
+decoding and the model share the cores of one CPU, the limit is what they can do together, 1 / (1/model + 1/loader);
+that ratio is printed too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import statistics
@@ -75,14 +77,16 @@ def measure(
                 features, _ = backbone(images[: min(batch_size, count - start)])
             features.cpu()
 
-        def extraction() -> None:
+        def extraction(layers: str | None = None) -> None:
             with contextlib.redirect_stderr(io.StringIO()):
                 extract_features(
                     model, folder, "val", Path(folder) / "f", device=device, amp=amp, batch_size=batch_size,
-                    workers=workers, **sizes(preprocess), restart=True,
+                    workers=workers, **sizes(preprocess), layers=layers, restart=True,
                 )  # fmt: skip
 
-        return rates({"model": model_alone, "loader": loader_alone, "extraction": extraction}, count, repeats)
+        runs = {"model": model_alone, "loader": loader_alone, "extraction": extraction}
+        runs["extraction with layers"] = functools.partial(extraction, "auto")
+        return rates(runs, count, repeats)
 
 
 def sizes(preprocess: object) -> dict[str, object]:
@@ -109,9 +113,13 @@ def rows_of(found: dict[str, float], device: str) -> list[Row]:
     together = 1 / (1 / found["model"] + 1 / found["loader"])
     goal = ">= 0.90" if device.startswith("cuda") else ">= 0.95"
     return [
-        *(Row(f"{name} alone" if name != "extraction" else name, rate, "images/s") for name, rate in found.items()),
+        *(
+            Row(f"{name} alone" if name in ("model", "loader") else name, rate, "images/s")
+            for name, rate in found.items()
+        ),
         Row("extraction / min(model, loader)", found["extraction"] / best, "ratio", goal),
         Row("extraction / both on the same cores", found["extraction"] / together, "ratio"),
+        Row("extraction with layers / without", found["extraction with layers"] / found["extraction"], "ratio"),
     ]
 
 

@@ -11,90 +11,31 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
 import ltpost
-from ltpost import Experiment, FeatureSet, LinearHead
-from ltpost.data.layers import Layer
-from ltpost.data.rows import Rows
+from ltpost import Experiment, FeatureSet
 from ltpost.data.view_means import mean_of_views
-from ltpost.extract.networks.cifar_resnet import CifarResNet
+from ltpost.extract import extract_features
 from ltpost.report.results import Result
 
-#: name of a layer to the side of the square that its map is averaged to: the end of stage 2, two blocks of stage 3
-TAPS = {"layer2": 4, "layer3.0": 2, "layer3.2": 2}
+#: what ``auto`` takes of this network: the end of stage 2, and the first and the middle block of stage 3
+TAPS = "layer2@4,layer3.0@2,layer3.2@2"
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 METHODS = ("tnorm", "la", "ncm", "lda", "layers")
 
 
-def network(checkpoint: Path) -> CifarResNet:
-    """The trained network."""
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    model = CifarResNet(32, 100)
-    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-    return model.eval()
-
-
-def forward(model: CifarResNet, images: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Pooled features (n, 64), and those of the layers, of images (N, 32, 32, 3) uint8, block by block."""
-    taken: dict[str, Tensor] = {}
-
-    def keep(name: str, side: int) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            taken[name] = adaptive_avg_pool2d(output, side).flatten(1)
-
-        return model.get_submodule(name).register_forward_hook(hook)
-
-    for name, side in TAPS.items():
-        keep(name, side)
-    model.linear.register_forward_pre_hook(lambda module, inputs: taken.update(features=inputs[0]))
-    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    with torch.inference_mode():
-        for start in range(0, len(images), 256):
-            pixels = torch.from_numpy(images[start : start + 256]).permute(0, 3, 1, 2).float() / 255
-            model((pixels - mean) / std)
-            layers = {name: taken[name].half().numpy() for name in TAPS}
-            yield taken["features"].numpy(), layers
-
-
-def extract(model: CifarResNet, images: np.ndarray, labels: np.ndarray, counts: np.ndarray, split: str) -> FeatureSet:
-    """The rows of a split: every image as it is (view 0), then every image flipped (view 1)."""
-    both = (images, np.ascontiguousarray(images[:, :, ::-1]))
-    blocks = [block for part in both for block in forward(model, part)]
-    layers = {
-        name: Layer(
-            Rows(np.concatenate([stored[name] for _, stored in blocks])),
-            {"module": name, "pooling": f"average {side}x{side}"},
-        )
-        for name, side in TAPS.items()
-    }
-    weight, bias = model.linear.weight.detach().numpy(), model.linear.bias.detach().numpy()
-    return FeatureSet(
-        np.concatenate([features for features, _ in blocks]),
-        np.tile(labels.astype(np.int64), 2),
-        head=LinearHead(weight, bias),
-        class_counts=counts,
-        sample=np.tile(np.arange(len(labels)), 2),
-        view=np.repeat([0, 1], len(labels)),
-        layers=layers,
-        split=split,
-    )
-
-
 def prepare(folder: Path, shared: Path) -> None:
-    """Write ``train.h5`` and ``all_test.h5`` where they are not there yet."""
+    """Write ``train.h5`` and ``all_test.h5`` where they are not there yet: every image, and its mirror image."""
     data = shared / "cifar100lt_resnet32"
-    images, model = np.load(data / "images.npz"), network(data / "resnet32_cifar100lt.pth.tar")
     for split, name in (("train", "train"), ("test", "all_test")):
         if not (folder / f"{name}.h5").is_file():
-            rows = extract(model, images[f"x_{split}"], images[f"y_{split}"], images["class_counts"], split)
-            rows.save(folder / f"{name}.h5")
+            extract_features(
+                data / "resnet32_cifar100lt.pth.tar", data / "images.npz", split, folder / f"{name}.h5", mean=MEAN,
+                std=STD, layers=TAPS, tta="flip", views=2, batch_size=256,
+            )  # fmt: skip
 
 
 def split_rows(labels: np.ndarray, seed: int, per_class: int = 20) -> tuple[np.ndarray, np.ndarray]:

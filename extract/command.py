@@ -138,7 +138,7 @@ class Numbers(click.ParamType):
     type=click.Choice(["off", "flip", "five-crop"]),
     default="off",
     show_default=True,
-    help="Average fixed variants of each image.",
+    help="Average fixed variants of each image; with --views 2 (flip) or 5 store each as a row.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the augmentation.")
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
@@ -152,6 +152,7 @@ def extract(splits: tuple[tuple[str, ...], ...], **options: Any) -> None:
     For example:
       ltpost extract --ckpt r50.pth --split val
       ltpost extract --ckpt r50.pth --split train,val,test
+      ltpost extract --ckpt r50.pth --split train --layers auto
     """
     from ltpost.extract import extract_splits
 
@@ -189,10 +190,10 @@ def merge(files: tuple[str, ...]) -> None:
 @click.option("--out", metavar="FILE", help="What to write.  [default: the checkpoint's name with -METHOD]")
 @click.option(
     "--format",
-    type=click.Choice(["checkpoint", "safetensors", "onnx", "torch-head"]),
+    type=click.Choice(["checkpoint", "safetensors", "onnx", "torch-head", "torch-export"]),
     default="checkpoint",
     show_default=True,
-    help="A copy of the checkpoint, or the head alone; onnx with --ckpt is the whole model.",
+    help="A copy of the checkpoint, or the head alone; onnx with --ckpt and torch-export are the whole model.",
 )
 @click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: as the features say]")
 @click.option(
@@ -209,10 +210,12 @@ def export(**options: Any) -> None:
     """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
 
     The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
+    A head that is not one linear layer, such as one that reads earlier layers, is written with its network.
 
     \b
     For example:
       ltpost export --head heads/crt.safetensors --ckpt r50.pth --out r50-crt.pth
+      ltpost export --head heads/layers.safetensors --ckpt r50.pth --format onnx
     """
     from ltpost.extract.export.checkpoint import export_head
 

@@ -16,6 +16,7 @@ from ltpost.extract import extract_features
 from ltpost.extract.command import extract
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.export.checkpoint import export_head
+from ltpost.extract.networks.auto_taps import resolved
 from ltpost.extract.networks.hugging_face import _preprocess
 from ltpost.heads import LinearHead
 
@@ -231,6 +232,23 @@ def test_sounds_of_a_data_set(wave_model, tmp_path):
     rows.save_to_disk(tmp_path / "hf" / "val")
     found = ltpost.load(extract_features(wave_model, tmp_path / "hf", "val", tmp_path / "f"))
     assert (found.class_names, found.labels.tolist(), len(found)) == (["a", "b", "c"], [0, 2], 2)
+
+
+@pytest.mark.parametrize(("kind", "path"), [("ViT", "vit"), ("Dinov2", "dinov2"), ("CLIP", "vision_model")])
+def test_layers_of_transformers(kind, path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 8}
+    pixels = {"image_size": 16, "patch_size": 8, **sizes}
+    if kind == "CLIP":
+        config = transformers.CLIPConfig(vision_config=pixels, text_config={"vocab_size": 5, **sizes})
+    else:
+        config = getattr(transformers, f"{kind}Config")(**pixels)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    with torch.inference_mode():
+        names = [tap.name for tap in resolved("auto", model, lambda: model(torch.rand(2, 3, 16, 16)))]
+    assert [name.rsplit(".", 1)[1] for name in names] == [f"{i}@{p}" for i in (2, 3, 4) for p in ("cls", "mean")]
+    assert all(name.startswith(f"{path}.") for name in names)
 
 
 def test_preprocessor_configs(tmp_path):

@@ -261,7 +261,6 @@ def test_auto_on_the_cifar_resnet_that_it_was_measured_on():
     ("name", "options", "taps"),
     [
         ("resnet50", {}, ["layer3@1", "layer4.0@1", "layer4.1@1"]),
-        ("resnext50_32x4d", {}, ["layer3@1", "layer4.0@1", "layer4.1@1"]),
         ("convnext_tiny", {}, ["features.5@1", "features.7.0@1", "features.7.1@1"]),
         ("efficientnet_b0", {}, ["features.5@2", "features.6.0@1", "features.6.2@1"]),
     ],
@@ -286,27 +285,6 @@ def test_auto_on_timm(name, options, side, taps):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     assert auto(timm.create_model(name, num_classes=3, **options), side) == taps
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("kind", "path"),
-    [("ViT", "vit.layers"), ("Dinov2", "dinov2.encoder.layer"), ("CLIP", "vision_model.encoder.layers")],
-)
-def test_auto_on_transformers(kind, path):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 8}
-    pixels = {"image_size": 16, "patch_size": 8, **sizes}
-    if kind == "CLIP":
-        config = transformers.CLIPConfig(vision_config=pixels, text_config={"vocab_size": 5, **sizes})
-    else:
-        config = getattr(transformers, f"{kind}Config")(**pixels)
-    torch.manual_seed(0)
-    model = getattr(transformers, f"{kind}ForImageClassification")(config)
-    names = auto(model, 16)
-    assert [name.rsplit(".", 1)[1] for name in names] == [f"{i}@{p}" for i in (2, 3, 4) for p in ("cls", "mean")]
-    if not names[0].startswith(path):  # modules have other names in other versions
-        assert kind.lower() in names[0]
 
 
 def test_auto_on_experts_and_on_a_network_of_ones_own():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import ltpost
+from ltpost.data.view_means import mean_of_views
 from ltpost.errors import UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.pixels.views import _random_box
@@ -115,6 +116,17 @@ def test_flip_averages_features_and_logits(data, tmp_path):
     assert json.loads(found.attrs["views"])["tta"] == "flip"
 
 
+def test_variants_are_rows_where_there_are_as_many_views(data, tmp_path):
+    model = Pixels(192)
+    found = ltpost.load(extract_features(model, data, "train", tmp_path, tta="flip", views=2, batch_size=5))
+    x = torch.from_numpy(np.load(data / "train.npz")["images"]).permute(0, 3, 1, 2) / 255
+    assert found.view.tolist() == [0, 1] * 11
+    np.testing.assert_allclose(found.features[::2], x.flatten(1), atol=1e-6)
+    np.testing.assert_allclose(found.features[1::2], x.flip(3).flatten(1), atol=1e-6)
+    mean = ltpost.load(extract_features(model, data, "train", tmp_path / "mean", tta="flip"))
+    np.testing.assert_allclose(mean_of_views(found).features, mean.features, atol=1e-6)
+
+
 def test_five_crop_is_torchvision_s(data, tmp_path):
     transforms = pytest.importorskip("torchvision.transforms")
     model = Pixels(3 * 16 * 16)
@@ -147,6 +159,7 @@ def test_wrong_views(data, tmp_path):
         ({"tta": "ten"}, "tta= must be one of off, flip, five-crop"),
         ({"tta": "flip", "augment": "standard"}, "cannot go with augment=standard"),
         ({"tta": "five-crop"}, "needs img_size= and crop_pct="),
+        ({"tta": "flip", "views": 3}, "must be 1, .* or 2, which stores each as a row, but is 3"),
     ):
         with pytest.raises(UsageError, match=message):
             extract_features(Pixels(192), data, "val", tmp_path, **options)

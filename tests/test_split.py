@@ -27,12 +27,15 @@ def test_views_of_a_sample_stay_together():
     assert len(val) == 2 * 14
 
 
+WHERE_FROM = {"arch": "r50", "dataset": '{"name": "images", "sha256": "0123", "rows": 53}'}
+
+
 def written(folder):
     rng = np.random.default_rng(0)
     head = LinearHead(rng.normal(size=(3, 4)))
     features = rng.normal(size=(len(LABELS), 4)).astype(np.float32)
     counts = np.array([200, 30, 5])
-    FeatureSet(features, LABELS, head=head, class_counts=counts, split="test", attrs={"arch": "r50"}).save(
+    FeatureSet(features, LABELS, head=head, class_counts=counts, split="test", attrs=WHERE_FROM).save(
         folder / "test.h5"
     )
     train = np.repeat(np.arange(3), counts)
@@ -54,6 +57,7 @@ def test_files_of_a_split_fit_every_command(tmp_path):
     result = CliRunner().invoke(cli, ["compare", "--features", str(val.parent), "--heads", str(tmp_path / "heads")])
     assert result.exit_code == 0, result.output
     assert "ncm" in result.output
+    assert "LEAK" not in result.output  # both were extracted from the same images, and share none of them
 
 
 def test_command_and_mistakes(tmp_path):

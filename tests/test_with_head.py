@@ -1,15 +1,20 @@
 """Heads as modules of PyTorch, and whole networks with them: the scores are those of the head on stored rows."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import ltpost
-from ltpost import DataError, FeatureSet, UsageError, methods
+from ltpost import DataError, FeatureSet, UsageError, load_head, methods
 from ltpost.extract import WithHead, extract_features
+from ltpost.extract.export import network
+from ltpost.extract.export.checkpoint import export_head
 from ltpost.extract.export.torch_heads import _MODULES, module_of
 from ltpost.extract.networks.cifar_resnet import CifarResNet
+from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import (
     CausalNormHead,
     ChangedHead,
@@ -152,3 +157,68 @@ def test_what_does_not_fit(model):
         WithHead(model, HEADS["summed"])
     with pytest.raises(UsageError, match="several possible classifiers"):
         WithHead(nn.Sequential(nn.Linear(2, D), nn.Linear(D, 3)), LINEAR)
+
+
+# -- the network as a program -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A checkpoint, images of two splits, features with layers (plain, and the mean of two views), and heads."""
+    folder = tmp_path_factory.mktemp("small")
+    torch.manual_seed(0)
+    torch.save({"state_dict": CifarResNet(8, 3).state_dict()}, folder / "c.pth")
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    images[10:, :, :8] //= 4  # not symmetric
+    for split in ("train", "val"):
+        np.savez(folder / f"{split}.npz", images=images, labels=np.arange(20) % 3)
+        for tta in ("off", "flip"):
+            layers = "layer2@4,layer1@1"
+            extract_features(
+                folder / "c.pth", folder, split, folder / tta, arch="cifar_resnet8", layers=layers, tta=tta
+            )
+    for tta in ("off", "flip"):
+        layers_head(folder / tta).save(folder / tta / "layers.safetensors")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("form", "tta"), [("onnx", "flip"), ("torch-export", "off")])
+def test_a_written_network_gives_the_scores_of_stored_rows(form, tta, small, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime") if form == "onnx" else None
+    options = {"features": small / tta / "val.h5", "format": form, "data": small}
+    path = export_head(small / tta / "layers.safetensors", small / "c.pth", tmp_path / "net", **options)
+    assert "16 images of" in (told := capsys.readouterr().err)
+    assert "stored rows of" in told
+    pixels = np.load(small / "val.npz")["images"]
+    stored = ltpost.load(small / tta / "val.h5")
+    transform = Preprocess.from_json(json.loads(stored.attrs["transform"]))
+    images = transform.normalise(torch.from_numpy(pixels))
+    if onnxruntime is not None:
+        (scores,) = onnxruntime.InferenceSession(path).run(["scores"], {"images": images.numpy()})
+    else:
+        with path.open("rb") as file:
+            scores = torch.export.load(file).module()(images).detach().numpy()
+    expected = load_head(small / tta / "layers.safetensors").reader(stored)(slice(None))
+    np.testing.assert_allclose(scores, expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
+
+
+def test_a_program_that_gives_other_scores_gets_no_name(small, tmp_path, monkeypatch):
+    head = load_head(small / "off" / "layers.safetensors")
+    monkeypatch.setattr(network, "_run_exported", lambda path, images: np.zeros((len(images), 3), np.float32))
+    options = {"features": small / "off" / "val.h5", "format": "torch-export"}
+    with pytest.raises(DataError, match="its scores differ from what ltpost computes from the network's features by"):
+        export_head(head, small / "c.pth", tmp_path / "net.pt2", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written(small, tmp_path):
+    file, features = small / "off" / "layers.safetensors", small / "off" / "val.h5"
+    with pytest.raises(DataError, match="is not one linear layer over the features, .*format=onnx or torch-export"):
+        export_head(file, small / "c.pth", tmp_path / "x", features=features)
+    with pytest.raises(UsageError, match="ckpt= is needed for layers and format=onnx, which is the whole network"):
+        export_head(file, out=tmp_path / "x", features=features, format="onnx")
+    torch.save({"state_dict": CifarResNet(8, 3).state_dict()}, tmp_path / "other.pth")
+    with pytest.raises(DataError, match="is not the checkpoint that .*val.h5 was extracted from"):
+        export_head(file, tmp_path / "other.pth", tmp_path / "x", features=features, format="torch-export")

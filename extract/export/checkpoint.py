@@ -22,13 +22,15 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, number_of_experts
 from ltpost.extract.checkpoints.layouts import Location
 from ltpost.extract.export.formats import SUFFIXES, save, write
+from ltpost.extract.export.network import SUFFIXES as NETWORK_SUFFIXES
+from ltpost.extract.export.network import write_network
 from ltpost.extract.export.parts import parts_in
 from ltpost.extract.export.proof import proof_rows, prove, prove_on_images
 from ltpost.extract.messages import tell
 from ltpost.heads import Head, LinearHead, load_head
 from ltpost.output import replacing
 
-FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head")
+FORMATS = ("checkpoint", "safetensors", "onnx", "torch-head", "torch-export")
 
 
 def export_head(
@@ -51,12 +53,13 @@ def export_head(
         out: the file to write; default: the checkpoint's name with the head's, ``r50-crt.pth``.
         format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
             ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
-            the whole model with it.
+            the whole model with it; "torch-export" the whole model as a program of ``torch.export``. A head that is not
+            one linear layer is written as "onnx" or "torch-export", with ``ckpt``: images to its scores.
         head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
         features: a feature file, or a folder of them, to prove the result on; None, or the default where there is
             none, proves the tensors only.
         arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
-        data: images to run through the exported checkpoint as a further proof.
+        data: images to run through the exported model as a further proof.
         split: of ``data``.
 
     Returns:
@@ -69,14 +72,30 @@ def export_head(
     if format not in FORMATS:
         raise UsageError(f"format= must be one of {', '.join(FORMATS)}, but is '{format}'")
     name, any_head = (Path(head).stem, load_head(head)) if isinstance(head, (str, os.PathLike)) else ("head", head)
-    layer = any_head.linear()
+    layer, feature_set = any_head.linear(), _feature_file(features)
+    if format == "torch-export" or (format == "onnx" and layer is None):
+        if ckpt is None:
+            raise UsageError(
+                f"ckpt= is needed for {name} and format={format}, which is the whole network with its head"
+            )
+        target = Path(out) if out is not None else Path(f"{name}{NETWORK_SUFFIXES[format]}")
+        return write_network(
+            any_head,
+            target,
+            format,
+            ckpt,
+            arch=arch,
+            head_key=head_key,
+            feature_set=feature_set,
+            data=data,
+            split=split,
+        )
     if layer is None:
         raise DataError(
             f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
-            "a head that was made from logits alone needs features, and ncm the metric cosine or euclidean"
+            "write the whole network with it as format=onnx or torch-export, or use ltpost.extract.WithHead in Python"
         )
     head = layer
-    feature_set = _feature_file(features)
     if format != "checkpoint":
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
         return write(head, target, format, head_key, ckpt, arch, feature_set)

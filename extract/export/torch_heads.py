@@ -47,7 +47,7 @@ def module_of(head: Head) -> nn.Module:
     if build is None:
         raise DataError(
             f"a head of kind '{head.state()[0]['kind']}' reads several experts or views of a row, and cannot be "
-            "computed from one image in one network; use ltpost predict on stored features"
+            "computed from one image in one network; its scores on stored rows are head.reader(feature_set)"
         )
     return build(head)
 

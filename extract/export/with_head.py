@@ -75,7 +75,7 @@ class WithHead(nn.Module):
 
     def inputs(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What the head reads: features (n, D), logits (n, C) of the network's own classifier, layers by name."""
-        count = len(images)
+        count = images.shape[0]  # not len(): it may be a symbol
         if self.flip:
             images = torch.cat([images, images.flip(3)])
         seen: list[Tensor] = []
@@ -83,7 +83,7 @@ class WithHead(nn.Module):
             for classifier in self._classifiers:
                 hook = classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
                 stack.callback(hook.remove)
-            taken = stack.enter_context(self._taps.kept(len(images)))
+            taken = stack.enter_context(self._taps.kept(images.shape[0]))
             logits = logits_of(self.model(images)).float()
         if len(seen) != len(self._classifiers):
             raise DataError(

@@ -28,7 +28,7 @@ from ltpost.extract.networks.taps import (
     Grid,
     Tap,
     Taps,
-    as_map,
+    channels_first,
     convolutions,
     module_of,
     parse_taps,
@@ -39,20 +39,32 @@ from ltpost.extract.networks.taps import (
 
 #: parts of the depth of a network without stages
 DEPTHS = (1 / 2, 2 / 3, 5 / 6)
+_VALUES = 4096  # of an output, that are compared
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a module gave: a copy of it, and the grid of the convolution before it."""
+    """What a module gave: its shape, some of its values, and the grid of the convolution before it."""
 
-    output: Tensor
+    shape: tuple[int, ...]
+    values: Tensor
     grid: Grid
+
+    @classmethod
+    def of(cls, output: Tensor, grid: Grid) -> Seen:
+        """Copied now, as the output may be changed in place later."""
+        step = max(1, output.numel() // _VALUES)
+        return cls(tuple(output.shape), output.flatten()[::step].clone(), Grid(grid.size))
 
     @property
     def size(self) -> tuple[int, ...]:
         """Height and width of a map, or the number of tokens."""
-        return tuple((as_map(self.output).shape[2:]) if self.output.ndim == 4 else self.output.shape[1:2])
+        return channels_first(self.shape)[1:] if len(self.shape) == 4 else self.shape[1:2]
+
+    def equals(self, other: Seen) -> bool:
+        """Whether both gave the same."""
+        return self.shape == other.shape and torch.equal(self.values, other.values)
 
 
 def tap(backbone: Backbone, layers: str, inputs: Arguments) -> dict[Tap, int]:
@@ -98,7 +110,7 @@ def resolved(text: str, model: nn.Module, run: Callable[[], object]) -> list[Tap
     full: list[Tap] = []
     for tap in taps:
         known = None if tap.pooling else seen.get(tap.module)
-        full += [tap] if known is None else [Tap(tap.module, how) for how in poolings(known.output, known.grid)]
+        full += [tap] if known is None else [Tap(tap.module, how) for how in poolings(known.shape, known.grid)]
     return unique(full)
 
 
@@ -110,7 +122,7 @@ def observed(model: nn.Module, run: Callable[[], object], paths: Iterable[str]) 
     def keep(path: str, output: Any) -> None:
         tensor = tensor_of(output)
         usable = tensor is not None and tensor.ndim in (2, 3, 4) and path not in seen
-        seen[path] = Seen(tensor.clone(), Grid(grid.size)) if tensor is not None and usable else None
+        seen[path] = Seen.of(tensor, grid) if tensor is not None and usable else None
 
     hooks = [module.register_forward_hook(grid) for module in convolutions(model)]
     for path in dict.fromkeys(paths):
@@ -140,7 +152,7 @@ def auto_paths(model: nn.Module, seen: Mapping[str, Seen]) -> list[str]:
 
 
 def _chosen(model: nn.Module, seen: Mapping[str, Seen]) -> list[str]:
-    inner = {path: one for path, one in seen.items() if one.output.ndim > 2 and math.prod(one.size) > 1}
+    inner = {path: one for path, one in seen.items() if len(one.shape) > 2 and math.prod(one.size) > 1}
     blocks = _blocks(model, inner)
     sizes = [inner[path].size for path in blocks]
     last = next((i for i in range(len(blocks), 0, -1) if sizes[i - 1] != sizes[-1]), 0)  # where the last stage begins
@@ -164,7 +176,9 @@ def _blocks(model: nn.Module, seen: Mapping[str, Seen]) -> Sequence[str]:
     if not numbered:
         return [path for path in seen if not parts[path]]
     whole = {
-        path for path in numbered if not any(_inside(other, path) and _same(seen, other, path) for other in numbered)
+        path
+        for path in numbered
+        if not any(_inside(other, path) and seen[other].equals(seen[path]) for other in numbered)
     }
     classes = {type(model.get_submodule(path)) for path in whole} - set(_CONTAINERS)
     blocks = {path for path in numbered if type(model.get_submodule(path)) in classes} or whole
@@ -187,16 +201,11 @@ def _inside(path: str, other: str) -> bool:
     return path.startswith(f"{other}.")
 
 
-def _same(seen: Mapping[str, Seen], one: str, other: str) -> bool:
-    first, second = seen[one].output, seen[other].output
-    return first.shape == second.shape and torch.equal(first, second)
-
-
 def _outermost(path: str, seen: Mapping[str, Seen], blocks: Sequence[str]) -> str:
     """The largest module that gives what this block gives, and has no block after it: a stage, for its last block."""
     later = blocks[blocks.index(path) + 1 :]
     return next(
         other
         for other in sorted(seen, key=len)
-        if _inside(f"{path}.", other) and _same(seen, other, path) and not any(_inside(b, other) for b in later)
+        if _inside(f"{path}.", other) and seen[other].equals(seen[path]) and not any(_inside(b, other) for b in later)
     )

@@ -24,6 +24,8 @@ from ltpost.errors import DataError, UsageError
 MOST_COLUMNS, SIDES = 512, (4, 2, 1)
 #: tokens before those of the patches, at most: the class token, a distillation token, registers
 _MOST_PREFIX = 16
+#: how poolings other than averages of maps are called in a file
+_WORDS = {"cls": "class token", "mean": "mean token", "": "none"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,21 @@ class Tap:
     @property
     def attrs(self) -> dict[str, str]:
         """What is stored with the dataset."""
-        words = {"cls": "class token", "mean": "mean token", "": "none"}
-        return {
-            "module": self.module,
-            "pooling": words.get(self.pooling, f"average {self.pooling}x{self.pooling}"),
-        }
+        average = f"average {self.pooling}x{self.pooling}"
+        return {"module": self.module, "pooling": _WORDS.get(self.pooling, average)}
+
+    @classmethod
+    def described(cls, attrs: Mapping[str, Any]) -> Tap | None:
+        """The tap that :attr:`attrs` describe, or None.
+
+        >>> Tap.described(Tap("layer2", "4").attrs)
+        Tap(module='layer2', pooling='4')
+        """
+        words = {word: pooling for pooling, word in _WORDS.items()}
+        pooling, module = str(attrs.get("pooling", "")), str(attrs.get("module", ""))
+        square = re.fullmatch(r"average (\d+)x\1", pooling)
+        known = square[1] if square else words.get(pooling)
+        return cls(module, known) if module and known is not None else None
 
 
 def parse_taps(text: str) -> list[Tap]:
@@ -186,24 +198,28 @@ def tensor_of(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def as_map(output: Tensor) -> Tensor:
-    """(n, channels, h, w) of a map whose channels may come last: its height and width are equal then."""
-    _, one, two, three = output.shape
-    return output.permute(0, 3, 1, 2) if one == two != three else output
+def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of a map (n, …); channels come last where the first two of the others are equal.
+
+    >>> channels_first((2, 64, 7, 7)), channels_first((2, 7, 7, 64))
+    ((64, 7, 7), (64, 7, 7))
+    """
+    _, one, two, three = shape
+    return (three, one, two) if one == two != three else (one, two, three)
 
 
-def poolings(output: Tensor, grid: Grid) -> list[str]:
-    """How an output is pooled where nothing is said.
+def poolings(shape: Sequence[int], grid: Grid) -> list[str]:
+    """How an output of this shape is pooled where nothing is said.
 
     A map: to the finest of 4 x 4, 2 x 2 and 1 x 1 with at most 512 columns. Tokens: the class token, where there is
     one, and the mean of the others. A vector: as it is.
     """
-    if output.ndim == 4:
-        _, channels, height, width = as_map(output).shape
+    if len(shape) == 4:
+        channels, height, width = channels_first(shape)
         fitting = [k for k in SIDES if k <= min(height, width) and k * k * channels <= MOST_COLUMNS]
         return [str(fitting[0] if fitting else 1)]
-    if output.ndim == 3:
-        return ["cls", "mean"] if grid.prefix(output.shape[1]) else ["mean"]
+    if len(shape) == 3:
+        return ["cls", "mean"] if grid.prefix(shape[1]) else ["mean"]
     return [""]
 
 
@@ -214,7 +230,12 @@ def pooled(output: Tensor | None, tap: Tap, num_images: int, grid: Grid) -> Tens
         DataError: the output cannot be pooled so; the message says what it is.
     """
     shown = "no tensor" if output is None else f"shape {tuple(output.shape)}"
-    if output is None or not output.is_floating_point() or output.ndim not in (2, 3, 4) or len(output) != num_images:
+    if (
+        output is None
+        or not output.is_floating_point()
+        or output.ndim not in (2, 3, 4)
+        or output.shape[0] != num_images
+    ):
         raise DataError(
             f"layers: '{tap.module}' must give a map (n, channels, h, w), tokens (n, T, D) or a vector (n, D) for "
             f"{num_images} images, but gives {shown}; tap another module"
@@ -230,7 +251,8 @@ def pooled(output: Tensor | None, tap: Tap, num_images: int, grid: Grid) -> Tens
         if tap.pooling == "cls" and not prefix:
             raise DataError(f"layers={tap.name}: '{tap.module}' has no class token, {shown}; take @mean")
         return output[:, 0].float() if tap.pooling == "cls" else output[:, prefix:].float().mean(dim=1)
-    side, maps = int(tap.pooling), as_map(output)
+    side, first = int(tap.pooling), channels_first(output.shape)
+    maps = output if first == tuple(output.shape[1:]) else output.permute(0, 3, 1, 2)
     if side > min(maps.shape[2:]):
         size = " x ".join(str(int(length)) for length in maps.shape[2:])
         raise DataError(f"layers={tap.name}: the map of '{tap.module}' is {size}, too small for {side} x {side}")

@@ -22,7 +22,8 @@ from ltpost.errors import UsageError
 from ltpost.extract.pixels.preprocess import Preprocess, as_image
 
 AUGMENTS = ("standard", "none")
-TTAS = ("off", "flip", "five-crop")
+#: of test-time augmentation, to how many fixed variants of an image it has
+VARIANTS = {"off": 1, "flip": 2, "five-crop": 5}
 _AREA, _LOG_RATIO = (0.08, 1.0), math.log(4 / 3)
 _PADDING = 4
 
@@ -35,8 +36,9 @@ class Views:
         preprocess: the evaluation transform.
         count: K rows per image; row k of image i is view k, at i * K + k.
         augment: "standard" or "none".
-        tta: "off", "flip" or "five-crop": the features of a row are the mean over these variants, and so are its
-            logits, which are linear in them.
+        tta: "off", "flip" (the image and its mirror image) or "five-crop". With one row per image, its features are
+            the mean over these variants, and so are its logits, which are linear in them. With as many rows as there
+            are variants, view k is variant k.
         seed: of the augmentation.
 
     Raises:
@@ -54,18 +56,23 @@ class Views:
             raise UsageError(f"views= must be at least 1, but is {self.count}")
         if self.seed < 0:
             raise UsageError(f"seed= must be at least 0, but is {self.seed}")
-        for option, value, known in (("augment", self.augment, AUGMENTS), ("tta", self.tta, TTAS)):
+        for option, value, known in (("augment", self.augment, AUGMENTS), ("tta", self.tta, tuple(VARIANTS))):
             if value not in known:
                 raise UsageError(f"{option}= must be one of {', '.join(known)}, but is '{value}'")
         if self.tta != "off" and self.augment != "none":
             raise UsageError("tta= averages fixed variants of an image; it cannot go with augment=standard")
+        if self.tta != "off" and self.count not in (1, VARIANTS[self.tta]):
+            raise UsageError(
+                f"views= with tta={self.tta} must be 1, which averages the variants of an image, or "
+                f"{VARIANTS[self.tta]}, which stores each as a row, but is {self.count}"
+            )
         if self.tta == "five-crop" and self.preprocess.crop is None:
             raise UsageError("tta=five-crop needs img_size= and crop_pct=: the images are taken whole here")
 
     @property
     def variants(self) -> int:
         """How many inputs make one row."""
-        return {"off": 1, "flip": 2, "five-crop": 5}[self.tta]
+        return VARIANTS[self.tta] if self.count == 1 else 1
 
     def attrs(self) -> dict[str, str]:
         """What is stored with the features; nothing where images are shown once, as they are."""
@@ -84,9 +91,11 @@ class Views:
         if self.augment == "standard":
             return [self._augmented(image, np.random.default_rng([self.seed, sample, view]))]
         if self.tta == "five-crop":
-            return self._five(self.preprocess.resized(image))
-        pixels = self.preprocess.cut(image)
-        return [pixels, pixels[:, ::-1]] if self.tta == "flip" else [pixels]
+            cut = self._five(self.preprocess.resized(image))
+        else:
+            pixels = self.preprocess.cut(image)
+            cut = [pixels, pixels[:, ::-1]] if self.tta == "flip" else [pixels]
+        return cut if len(cut) == self.variants else [cut[view]]
 
     def _augmented(self, image: Any, rng: np.random.Generator) -> NDArray[np.uint8]:
         crop = self.preprocess.crop

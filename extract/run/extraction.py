@@ -142,7 +142,8 @@ def extract_features(
             folder and ``augment`` is None: ``<split>.h5`` keeps one plain row per image, and the augmented views are
             written beside it, to ``<split>-views.h5``.
         augment: "standard" (random crop and flip) or "none"; None augments several views.
-        tta: "flip" or "five-crop" averages the features, and so the logits, of fixed variants of an image.
+        tta: "flip" or "five-crop" averages the features, logits and layers of fixed variants of an image; with as many
+            ``views`` as there are variants (2, 5) each of them is a row instead.
         seed: of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
@@ -195,7 +196,7 @@ def extract_features(
     several = views > 1 and augment is None and tta == "off"
     beside = several and split != "train" and not settings.names_a_file
     shown = Views(preprocess, views, augment or ("standard" if several else "none"), tta, seed)
-    if views > 1 and augment == "none":
+    if views > 1 and augment == "none" and tta == "off":
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
     feed = ImageFeed(source, shown, batch_size, workers, dataset)
     if not beside:
