@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from ltpost import FeatureSet
 from ltpost.data.priors import log_prior, shot_groups
 from ltpost.model_selection import cross_fit
-from ltpost.scores.confidence import ClassMoments, figure_intervals, paired_difference
+from ltpost.scores.confidence import ClassMoments, figure_intervals
 from ltpost.scores.curve import ExactCurve
 from ltpost.scores.metrics import class_weights
+from ltpost.scores.paired import paired_difference
 from ltpost.scores.sweep import affine_curve
 
 TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"
@@ -227,7 +228,7 @@ def bias(draws: int, population: Population, rows: int) -> tuple[float, float, f
         curve = population.draw(rows, random)
         best = curve.best("all", 0, 3)
         truth = population.curve.at([best.value])[0].all
-        correct = cross_fit(curve, "all", 0, 3, seed=number)
+        correct = cross_fit(curve, "all", 0, 3, seed=number).correct
         errors[number] = correct.mean() - truth, best.score - truth  # as many rows in every class
     spread = float(errors[:, 0].std())
     return spread, float(errors[:, 0].mean() / spread), float(errors[:, 1].mean() / spread)

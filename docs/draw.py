@@ -13,7 +13,6 @@ import numpy as np
 
 from ltpost import Experiment, FeatureSet, LinearHead, compare
 from ltpost.comparison import compare_report
-from ltpost.plots import new_axes
 from ltpost.report.results import Report
 
 
@@ -41,8 +40,8 @@ def main() -> None:
         results = compare_report(compare(Experiment(folder))).results
     test = Report([result for result in results if result.split == "test"])
     sys.stdout.write(f"{test}\n")
-    ax = test.plot(new_axes(1.35 * len(test.results) + 1.6, 3.5))
-    ax.set_title("CIFAR-100-LT, ResNet-32: accuracy on test", loc="left", fontsize=10)
+    ax = test.plot(width=8.5)
+    ax.set_title("CIFAR-100-LT, ResNet-32", loc="left", fontsize=10)
     ax.figure.savefig(here / "cifar100lt.png", dpi=110)
 
 

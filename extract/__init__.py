@@ -1,16 +1,17 @@
-"""From a checkpoint and images to feature files, and back to a checkpoint.
+"""Turns a checkpoint and images into feature files, and writes heads back into checkpoints.
 
 The rooms, in reading order; each imports only from those before it:
 
 - ``messages``: lines for users. ``joint``: several heads as one.
-- ``pixels``: an image to the pixels that a network takes.
-- ``data``: folders, lists, archives and data sets to labelled rows.
-- ``checkpoints``: a checkpoint file to named tensors.
-- ``networks``: named tensors to a model that gives features and logits.
-- ``run``: rows to a feature file, by one process or several, interrupted or not. Its entry is ``run.extraction``.
-- ``export``: a head back into its checkpoint, or with its network. ``convert``: cached features of
-  other programs.
-- ``command``: the command line.
+- ``pixels`` turns an image into the pixels that a network takes.
+- ``data`` turns folders, lists, archives and data sets into labelled rows.
+- ``checkpoints`` turns a checkpoint file into named tensors.
+- ``networks`` turns named tensors into a model that gives features and logits.
+- ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
+  ``run.probe`` measures how images and labels must be read.
+- ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes features and
+  logits of other programs.
+- ``command`` is the command line.
 
 The core of ltpost imports none of this.
 """
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ltpost.extract.export.with_head import WithHead
     from ltpost.extract.run.extraction import extract_features
+    from ltpost.extract.run.probe import probe
     from ltpost.extract.run.splits import extract_splits
 
 #: public name to the module that has it, imported when first used: they need torch
@@ -30,9 +32,10 @@ _MODULES = {
     "WithHead": "export.with_head",
     "extract_features": "run.extraction",
     "extract_splits": "run.splits",
+    "probe": "run.probe",
 }
 
-__all__ = ["WithHead", "extract_features", "extract_splits"]
+__all__ = ["WithHead", "extract_features", "extract_splits", "probe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""``ltpost extract``: read the options, one library call, say what was written."""
+"""The commands of extraction. Each reads its options, makes one library call, and prints what it wrote."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ class Numbers(click.ParamType):
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
-@click.option("--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: found]")
+@click.option(
+    "--head-key", help="Name of the classifier layer, or of several: head,head_dist.  [default: the usual one]"
+)
 @click.option("--expert", metavar="E", help="Which expert of a RIDE or SADE checkpoint, 0, 1, …, or all.")
 @click.option("--head-scale", type=float, default=30.0, show_default=True, help="Scale of a cosine classifier (LDAM).")
 @click.option(
@@ -75,10 +78,9 @@ class Numbers(click.ParamType):
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
 @click.option(
     "--class-order",
-    type=click.Choice(["string", "natural"]),
-    default="string",
-    show_default=True,
-    help="How class folders are sorted: as torchvision does, or as timm.",
+    type=click.Choice(["string", "natural", "frequency"]),
+    help="Number classes by their names, sorted as torchvision does or as timm, or the most frequent first.  "
+    "[default: string for folders, else the labels as they are]",
 )
 @click.option("--column", metavar="NAME", help="Column of the texts or sounds of a table.  [default: found]")
 @click.option("--label-column", metavar="NAME", help="Column of their labels.  [default: found]")
@@ -94,6 +96,14 @@ class Numbers(click.ParamType):
 @click.option("--interpolation", help="bilinear, bicubic, …")
 @click.option("--mean", type=Numbers(), help="Channel means for pixels in 0..1, e.g. 0.485,0.456,0.406.")
 @click.option("--std", type=Numbers(), help="Channel standard deviations.")
+@click.option(
+    "--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the channels.  [default: the network's, rgb]"
+)
+@click.option(
+    "--weights",
+    metavar="KEY",
+    help="Which weights of a checkpoint with several, such as state_dict.  [default: averaged or best ones]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option(
     "--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True, help="Mixed precision."
@@ -144,20 +154,51 @@ class Numbers(click.ParamType):
 @click.option("--max-bad", type=int, help="Stop when more images than this cannot be read.  [default: mark them]")
 @click.option("--expect-top1", type=float, help="Fail unless the joint top-1 is within a point of this.")
 @click.option("--shard", metavar="I/N", help="Only part I of N (0 <= I < N), joined later by ltpost merge.")
+@click.option(
+    "--probe",
+    "images",
+    type=int,
+    metavar="N",
+    help="Write nothing. Measure on N labelled images how the accuracy depends on mean and std, sizes, crops, the "
+    "order of channels and classes, and the weights.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result of --probe as JSON.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
-def extract(splits: tuple[tuple[str, ...], ...], **options: Any) -> None:
-    """Cache the features of a split, or of several: what enters the classifier of a trained network.
+def extract(splits: tuple[tuple[str, ...], ...], images: int | None, as_json: bool, **options: Any) -> None:
+    """Cache the features of a split, or of several: the input of the classifier of a trained network.
 
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
       ltpost extract --ckpt r50.pth --split train,val,test
       ltpost extract --ckpt r50.pth --split train --layers auto
+      ltpost extract --ckpt r50.pth --split val --probe 500
     """
     from ltpost.extract import extract_splits
 
-    for path in extract_splits(splits=[name for names in splits for name in names], **options):
+    names = [name for several in splits for name in several]
+    if images is not None:
+        if len(names) != 1:
+            raise UsageError(f"--probe takes one --split, not {', '.join(names)}")
+        _probe(images, as_json, {**options, "split": names[0]})
+        return
+    if as_json:
+        raise UsageError("--json goes with --probe N; ltpost info --json describes a feature file")
+    for path in extract_splits(splits=names, **options):
         click.echo(f"ltpost: wrote {path}", err=True)
+
+
+def _probe(images: int, as_json: bool, options: dict[str, Any]) -> None:
+    """Print which reading of images and labels is best; options that do not concern it are left out."""
+    from dataclasses import fields
+    from inspect import signature
+
+    from ltpost.extract.run.probe import probe
+    from ltpost.extract.run.reading import Reading
+
+    known = {*signature(probe).parameters, *(field.name for field in fields(Reading))}
+    report = probe(images=images, **{name: value for name, value in options.items() if name in known})
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
 
 
 @click.command()
@@ -195,7 +236,7 @@ def merge(files: tuple[str, ...]) -> None:
     show_default=True,
     help="A copy of the checkpoint, or the head alone; onnx with --ckpt and torch-export are the whole model.",
 )
-@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: as the features say]")
+@click.option("--head-key", help="Name of the classifier in the checkpoint.  [default: the one in the feature file]")
 @click.option(
     "--features",
     default="features",
@@ -203,14 +244,14 @@ def merge(files: tuple[str, ...]) -> None:
     metavar="PATH",
     help="Feature file or folder to prove the result on.",
 )
-@click.option("--arch", help="As for extract; only to run images or for onnx.")
+@click.option("--arch", help="As for extract; needed for --data and for onnx only.")
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
 @click.option("--split", default="val", show_default=True, help="Which split of --data.")
 def export(**options: Any) -> None:
-    """Write a rebalanced head back into its checkpoint: same container, keys and types, only the classifier new.
+    """Write a rebalanced head back into its checkpoint: container, keys and types stay, only the classifier is new.
 
-    The written file is loaded afresh, and must give the head's logits on stored rows before it gets its name.
-    A head that is not one linear layer, such as one that reads earlier layers, is written with its network.
+    The written file gets its name only after it was loaded again and gave the head's logits on stored rows. A head that
+    is not one linear layer, such as one that reads earlier layers, is written with its network.
 
     \b
     For example:
@@ -225,7 +266,7 @@ def export(**options: Any) -> None:
 @click.command("inspect-ckpt")
 @click.argument("ckpt", metavar="FILE")
 def inspect_ckpt(ckpt: str) -> None:
-    """Show how a checkpoint is made: container, architecture and classifier candidates, what is unused.
+    """Show the content of a checkpoint: container, candidates for architecture and classifier, unused tensors.
 
     \b
     For example:

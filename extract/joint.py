@@ -1,6 +1,6 @@
 """Several linear heads whose logits are averaged, as one linear head over their features side by side.
 
-z = 1/E Σ_e (W_e x_e + b_e) is W x + b for x = [x_1, …, x_E], with W = [W_1, …, W_E] / E and b the mean of b_e.
+z = 1/E Σ_e (W_e x_e + b_e) equals W x + b for x = [x_1, …, x_E], with W = [W_1, …, W_E] / E and b the mean of b_e.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def parted(head: LinearHead, widths: Sequence[int]) -> list[tuple[slice, LinearH
 
     Args:
         head: over the features of all, side by side.
-        widths: how many columns each has; their sum is D.
+        widths: the number of columns of each; their sum is D.
 
     Returns:
-        For each its columns and a head: that part of the weight times E, and the whole bias.
+        The columns and the head of each: its part of the weight times E, and the whole bias.
     """
     stops = np.cumsum(widths)
     columns = [slice(int(stop - width), int(stop)) for stop, width in zip(stops, widths, strict=True)]

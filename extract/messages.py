@@ -11,12 +11,12 @@ from ltpost.errors import DataError, LtpostError, UsageError
 
 
 def tell(message: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's text."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -32,11 +32,11 @@ def need(package: str, what: str, extra: str = "vision") -> UsageError:
 
 @contextmanager
 def reading(file: Path, form: str) -> Iterator[None]:
-    """The boundary of a reader: whatever a library raises on a damaged file becomes one sentence with its name.
+    """Turn any error that a library raises on a damaged file into one sentence with the name of the file.
 
     Args:
-        file: what is read.
-        form: what it is read as, for example "an .npz file".
+        file: the file that is read.
+        form: the kind of file, for example "an .npz file".
 
     Raises:
         DataError: the block raised an error that is not ltpost's own.

@@ -15,11 +15,13 @@ from typing import Any
 
 from ltpost import methods
 from ltpost._version import __version__
-from ltpost.comparison import compare
+from ltpost.comparison import compare, compare_report, pareto_front
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.load import load
 from ltpost.data.priors import shot_groups
+from ltpost.data.split import split_file
+from ltpost.diagnostics import diagnose
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
@@ -27,6 +29,7 @@ from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
 from ltpost.method import Method
 from ltpost.outcome import Outcome
+from ltpost.page import write_report
 from ltpost.report.results import Report
 
 __all__ = [
@@ -45,12 +48,17 @@ __all__ = [
     "UsageError",
     "__version__",
     "compare",
+    "compare_report",
+    "diagnose",
     "evaluate",
     "extract_features",
     "load",
     "load_head",
     "methods",
+    "pareto_front",
     "shot_groups",
+    "split_file",
+    "write_report",
 ]
 
 

@@ -28,9 +28,9 @@ from ltpost.errors import UsageError
 from ltpost.heads import Array, Head, RescaledHead
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores.posteriors import Passes, softmax
+from ltpost.scores.reliability import calibration_error
 
 KINDS = ("temperature", "bias", "bcts", "vector")
-BINS = 15
 #: key of ``head.info`` under which a temperature is saved with a head
 TEMPERATURE = "temperature"
 _RANGE = (1e-3, 1e3)  # of a factor 1/T
@@ -197,28 +197,6 @@ def row_scores(head: Head, rows: FeatureSet, calibration: Calibration = NONE) ->
         nll[part] = log_total - shifted - np.broadcast_to(offset, (head.num_classes,))[own]
         brier[part] = np.einsum("nc,nc->n", posterior, posterior) - 2 * right + 1
     return RowScores(rows.labels, confidence, correct, nll, brier)
-
-
-def calibration_error(confidence: Array, correct: Array, weight: Array | None = None, bins: int = BINS) -> float:
-    """Expected calibration error: Σ_b (weight in b) |accuracy - mean confidence in b|, a fraction.
-
-    Bins are right-closed, ((b - 1)/B, b/B], as in Guo et al. and MiSLAS.
-
-    Args:
-        confidence: (N,).
-        correct: (N,).
-        weight: (N,), what each row counts; default alike.
-        bins: B.
-
-    >>> round(calibration_error(np.array([0.9, 0.9, 0.2]), np.array([1, 0, 0])), 4)
-    0.3333
-    """
-    if len(confidence) == 0:
-        return np.nan
-    weight = np.ones(len(confidence)) if weight is None else weight
-    where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(where, weights=weight * (correct - confidence), minlength=bins)
-    return float(np.abs(gaps).sum() / weight.sum())
 
 
 def calibration_figures(scores: RowScores, groups: ShotGroups | None) -> dict[str, float]:

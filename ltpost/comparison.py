@@ -11,12 +11,30 @@ from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.experiment import Experiment
 from ltpost.method import Method
 from ltpost.outcome import Outcome
+from ltpost.report.front import Front
 from ltpost.report.results import Report, Result
+from ltpost.scores.front import Point
 
 
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
     """What a method needs and the files do not have: keys of ``ltpost.method.NEEDS``."""
     return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
+
+
+def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The methods to run, and of sets of methods those that cannot be run here.
+
+    Args:
+        experiment: the files.
+        names: keys of methods, or names of sets (``ltpost.methods.SETS``, or "all").
+
+    Returns:
+        The keys, and key to what :func:`missing` says of those that only a set names.
+    """
+    asked = list(names)
+    keys = methods.keys_of(asked)
+    lacking = {key: needs for key in keys if key not in asked and (needs := missing(experiment, key))}
+    return [key for key in keys if key not in lacking], lacking
 
 
 def compare(
@@ -49,10 +67,35 @@ def compare(
     return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
 
 
-def compare_report(outcomes: Iterable[Outcome]) -> Report:
-    """One table: the joint classifier once, then every method."""
+def compare_report(outcomes: Iterable[Outcome], **shown: Any) -> Report:
+    """One table: the joint classifier once, then every method.
+
+    Args:
+        outcomes: of several methods.
+        **shown: what else it shows: ``per_class``, ``against``, ``figure`` of :class:`Report`.
+    """
     rows: dict[tuple[str, str], Result] = {}
     for outcome in outcomes:
         for result in outcome.results:
             rows.setdefault((result.split, result.name), result)
-    return Report(list(rows.values()))
+    return Report(list(rows.values()), **shown)
+
+
+def pareto_front(experiment: Experiment, outcomes: Iterable[Outcome], x: str = "many", y: str = "few") -> Front:
+    """What the joint classifier and methods can reach in two figures on the rows of the choice.
+
+    Args:
+        experiment: in which the methods ran.
+        outcomes: of several methods.
+        x: a figure.
+        y: the other figure.
+
+    Raises:
+        DataError: one of the figures is not defined there.
+    """
+    split = experiment.chosen_on.split
+    joint = [Point(None, result.figures) for result in experiment.joint_results if result.split == split]
+    known: dict[str, tuple[str | None, list[Point]]] = {"joint": (None, joint)} if joint else {}
+    for outcome in outcomes:
+        known[outcome.method] = (outcome.parameter, outcome.front(split, x, y))
+    return Front(split, known, x, y)

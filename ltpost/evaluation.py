@@ -4,55 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.calibration import saved_calibration_figures
 from ltpost.data.features import FeatureSet
-from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups
+from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, class_list, minority_class
 from ltpost.errors import DataError
-from ltpost.heads import Head
-from ltpost.report.results import Report, Result
+from ltpost.heads import Array, Head
+from ltpost.outcome import Outcome
+from ltpost.report.results import JudgedRows, Report, Result
 from ltpost.scores.confidence import ClassMoments, figure_intervals
+from ltpost.scores.goal import Goal, answer_figures
 from ltpost.scores.metrics import figures
 from ltpost.scores.predict import predict
+from ltpost.scores.ranking import average_precision, score_differences
 from ltpost.scores.test_priors import figures_under, named_priors
 
 
 def evaluate(
-    head: Head,
+    head: Head | Outcome,
     feature_set: FeatureSet,
     groups: ShotGroups | None = None,
     *,
-    name: str = "head",
+    name: str = "",
     detail: str = "",
     device: str = "cpu",
+    goal: Goal | None = None,
 ) -> Result:
     """Figures of a head on a split.
 
     Args:
-        head: any head; C must be that of the split.
+        head: any head, or the outcome of a method; C must be that of the split.
         feature_set: N rows.
         groups: many/medium/few-shot classes; default from its ``class_counts``.
-        name: what to call the row.
+        name: what to call the row; default the method of an outcome, or "head".
         detail: shown beside the name.
         device: where the logits are computed.
+        goal: what heads are chosen by; says which figures of answers to give.
 
     Raises:
         DataError: no rows, or another number of classes.
     """
+    if isinstance(head, Outcome):
+        name, detail = name or head.method, detail or description(head.head)
+        head = head.head
+    name = name or "head"
     if head.num_classes != feature_set.num_classes:
         raise DataError(
             f"{feature_set.name}: has C = {feature_set.num_classes} classes, but the head has {head.num_classes}; "
             "it was made for other features"
         )
     groups = feature_set.shot_groups() if groups is None else groups
-    correct = predict(head, feature_set, device) == feature_set.labels
+    predicted = predict(head, feature_set, device)
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)
     remarks = (_advice(head, name, seen, feature_set.split),) if seen else ()
-    return result_of(correct, feature_set, groups, name=name, detail=detail, remarks=remarks)
+    result = result_of(
+        predicted == feature_set.labels,
+        feature_set,
+        groups,
+        name=name,
+        detail=detail,
+        remarks=remarks,
+        predicted=predicted,
+        goal=goal,
+    )
+    more, signature = _with_ranking(result.more, head, feature_set, goal), str(head.info.get("signature", ""))
+    return replace(result, more=more, signature=signature)
 
 
 def result_of(
@@ -63,10 +84,13 @@ def result_of(
     name: str,
     detail: str = "",
     remarks: tuple[str, ...] = (),
+    predicted: NDArray[np.int64] | None = None,
+    goal: Goal | None = None,
 ) -> Result:
     """Figures of a classifier of which it is known on which rows it is right, ``correct`` (N,).
 
-    Several views of a sample are one independent unit in the intervals.
+    Several views of a sample are one independent unit in the intervals. ``predicted`` (N,) are the answers; of two
+    classes they follow from ``correct``.
     """
     if len(feature_set) == 0:
         raise DataError(f"{feature_set.name}: has no readable rows, so there is nothing to evaluate")
@@ -74,6 +98,8 @@ def result_of(
     hits = np.bincount(feature_set.labels[correct], minlength=classes)
     moments = ClassMoments.of_rows(correct, feature_set.labels, classes, feature_set.sample)
     totals = moments.totals
+    if predicted is None and classes == 2:
+        predicted = np.where(correct, feature_set.labels, 1 - feature_set.labels)
     return Result(
         name,
         feature_set.split,
@@ -85,7 +111,41 @@ def result_of(
         feature_set.num_invalid,
         int((moments.units == 1).sum()),
         remarks,
+        _answer_table(predicted, feature_set, goal),
+        rows=JudgedRows.of(feature_set, groups),
+        correct=correct,
+        predicted=None if predicted is None else predicted.astype(np.int32),
     )
+
+
+def _answer_table(
+    predicted: NDArray[np.int64] | None, feature_set: FeatureSet, goal: Goal | None
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and cost, under the name of their table; {} where nobody asked."""
+    classes = feature_set.num_classes
+    goal = goal or Goal(positive=minority_class(feature_set.class_counts))
+    if predicted is None or (classes != 2 and not goal.of_answers and goal.cost is None):
+        return {}
+    values = answer_figures(predicted, feature_set.labels, classes, goal)
+    names = {"precision": "precision", "recall": "recall", "f1": "F1", "cost": "cost"}
+    return {_table_name(feature_set, goal): {label: values[key] for key, label in names.items() if key in values}}
+
+
+def _table_name(feature_set: FeatureSet, goal: Goal) -> str:
+    if feature_set.num_classes != 2:
+        return "mean over classes"
+    return class_list(np.array([goal.positive]), feature_set.class_names)
+
+
+def _with_ranking(
+    more: Mapping[str, Mapping[str, float]], head: Head, feature_set: FeatureSet, goal: Goal | None
+) -> Mapping[str, Mapping[str, float]]:
+    """The same; of two classes with the area under the curve of precision against recall."""
+    if feature_set.num_classes != 2:
+        return more
+    goal = goal or Goal(positive=minority_class(feature_set.class_counts))
+    name, scores = _table_name(feature_set, goal), score_differences(head, feature_set, goal.positive)
+    return {**more, name: {**more[name], "PR-AUC": average_precision(scores, feature_set.labels == goal.positive)}}
 
 
 def _seen(head: Head, split: str) -> str:
@@ -133,6 +193,8 @@ def evaluate_heads(
     *,
     with_calibration: bool = False,
     test_priors: Sequence[str] = (),
+    cost: Array | None = None,
+    **shown: Any,
 ) -> Report:
     """Several heads on one split, beside the joint classifier where that is known.
 
@@ -143,6 +205,8 @@ def evaluate_heads(
         few_shot: see there.
         with_calibration: give figures of the probabilities too, with the calibration that is saved with a head.
         test_priors: give the accuracy under these class priors too, see ``scores.test_priors``.
+        cost: (C, C), what every answer (column) to rows of every class (row) costs; the mean is given too.
+        **shown: what else the report shows: ``per_class``, ``against``, ``figure``.
     """
     groups = feature_set.shot_groups(many_shot, few_shot)
     named = dict(heads)
@@ -151,14 +215,15 @@ def evaluate_heads(
     joint = "fitted to these rows" if feature_set.split == "train" else ""
     if not named:
         raise DataError(f"{feature_set.name}: has neither 'head/weight' nor 'logits'; name a head in heads=")
+    goal = None if cost is None else Goal(positive=minority_class(feature_set.class_counts), cost=cost)
     priors, results = named_priors(test_priors, feature_set.class_counts), []
     for name, head in named.items():
         detail = joint if name == "joint" else description(head)
-        result = evaluate(head, feature_set, groups, name=name, detail=detail)
-        more: dict[str, dict[str, float]] = {}
+        result = evaluate(head, feature_set, groups, name=name, detail=detail, goal=goal)
+        more = dict(result.more)
         if with_calibration:
             more["calibration"] = saved_calibration_figures(head, feature_set, groups)
         if priors:
             more["test priors"] = figures_under(priors, result.hits, result.totals)
         results.append(replace(result, more=more))
-    return Report(results)
+    return Report(results, **shown)

@@ -24,18 +24,38 @@ from ltpost.conformal import all_set_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
-from ltpost.data.priors import FEW_SHOT, GROUPS, MANY_SHOT, ShotGroups, shot_groups, with_class_names
+from ltpost.data.priors import (
+    FEW_SHOT,
+    GROUPS,
+    MANY_SHOT,
+    ShotGroups,
+    minority_class,
+    shot_groups,
+    with_class_names,
+)
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import Head, RowFigures
+from ltpost.heads import Array, Head, RowFigures
 from ltpost.material import Material
 from ltpost.method import TRANSDUCTIVE, Method
-from ltpost.model_selection import FOLDS, Choice, FamilyOf, Selection
+from ltpost.model_selection import Choice, FamilyOf, Selection
 from ltpost.outcome import Outcome
 from ltpost.report.results import Result
+from ltpost.scores.folds import FOLDS
+from ltpost.scores.goal import GOALS, Goal, costs_of, parse_limits
+from ltpost.scores.metrics import FIGURES
 from ltpost.scores.test_priors import figures_under, named_priors
-from ltpost.wording import chosen_params, detail_of, in_signature, joined, per_group_notes, range_notes
+from ltpost.wording import (
+    chosen_params,
+    detail_of,
+    in_signature,
+    joined,
+    limit_notes,
+    per_group_notes,
+    range_notes,
+    unchanged_notes,
+)
 
 
 class Experiment:
@@ -56,6 +76,9 @@ class Experiment:
         progress: show bars, on a terminal.
         calibration: fit probabilities after every choice, one of ``calibration.KINDS``, and report how good they are.
         test_priors: report the accuracy under these class priors of the rows too, see ``scores.test_priors``.
+        keep: limits that a choice keeps, such as "many:-2" (points against the joint classifier on the same rows) or
+            "precision>=50" (percent); where no value keeps them all, the one that misses them least is taken.
+        cost: what every answer (column) to rows of every class (row) costs, (C, C), or the file of it.
         coverage: make sets of classes on val that hold the right one with this probability, and report their size and
             coverage on test.
 
@@ -81,6 +104,8 @@ class Experiment:
         calibration: str | None = None,
         test_priors: Sequence[str] = (),
         coverage: float | None = None,
+        keep: Sequence[str] = (),
+        cost: Array | str | os.PathLike[str] | None = None,
     ):
         self.folder: FeatureFolder | FeatureSets
         given = {"train": train, "val": val, "test": test}
@@ -91,7 +116,9 @@ class Experiment:
             self.folder = folder if isinstance(folder, FeatureFolder) else FeatureFolder(folder, expert)
         assert isinstance(val, str)
         assert isinstance(test, str)
-        self.selection = Selection(select, seed=seed, device=device)
+        limits = parse_limits(keep)
+        if select not in GOALS:
+            raise UsageError(f"select= must be one of {', '.join(GOALS)}, but is {select!r}")
         if val not in self.folder and test not in self.folder:
             raise DataError(
                 f"{self.folder.path}: there is no split {val} and no split {test}, only "
@@ -115,13 +142,21 @@ class Experiment:
         self.groups: ShotGroups | None = None
         if self.class_counts is not None:
             self.groups = shot_groups(self.class_counts, many_shot, few_shot)
-        self.selection = replace(self.selection, groups=self.groups)
+        classes = self.report_set.num_classes
+        self.cost = costs_of(cost, classes) if cost is not None else None
+        self.selection = Selection(select, self.groups, seed=seed, device=device, keep=limits, cost=self.cost)
+        #: what heads are chosen by, and which figures of answers are given
+        self.goal = Goal(select, limits, minority_class(self.class_counts), self.cost)
         if calibration is not None and calibration not in KINDS:
             raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
         if coverage is not None and not 0 < coverage < 1:
             raise UsageError(f"coverage= must lie between 0 and 1, but is {coverage:g}")
         self.calibration, self.coverage = calibration, coverage
         self.test_priors = named_priors(test_priors, self.class_counts)
+
+    def __repr__(self) -> str:
+        chosen = f"{self.select} chosen on {self.chosen_on.split}{' (oracle)' if self.oracle else ''}"
+        return f"Experiment({self.folder!r}, {chosen}, reported on {self.report_set.split})"
 
     # -- what methods are made from ----------------------------------------------------------------------------------
 
@@ -139,6 +174,11 @@ class Experiment:
     def reported(self) -> list[FeatureSet]:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
+
+    @property
+    def figure(self) -> str:
+        """The figure that methods are compared by: the selected one, or the mean over classes."""
+        return self.select if self.select in FIGURES else "all"
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -185,7 +225,8 @@ class Experiment:
         method.check_options(options)
         if grid is not None and not method.grid:
             raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
-        selection = replace(self.selection, grid=tuple(float(value) for value in grid or method.grid))
+        values = tuple(float(value) for value in grid or method.grid)
+        selection = replace(self.selection, grid=values, grid_is_given=grid is not None)
 
         def family_of(fit_to: FeatureSet, target: FeatureSet) -> Family:
             return self._family(method, options, fit_to, target)
@@ -211,17 +252,20 @@ class Experiment:
                 how = "chosen" if choice.best is not None else "fitted"
                 results.append(self._judge(head, part, name, joined(detail, f"oracle: {how} on {part.split}")))
             else:
-                correct = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
+                found = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
                 what = joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
-                results.append(result_of(correct, part, self.groups, name=name, detail=label))
+                known = (found.correct, part, self.groups)
+                answers = found.predicted
+                results.append(result_of(*known, name=name, detail=label, predicted=answers, goal=self.goal))
         step = self._after(choice, selection, family_of if fits else None)
-        results = [*self.joint_results, *self._with_more(results, final.head, step)]
-        results.sort(key=lambda result: result.split != self.report_set.split)
         selected_on = None
         if choice.best is not None or fits:
             selected_on = split.split + (" (oracle)" if self.oracle else "")
         signature = self._signature(method, params, selected_on)
+        results = [replace(result, signature=signature) for result in self._with_more(results, final.head, step)]
+        results = [*self.joint_results, *results]
+        results.sort(key=lambda result: result.split != self.report_set.split)
         fitted_to = [name for need, name in (("train", "train"), ("val", split.split)) if need in method.needs]
         info = {
             "method": method.key,
@@ -238,7 +282,8 @@ class Experiment:
         final.head.info.update(info)
         per_group = self._per_group(final.head)
         about_groups = per_group_notes(per_group, self.report_set.split)
-        notes = (*final.family.notes, *about_groups, *range_notes(choice, self.select), *self.notes)
+        about_choice = (*limit_notes(choice), *unchanged_notes(choice, results), *range_notes(choice, self.select))
+        notes = (*final.family.notes, *about_groups, *about_choice, *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
 
     def _per_group(self, head: Head) -> dict[str, dict[str, float]]:
@@ -290,7 +335,7 @@ class Experiment:
         return changed
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
-        return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device)
+        return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device, goal=self.goal)
 
     def _signature(self, method: Method, params: Mapping[str, Any], selected_on: str | None) -> str:
         checkpoint = str(self.report_set.attrs.get("checkpoint_sha256", ""))[:8]
@@ -298,8 +343,9 @@ class Experiment:
             "method": method.key,
             **{key: in_signature(value) for key, value in params.items()},
             "select": self.select if selected_on else None,
+            "keep": ",".join(map(str, self.goal.keep)) or None,
             "on": selected_on,
-            "groups": None if self.groups is None else f">{self.groups.many_shot}/<{self.groups.few_shot}",
+            "groups": None if self.groups is None else self.groups.thresholds,
             "expert": self.folder.expert,
             "ckpt": checkpoint or None,
             "seed": self.seed,

@@ -24,8 +24,9 @@ from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head, MixedHead, RescaledHead
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Best, Curve, GridCurve
+from ltpost.scores.curve import Best, Curve
 from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
+from ltpost.scores.tabulated import GridCurve
 
 _LARGEST_EXPONENT = 300.0
 
@@ -54,6 +55,10 @@ class Family:
     notes: tuple[str, ...] = ()
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
+
+    def __repr__(self) -> str:
+        outer = f"{self.outer}, " if self.outer else ""
+        return f"Family(a head for every {outer}{self.parameter})" if self.parameter else "Family(one head)"
 
     def head(self, value: float | None = None) -> Head:
         """The head at a value of the hyperparameter; the value is left out where there is nothing to choose.

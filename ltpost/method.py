@@ -81,6 +81,7 @@ class Method:
         title: its name in words, lower case.
         equation: one line.
         source: authors, venue, year.
+        label: its name as the field writes it, for pictures; default its key.
         chosen: what is chosen on val, for the README; "" for nothing.
         grid: values of the hyperparameter to show; the choice is made between the least and the greatest.
         variant: how it relates to its source: "exact", or "head only" where the paper trains more than the head or on
@@ -95,6 +96,7 @@ class Method:
     title: str
     equation: str
     source: str
+    label: str = ""
     chosen: str = ""
     grid: tuple[float, ...] = ()
     variant: str = "exact"
@@ -104,6 +106,7 @@ class Method:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.make.__doc__)  # for help(ltpost.tau_norm)
+        object.__setattr__(self, "label", self.label or self.key)
         for name in self.needs:
             if name not in NEEDS:
                 raise TypeError(

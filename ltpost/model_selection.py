@@ -8,23 +8,24 @@ is best on them and, of a method that fits to val, the head that is fitted to th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data.features import FeatureSet
-from ltpost.data.priors import ShotGroups
+from ltpost.data.priors import ShotGroups, minority_class
 from ltpost.errors import DataError, UsageError
 from ltpost.family import Family
-from ltpost.heads import Head
-from ltpost.scores.confidence import units
+from ltpost.heads import Array, Head
+from ltpost.scores.answers import Answers
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Best, Curve, ExactCurve, GridCurve
-from ltpost.scores.metrics import SELECT
+from ltpost.scores.curve import Best, Curve, ExactCurve
+from ltpost.scores.folds import CrossFitted, cross_fit, each_fold, stratified_folds
+from ltpost.scores.goal import GOALS, OF_ANSWERS, Goal, Limit
 from ltpost.scores.predict import predict
+from ltpost.scores.tabulated import GridCurve
 
-FOLDS = 5
 _MAY_DIFFER = 1e-3  # of the rows
 _ROUNDING = 1e-5  # of the largest score
 _SMALLEST = 1e-35  # less is where float32 loses digits
@@ -43,6 +44,9 @@ class Choice:
         grid: values of the curve that are shown; the choice was made between the least and the greatest.
         best: the chosen value.
         whole: of a family along several parameters, all of it; ``family`` is then along the inner one.
+        goal: what was maximised and kept.
+        ends: the values between which the choice was made.
+        missed: by how much limits are missed, summed; see ``goal.Goal``.
     """
 
     head: Head
@@ -51,6 +55,12 @@ class Choice:
     grid: tuple[float, ...] = ()
     best: Best | None = None
     whole: Family | None = None
+    goal: Goal = field(default_factory=Goal)
+    ends: tuple[float, float] = (-np.inf, np.inf)
+    missed: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"Choice({self.head!r}{'' if self.best is None else f', {self.best!r}'})"
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,14 @@ class Selection:
     """The rules of a choice.
 
     Attributes:
-        select: the figure to maximise, one of ``SELECT``.
+        select: the figure to maximise, one of ``goal.GOALS``.
         groups: many/medium/few-shot classes, or None.
         grid: values of the hyperparameter between which to choose; default those of the curve.
         seed: of the folds.
         device: where to compute.
+        keep: limits of other figures; see ``goal.Goal``.
+        cost: (C, C), for the figure ``cost``.
+        grid_is_given: whether the user gave the grid. If not, thresholds of two classes are free.
     """
 
     select: str = "all"
@@ -70,16 +83,26 @@ class Selection:
     grid: tuple[float, ...] = ()
     seed: int = 0
     device: str = "cpu"
+    keep: tuple[Limit, ...] = ()
+    cost: Array | None = None
+    grid_is_given: bool = False
 
     def __post_init__(self) -> None:
-        if self.select not in SELECT:
-            raise UsageError(f"select= must be one of {', '.join(SELECT)}, but is {self.select!r}")
+        if self.select not in GOALS:
+            raise UsageError(f"select= must be one of {', '.join(GOALS)}, but is {self.select!r}")
+        if self.select == "cost" and self.cost is None:
+            raise UsageError("select=cost needs a matrix of costs; give it with cost=")
+
+    def goal(self, split: FeatureSet) -> Goal:
+        """What is to be maximised and kept on these rows."""
+        joint = predict(split.joint, split, self.device) if any(limit.relative for limit in self.keep) else None
+        return Goal(self.select, self.keep, minority_class(split.class_counts), self.cost, joint)
 
     def choose(self, split: FeatureSet, family: Family) -> Choice:
         """The best head of a family on a split; the family was made without the labels of the split."""
         if family.parameter is None:
-            return Choice(family.head(), family)
-        choice = self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family)
+            return self._only(family, split)
+        choice = self._on(family.curve(split, self.groups, grid=self.grid, device=self.device), family, split)
         check_against_curve(choice, split, self.device)
         return choice
 
@@ -90,40 +113,51 @@ class Selection:
         """
         family = family_of(split, split if target is None else target)
         if family.parameter is None:
-            return Choice(family.head(), family)
-        return self._on(self._cross_fitted_curve(split, family_of), family)
+            return self._only(family, split)
+        return self._on(self._cross_fitted_curve(split, family_of), family, split)
 
-    def _on(self, curve: Curve, family: Family) -> Choice:
+    def _on(self, curve: Curve, family: Family, split: FeatureSet) -> Choice:
         grid = self.grid or tuple(float(value) for value in curve.grid())
-        best = curve.best(self.select, min(grid), max(grid))
-        return Choice(family.head_of(best), family.at(best.others), curve, grid, best, family)
+        free = self.select in OF_ANSWERS and curve.num_classes == 2 and not self.grid_is_given
+        goal, ends = self.goal(split), (-np.inf, np.inf) if free else (min(grid), max(grid))
+        best = curve.best(goal, *ends)
+        return Choice(family.head_of(best), family.at(best.others), curve, grid, best, family, goal, ends, best.missed)
+
+    def _only(self, family: Family, split: FeatureSet) -> Choice:
+        """The one head of a family."""
+        head = family.head()
+        if not self.keep:
+            return Choice(head, family)
+        goal, known = self.goal(split), (split.labels, self.groups, split.num_classes)
+        values = goal.figures(predict(head, split, self.device), *known)
+        each = {name: np.array([value]) for name, value in values.items()}
+        missed = goal.ranked(each, np.array([True]), goal.floors(*known))[1]
+        return Choice(head, family, goal=goal, missed=missed)
 
     def with_interval(self, choice: Choice) -> Choice:
         """The choice with the bootstrap interval of its value."""
         if choice.curve is None or choice.best is None:
             return choice
-        low, high = min(choice.grid), max(choice.grid)
-        interval = choice.curve.bootstrap_best(self.select, low, high, seed=self.seed)
+        interval = choice.curve.bootstrap_best(choice.goal, *choice.ends, seed=self.seed)
         return replace(choice, best=replace(choice.best, interval=interval))
 
-    def cross_fit(self, choice: Choice) -> NDArray[np.bool_]:
-        """Which rows of the choice are right, (N,), each at the value that is best on the other folds."""
+    def cross_fit(self, choice: Choice) -> CrossFitted:
+        """The rows of the choice, each at the value that is best on the other folds."""
         assert choice.curve is not None
-        return cross_fit(choice.curve, self.select, min(choice.grid), max(choice.grid), seed=self.seed)
+        return cross_fit(choice.curve, choice.goal, *choice.ends, seed=self.seed)
 
-    def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> NDArray[np.bool_]:
-        """Which rows are right, (N,), each by a head that was fitted and chosen on the other folds alone."""
-        correct = np.zeros(len(split), dtype=bool)
+    def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> CrossFitted:
+        """The rows, each answered by a head that was fitted and chosen on the other folds alone."""
+        predicted = np.full(len(split), -1, dtype=np.int64)
         for head, inside in self.fitted_by_fold(split, family_of):
-            rows = split.subset(inside)
-            correct[inside] = predict(head, rows, self.device) == rows.labels
-        return correct
+            predicted[inside] = predict(head, split.subset(inside), self.device)
+        return CrossFitted(predicted == split.labels, np.maximum(predicted, 0))
 
     def fitted_by_fold(self, split: FeatureSet, family_of: FamilyOf) -> list[tuple[Head, NDArray[np.int64]]]:
         """For every fold the head that was fitted and chosen on the other folds alone, and the rows of the fold."""
         return [
             (self.choose_fitted(split.subset(rest), family_of, split.subset(inside)).head, inside)
-            for inside, rest in _each_fold(self._folds(split))
+            for inside, rest in each_fold(self._folds(split))
         ]
 
     def chosen_by_fold(
@@ -139,12 +173,12 @@ class Selection:
         if family_of is not None:
             return self.fitted_by_fold(split, family_of)
         pairs = []
-        for inside, rest in _each_fold(self._folds(split)):
+        for inside, rest in each_fold(self._folds(split)):
             head = choice.head
             if choice.curve is not None:
                 times = np.zeros(len(split))
                 times[rest] = 1.0
-                best = choice.curve.best(self.select, min(choice.grid), max(choice.grid), times)
+                best = choice.curve.best(choice.goal, *choice.ends, times)
                 head = (choice.whole or choice.family).head_of(best)
             pairs.append((head, inside))
         return pairs
@@ -152,7 +186,7 @@ class Selection:
     def _cross_fitted_curve(self, split: FeatureSet, family_of: FamilyOf) -> Curve:
         """The curve of which every row comes from a family that was fitted to the other folds."""
         parts = []
-        for inside, rest in _each_fold(self._folds(split)):
+        for inside, rest in each_fold(self._folds(split)):
             rows = split.subset(inside)
             family = family_of(split.subset(rest), rows)
             parts.append((inside, family.curve(rows, self.groups, grid=self.grid, device=self.device)))
@@ -180,12 +214,22 @@ def _merged(
         for inside, curve in parts:
             assert isinstance(curve, ExactCurve)
             low[inside], high[inside] = curve.low, curve.high
-        return ExactCurve(first.parameter, low, high, *shared, sample)
+
+        def answers(least: float, most: float) -> Answers:
+            exact = [(inside, curve) for inside, curve in parts if isinstance(curve, ExactCurve)]
+            return Answers.joined(curve.answers(least, most).of_rows(inside) for inside, curve in exact)
+
+        return ExactCurve(first.parameter, low, high, *shared, sample, answers)
     values = first.grid()
     correct = np.empty((len(values), total), dtype=bool)
+    predicted = np.full((len(values), total), -1, dtype=np.int32)
     for inside, curve in parts:
         correct[:, inside] = [curve.correct(value) for value in values]
-    return GridCurve(first.parameter, values, correct, *shared, sample)
+        for row, value in zip(predicted, values, strict=True):
+            found = curve.predicted(value)
+            row[inside] = -1 if found is None else found
+    known = len(values) > 0 and predicted.min(initial=0) >= 0
+    return GridCurve(first.parameter, values, correct, *shared, sample, predicted if known else None)
 
 
 def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") -> None:
@@ -223,52 +267,3 @@ def check_against_curve(choice: Choice, split: FeatureSet, device: str = "cpu") 
             f"{len(split):,} rows another answer than its curve, as float32 does not hold its values; choose from "
             "smaller values of the hyperparameter, or bring features and weights to an ordinary size"
         )
-
-
-def _each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Row numbers inside and outside of every fold that has both."""
-    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in range(FOLDS)]
-    return [(inside, rest) for inside, rest in pairs if len(inside) and len(rest)]
-
-
-def stratified_folds(
-    labels: NDArray[np.int64], num_folds: int = FOLDS, seed: int = 0, sample: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
-    """A fold number for every row, (N,); the samples of each class are dealt out evenly.
-
-    Args:
-        labels: (N,).
-        num_folds: how many.
-        seed: of the order in which samples are dealt out.
-        sample: (N,), which sample a row shows: its views lie in one fold. Default: every row is a sample.
-
-    >>> stratified_folds(np.array([0, 0, 1, 1]), num_folds=2).reshape(2, 2).sum(axis=1)
-    array([1, 1])
-    """
-    unit, labels = units(labels, sample)
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[order] = np.arange(len(labels)) % num_folds  # a class starts where the one before it stopped
-    return folds[unit]
-
-
-def cross_fit(
-    curve: Curve,
-    select: str = "all",
-    low: float = -np.inf,
-    high: float = np.inf,
-    *,
-    num_folds: int = FOLDS,
-    seed: int = 0,
-) -> NDArray[np.bool_]:
-    """Which rows are right, (N,), each at the value that is best on the other folds."""
-    folds = stratified_folds(curve.labels, num_folds, seed, curve.sample)
-    correct = np.zeros(len(folds), dtype=bool)
-    for fold in range(num_folds):
-        inside = folds == fold
-        if inside.any() and not inside.all():
-            best = curve.best(select, low, high, multiplicity=np.where(inside, 0.0, 1.0))
-            correct[inside] = curve.correct_at(best)[inside]
-    return correct

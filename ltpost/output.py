@@ -26,6 +26,7 @@ with suppress(ImportError):  # not a POSIX system
     fcntl = import_module("fcntl")
 
 _NAME = 40  # letters of the final name in the temporary one: both fit into the 255 bytes of a file system
+_open_files: set[tuple[int, Path]] = set()  # the temporary ones, and the process that writes each
 _KINDS = {stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFIFO: "a pipe"}
 
 
@@ -109,7 +110,8 @@ def _temporary(target: Path, keep_ending: bool) -> Iterator[tuple[Path, int]]:
         while descriptor is None:
             unique = f"{os.getpid()}-{secrets.token_hex(4)}"
             ends, plain = f"partial-{unique}-{target.name[-_NAME:]}", f"{target.name[:_NAME]}.{unique}.partial"
-            partial = target.with_name(ends if keep_ending else plain)  # known before it is there: a signal may come
+            partial = target.with_name(ends if keep_ending else plain)
+            _open_files.add((os.getpid(), partial))  # known before it is there: a signal may come
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             if not (_lock(descriptor) and partial.exists()):  # another process took it for one that was left behind
                 os.close(descriptor)
@@ -119,8 +121,20 @@ def _temporary(target: Path, keep_ending: bool) -> Iterator[tuple[Path, int]]:
         if partial != target:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+                _open_files.discard((os.getpid(), partial))
         if descriptor is not None:
             os.close(descriptor)
+
+
+def remove_temporary_files() -> None:
+    """Remove what this process has begun to write and not finished, before it ends.
+
+    A signal that comes between two steps of Python's ``with`` leaves the block without its end, and the file with it.
+    """
+    for process, partial in [*_open_files]:
+        if process == os.getpid():
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _usual_mode(descriptor: int, target: Path) -> int:

@@ -6,13 +6,16 @@ colour-blind readers can tell apart; a group has the same colour everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
+from ltpost.output import replacing
 from ltpost.tables import HEADINGS
 
 Array = NDArray[Any]
@@ -20,6 +23,11 @@ Array = NDArray[Any]
 COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#D55E00", "all": "#404040"}
 SERIES = ("#404040", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = "osD^vP"
+#: parameter to its sign on axes
+SYMBOLS = {"tau": "τ", "beta": "β", "gamma": "γ", "alpha": "α", "kappa": "κ", "rho": "ρ"}
+ENDINGS = (".pdf", ".png", ".svg")
+_BAR, _LETTER, _BESIDE, _WIDEST = 0.135, 0.075, 0.6, 9.0  # inches: a bar, a letter, what is beside the axes, a figure
+_LOW_BAR = 0.14  # a bar too low for its number
 _WIDE_RANGE = 50  # values that span more than this factor are drawn on a logarithmic axis
 
 
@@ -30,11 +38,15 @@ def plot_curve(
     *,
     best: float,
     plateau: tuple[float, float],
-    score: float,
+    reached: str,
     marked: bool,
+    headings: Mapping[str, str] = HEADINGS,
+    method: str = "",
+    split: str = "",
     ax: Any = None,
+    width: float | None = None,
 ) -> Any:
-    """Accuracy of every group against a hyperparameter, with the best plateau of the mean over classes.
+    """Accuracy of every group against a hyperparameter, with the best plateau of the figure that it was chosen by.
 
     Args:
         parameter: name of the hyperparameter.
@@ -42,48 +54,51 @@ def plot_curve(
         figures: name of a figure to its fractions (K,); those of ``COLOURS`` are drawn.
         best: the best value.
         plateau: the first and the last value that are as good.
-        score: the mean over classes there.
+        reached: the figure that was chosen by, and what it is there, as text.
         marked: draw a marker at each value, as the figures are known there only.
+        headings: figure to its name in the picture.
+        method: whose hyperparameter it is, for the axis.
+        split: where the accuracy was measured, for the axis.
         ax: matplotlib axes; default a new figure.
+        width: of a new figure in inches, to be saved.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    ax = _axes(ax, (6.4, 4.0))
+    ax = _axes(ax, (6.4, 4.0), width, 0.64)
+    symbol = SYMBOLS.get(parameter, parameter)
     ends: dict[str, float] = {}
     for name, colour in COLOURS.items():
-        accuracy = figures[name]
-        if np.isnan(accuracy).all():
+        if name not in headings or np.isnan(figures[name]).all():
             continue
-        width = 2.4 if name == "all" else 1.6
-        ax.plot(values, accuracy, color=colour, linewidth=width, marker="o" if marked else "", markersize=4)
-        ends[name] = float(accuracy[-1])
-    _label_ends(ax, float(values[-1]), ends)
+        thick = 2.0 if name == "all" else 1.3
+        ax.plot(values, figures[name], color=colour, linewidth=thick, marker="o" if marked else "", markersize=3.5)
+        ends[name] = float(figures[name][-1])
     ax.axvspan(*plateau, color="#404040", alpha=0.15, linewidth=0)
     ax.axvline(best, color="#404040", linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.set_title(f"best {parameter} {best:.3g}: {100 * score:.1f} %", loc="left", fontsize=10)
+    ax.set_title(f"best {symbol} {best:.3g}: {reached}", loc="left", fontsize=_size(ax))
     if values[0] > 0 and values[-1] / values[0] > _WIDE_RANGE:
         ax.set_xscale("log")
-    ax.set_xlabel(parameter)
-    _percent_axis(ax)
+        _log_ticks(ax.xaxis)
+    ax.set_xlim(values[0], values[-1])
+    ax.set_xlabel(f"{symbol} of {method}" if method else symbol)
+    ax.set_ylabel(f"accuracy on {split}" if split else "accuracy")
+    _share_axis(ax.yaxis)
+    _label_ends(ax, float(values[-1]), {headings[name]: end for name, end in ends.items()}, ends)
     return _plain(ax)
 
 
-def _label_ends(ax: Any, x: float, ends: Mapping[str, float]) -> None:
+def _label_ends(ax: Any, x: float, labels: Mapping[str, float], names: Iterable[str]) -> None:
     """The name of every line at its right end, apart from one another."""
     bottom, top = ax.get_ylim()
-    gap, lowest = 0.06 * (top - bottom), -np.inf
-    for name in sorted(ends, key=lambda name: ends[name]):
-        lowest = max(ends[name], lowest + gap)
-        ax.annotate(
-            HEADINGS[name],
-            (x, lowest),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=COLOURS[name],
-            va="center",
-            annotation_clip=False,
-        )
+    size = _size(ax)
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    gap, lowest = 1.3 * size / 72 / inches * (top - bottom), -np.inf
+    colours = dict(zip(labels, (COLOURS[name] for name in names), strict=True))
+    for label in sorted(labels, key=lambda label: labels[label]):
+        lowest = max(labels[label], lowest + gap)
+        style = {"color": colours[label], "va": "center", "fontsize": size, "annotation_clip": False}
+        ax.annotate(label, (x, lowest), xytext=(5, 0), textcoords="offset points", **style)
 
 
 def plot_groups(
@@ -91,50 +106,94 @@ def plot_groups(
     figures: Mapping[str, Array],
     intervals: Mapping[str, Array],
     *,
-    title: str = "",
+    headings: Mapping[str, str] = HEADINGS,
+    split: str = "",
     ax: Any = None,
+    width: float | None = None,
 ) -> Any:
-    """Bars of many/medium/few/all for every method, with 95 % intervals.
+    """Many, medium, few and all of every method, with 95 % intervals: bars, or dots where bars would be too narrow.
 
     Args:
         names: of M methods.
         figures: name of a figure to its fractions (M,); those of ``COLOURS`` are drawn.
         intervals: name of a figure to the ends of its interval, (M, 2).
-        title: of the picture.
+        headings: figure to its name in the picture; only these are drawn.
+        split: where the accuracy was measured, for the axis.
         ax: matplotlib axes; default a new figure.
+        width: of a new figure in inches, to be saved.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    ax = _axes(ax, (max(4.0, 1.6 + 1.35 * len(names)), 3.8))
-    width = 0.205
-    for position, (name, colour) in enumerate(COLOURS.items()):
-        where = np.arange(len(names)) + (position - 1.5) * width
+    shown = [name for name in COLOURS if name in headings]
+    bars_need = len(names) * (len(shown) + 1) * _BAR + _BESIDE
+    longest = max(map(len, names)) * _LETTER * len(names) + _BESIDE  # names stand side by side under bars
+    inches = width or (ax.figure.get_figwidth() if ax is not None else max(4.0, min(bars_need, _WIDEST)))
+    as_bars = max(bars_need, longest) <= inches
+    height = 0.5 if as_bars else (0.95 + 0.2 * len(names)) / inches
+    ax = _axes(ax, (inches, inches * height), width, height)
+    (_bars if as_bars else _dots)(ax, names, shown, figures, intervals)
+    label = f"accuracy on {split}" if split else "accuracy"
+    (ax.set_ylabel if as_bars else ax.set_xlabel)(label)
+    _share_axis(ax.yaxis if as_bars else ax.xaxis)
+    handles = [_patch(COLOURS[name], headings[name]) for name in shown]
+    style = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "columnspacing": 1.0}
+    ax.legend(handles=handles, ncols=len(shown), frameon=False, handlelength=0.9, handletextpad=0.4,
+              fontsize=_size(ax), **style)  # fmt: skip
+    return _plain(ax)
+
+
+def _bars(
+    ax: Any, names: Sequence[str], shown: Sequence[str], figures: Mapping[str, Array], intervals: Mapping[str, Array]
+) -> None:
+    wide = 1 / (len(shown) + 0.9)
+    for position, name in enumerate(shown):
+        where = np.arange(len(names)) + (position - (len(shown) - 1) / 2) * wide
         height, ends = figures[name], intervals[name].T
         reach = np.clip([height - ends[0], ends[1] - height], 0, None)
-        ax.bar(where, np.nan_to_num(height), 0.92 * width, color=colour, label=HEADINGS[name])
-        ax.errorbar(where, height, reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+        ax.bar(where, np.nan_to_num(height), 0.92 * wide, color=COLOURS[name])
+        ax.errorbar(where, height, reach, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5)
         for x, value, top in zip(where, height, ends[1], strict=True):
             _bar_label(ax, x, value, top, light=name != "medium")
     ax.set_xticks(range(len(names)), list(names))
     ax.tick_params(axis="x", length=0)
-    highest = max(float(np.nanmax(ends)) for ends in intervals.values() if not np.isnan(ends).all())
+    ax.set_xlim(-0.55, len(names) - 0.45)
+    highest = max(
+        (float(np.nanmax(intervals[name])) for name in shown if not np.isnan(intervals[name]).all()), default=1
+    )
     ax.set_ylim(0, min(1.02, highest + 0.05))
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.legend(ncols=len(COLOURS), frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=9)
-    _percent_axis(ax)
-    return _plain(ax)
 
 
 def _bar_label(ax: Any, x: float, value: float, top: float, *, light: bool) -> None:
-    """The number at the foot of its bar, or above one that is too low for it; "–" where there is no bar."""
-    style = {"ha": "center", "va": "bottom", "fontsize": 7.5}
+    """The number at the foot of its bar, upright, or above one that is too low for it; "–" where there is no bar."""
+    style = {"ha": "center", "va": "bottom", "fontsize": _size(ax) - 1.5, "rotation": 90}
     if np.isnan(value):
-        ax.text(x, 0.01, "–", **style)
-    elif value < 0.08:
-        ax.text(x, top + 0.01, f"{100 * value:.1f}", **style)
+        ax.text(x, 0.01, "–", **{**style, "rotation": 0})
+    elif value < _LOW_BAR:
+        ax.text(x, top + 0.015, f"{100 * value:.1f}", **style)
     else:
-        ax.text(x, 0.012, f"{100 * value:.1f}", color="white" if light else "black", **style)
+        ax.text(x, 0.015, f"{100 * value:.1f}", color="white" if light else "black", **style)
+
+
+def _dots(
+    ax: Any, names: Sequence[str], shown: Sequence[str], figures: Mapping[str, Array], intervals: Mapping[str, Array]
+) -> None:
+    """One row for every method, from the top down."""
+    rows = np.arange(len(names))
+    for position, name in enumerate(shown):
+        at = rows + (position - (len(shown) - 1) / 2) * 0.12
+        ax.hlines(at, *intervals[name].T, color=COLOURS[name], linewidth=1.0, alpha=0.6)
+        ax.plot(figures[name], at, MARKERS[position], color=COLOURS[name], markersize=3.6, markeredgewidth=0)
+    ax.set_yticks(rows, list(names))
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", alpha=0.15, linewidth=6)
+
+
+def _patch(colour: str, label: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=label)
 
 
 class HasNorms(Protocol):
@@ -144,7 +203,9 @@ class HasNorms(Protocol):
         """‖w_c‖₂ of every class, (C,)."""
 
 
-def plot_norms(heads: Mapping[str, HasNorms], class_counts: Array, ax: Any = None) -> Any:
+def plot_norms(
+    heads: Mapping[str, HasNorms], class_counts: Array, ax: Any = None, *, width: float | None = None
+) -> Any:
     """Weight norm against training samples, one point per class, both axes logarithmic.
 
     Args:
@@ -152,14 +213,13 @@ def plot_norms(heads: Mapping[str, HasNorms], class_counts: Array, ax: Any = Non
             its norms, which changes no prediction without a bias and makes the slopes comparable.
         class_counts: (C,); classes without a sample are left out.
         ax: matplotlib axes; default a new figure.
+        width: of a new figure in inches, to be saved.
 
     Raises:
         DataError: a head has another number of classes.
         UsageError: matplotlib is not installed.
     """
-    ax = _axes(ax, (5.6, 4.0))
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
+    ax = _axes(ax, (5.6, 4.0), width, 0.7)
     counts = np.asarray(class_counts, dtype=np.float64)
     known = counts > 0
     for number, (name, head) in enumerate(heads.items()):
@@ -179,12 +239,10 @@ def plot_norms(heads: Mapping[str, HasNorms], class_counts: Array, ax: Any = Non
     ax.set_yscale("log")
     ax.set_xlabel("training samples of the class")
     ax.set_ylabel("weight norm / geometric mean")
-    for axis, ratio in ((ax.xaxis, np.inf), (ax.yaxis, np.divide(*ax.get_ylim()[::-1]))):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if ratio > 5 else MaxNLocator(7, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+    _log_ticks(ax.xaxis)
+    _log_ticks(ax.yaxis)
     ax.grid(alpha=0.3, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=_size(ax))
     return _plain(ax)
 
 
@@ -196,9 +254,47 @@ def new_axes(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def _axes(ax: Any, size: tuple[float, float]) -> Any:
-    """``ax``, or the axes of a new figure of ``size`` inches."""
-    return _pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+def save(ax: Any, path: str | os.PathLike[str]) -> Path:
+    """Write the figure of axes, in one step; PDF, PNG or SVG by the ending of the path.
+
+    Raises:
+        UsageError: another ending.
+        DataError: the file cannot be written.
+    """
+    path = check_ending(path)
+    with replacing(path, keep_ending=True) as partial, _pyplot().rc_context({"pdf.fonttype": 42}):
+        ax.figure.savefig(partial, dpi=200)
+    return path
+
+
+def check_ending(path: str | os.PathLike[str]) -> Path:
+    """The path of a picture.
+
+    Raises:
+        UsageError: its ending is not one of ``ENDINGS``.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"plot= must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, but is {path}")
+    return path
+
+
+def _axes(ax: Any, size: tuple[float, float], width: float | None, ratio: float) -> Any:
+    """``ax``, or the axes of a new figure of ``size`` inches, or one of ``width`` inches and ``ratio`` times that."""
+    if ax is not None:
+        return ax
+    made = (
+        _pyplot().subplots(figsize=size, layout="constrained")[1] if width is None else new_axes(width, width * ratio)
+    )
+    for axis in (made.xaxis, made.yaxis):
+        axis.set_tick_params(labelsize=_size(made))
+        axis.label.set_size(_size(made))
+    return made
+
+
+def _size(ax: Any) -> float:
+    """Points of the letters: smaller in a figure for one column of a paper."""
+    return 7.5 if ax.figure.get_figwidth() < 4.5 else 9.0
 
 
 def _pyplot() -> Any:
@@ -209,12 +305,24 @@ def _pyplot() -> Any:
     return plt
 
 
-def _percent_axis(ax: Any) -> None:
-    from matplotlib.ticker import PercentFormatter
+def _log_ticks(axis: Any) -> None:
+    """Few round numbers on a logarithmic axis, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.grid(axis="y", alpha=0.3, linewidth=0.6)
-    ax.set_axisbelow(True)
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high / low < 1e3 else (1,)
+    axis.set_major_locator(LogLocator(subs=subs) if high / low > 5 else MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _share_axis(axis: Any) -> None:
+    """An axis of fractions, as percent."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %"))
+    axis.grid(alpha=0.3, linewidth=0.6)
+    axis.axes.set_axisbelow(True)
 
 
 def _plain(ax: Any) -> Any:

@@ -235,7 +235,9 @@ class Rebalanced(MetaEstimatorMixin, _HeadClassifier):  # type: ignore[misc]
         settings = {"seed": self.random_state, "progress": False}
         options = {**{name: settings[name] for name in method.settings if name in settings}, **(self.options or {})}
         grid = tuple(map(float, self.grid if self.grid is not None else method.grid))
-        selection = Selection(self.select, shot_groups(counts), grid, self.random_state)
+        selection = Selection(
+            self.select, shot_groups(counts), grid, self.random_state, grid_is_given=self.grid is not None
+        )
 
         def family_of(rows: FeatureSet, target: FeatureSet) -> Any:
             return method(*({**needs, "val": rows}[need] for need in method.needs), **options)

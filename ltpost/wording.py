@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ltpost.heads import RescaledHead
 from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import Choice
-from ltpost.scores.curve import Curve
+from ltpost.report.results import Result
+from ltpost.scores.curve import Curve, ExactCurve
 from ltpost.tables import percent
 
 
@@ -35,16 +39,49 @@ def detail_of(method: Method, options: Mapping[str, Any], choice: Choice, params
 def range_notes(choice: Choice, select: str) -> tuple[str, ...]:
     """Whether a better value lies outside of the grid."""
     best, parameter = choice.best, choice.family.parameter
-    if best is None or choice.curve is None:
+    if best is None or choice.curve is None or choice.goal.keep or not np.isfinite(choice.ends).all():
         return ()
     curve = choice.curve.along(best)
-    low, high = min(choice.grid), max(choice.grid)
+    low, high = choice.ends
     if curve.is_tabulated:
         tried = [value for value in curve.grid() if low <= value <= high]
         if len(tried) < 3 or best.value not in (min(tried), max(tried)):
             return ()
         return (f"the best {parameter}, {best.value:g}, is at an end of the values tried; try some beyond it",)
+    if choice.goal.of_answers:
+        return ()  # of more than two classes, answers are known within the range alone
     return _beyond_the_grid(curve, best.score, (best.low, best.high), (low, high), select)
+
+
+def limit_notes(choice: Choice) -> tuple[str, ...]:
+    """Whether limits are missed on the rows of the choice."""
+    limits = ", ".join(map(str, choice.goal.keep))
+    if not choice.missed:
+        return ()
+    by = f"misses by {100 * choice.missed:.2f} points"
+    if choice.best is None:
+        return (f"it does not keep {limits} on the rows of the choice, which it {by}",)
+    parameter, (low, high) = choice.family.parameter, choice.ends
+    where = f" from {low:g} to {high:g}" if np.isfinite([low, high]).all() else ""
+    return (f"no {parameter}{where} keeps {limits} on the rows of the choice; the chosen one {by}",)
+
+
+def unchanged_notes(choice: Choice, results: Sequence[Result]) -> tuple[str, ...]:
+    """Whether no value of the hyperparameter changes an answer, or the head answers as the joint classifier does."""
+    curve = None if choice.curve is None or choice.best is None else choice.curve.along(choice.best)
+    low, high = (min(choice.grid), max(choice.grid)) if curve is not None else (0.0, 0.0)
+    if isinstance(curve, ExactCurve) and not ((low < curve.ends) & (curve.ends < high)).any():
+        scaled = isinstance(choice.head, RescaledHead) and choice.head.scale is not None and curve.num_classes == 2
+        why = " (it scales the logits, and two of opposite signs keep their order)" if scaled else ""
+        return (f"no {curve.parameter} from {low:g} to {high:g} changes an answer to the rows of the choice{why}",)
+    by_name = {(result.split, result.name): result for result in results}
+    for result in results:
+        joint = by_name.get((result.split, "joint"))
+        if joint is None or joint is result or joint.predicted is None or result.predicted is None:
+            continue
+        if np.array_equal(result.predicted, joint.predicted):
+            return (f"it answers every row of {result.split} as the joint classifier does",)
+    return ()
 
 
 def _beyond_the_grid(

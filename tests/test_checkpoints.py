@@ -427,7 +427,7 @@ REFUSED = {
              "backbone is not in the file"),
     "Places block of MiSLAS": (
         lambda state: {**mislas(state), "state_dict_block": {"module.conv1.weight": torch.ones(2, 2)}},
-        "has tensors 'block.…' that resnet18 has no place for"),
+        "has tensors 'block.…' that resnet18 does not have"),
 }  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def test_compare_and_evaluate(at_home):
     head = load_head("heads/la.safetensors")
     expected = ltpost.evaluate(head, ltpost.load("features/test.h5")).figures.all
     assert printed["test"]["heads/la.safetensors"]["all"] == pytest.approx(expected)
-    assert "class  rows   joint\n    0    30" in good("evaluate", "--per-class")
+    assert "class  train  group   rows  joint\n0      400    Many      30" in good("evaluate", "--per-class")
     assert {"methods", "results"} == set(json.loads(good("compare", "--methods", "la", "--json")))
 
 
@@ -356,3 +356,14 @@ def test_the_training_split_in_parts(at_home):
     assert json.loads(outputs[0][0])["results"]["test"]["ncm"]["all"] == alone["results"]["test"]["ncm"]["all"]
     assert "2 parts of the training split, but there are 1 processes" in bad(2, *args)
     assert "matches no file" in bad(1, "ncm", "--features", "features/nothing-*.h5")
+
+
+def test_pictures_of_commands(at_home):
+    for words in (["tnorm", "--plot", "tnorm.svg", "--json"], ["compare", "--methods", "la,ncm", "--plot", "all.png"]):
+        result = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+    assert (at_home / "tnorm.svg").read_text().count("<svg") == 1
+    assert (at_home / "all.png").stat().st_size > 1000
+    result = CliRunner().invoke(cli, ["evaluate", "--plot", "figure.gif"])
+    assert result.exit_code == 2
+    assert "--plot must end in .pdf, .png or .svg, but is figure.gif" in result.stderr

@@ -7,8 +7,9 @@ from scipy.stats import binomtest
 from benchmarks import coverage
 from ltpost.data.priors import shot_groups
 from ltpost.scores.bootstrap import resamples
-from ltpost.scores.confidence import PRIOR_ROWS, ClassMoments, figure_intervals, paired_difference, wilson
+from ltpost.scores.confidence import PRIOR_ROWS, ClassMoments, figure_intervals, wilson
 from ltpost.scores.metrics import FIGURES, figures
+from ltpost.scores.paired import paired_difference
 
 COUNTS = np.array([500, 101, 100, 20, 19, 1])
 GROUPS = shot_groups(COUNTS)

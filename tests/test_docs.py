@@ -24,6 +24,7 @@ mpl.use("Agg")
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "FORMAT.md", "CONTRIBUTING.md")
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text()
 NEEDS_A_CHECKPOINT = ("extract", "export", "inspect-ckpt", "demo")
 
@@ -35,7 +36,9 @@ def blocks(text, language):
 def commands(text):
     """The words of every ltpost command of a document, in console blocks and between backticks."""
     lines = [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
+    lines += [line.split(" #")[0].strip() for block in blocks(text, "sh") for line in block.splitlines()]
     lines += re.findall(r"`(ltpost [a-z][^`]*)`", text)
+    lines = [line.partition(" > ")[0] for line in lines]
     parts = [part.strip() for line in lines for part in line.split("&&")]
     return [shlex.split(part) for part in parts if part.startswith("ltpost ")]
 
@@ -75,13 +78,41 @@ def test_python_blocks_of_the_format(tmp_path, monkeypatch):
     assert float(printed.split()[-1]) == pytest.approx(ltpost.evaluate(val.joint, val).figures.top1)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_exist_with_these_options(document):
+@pytest.mark.parametrize("document", [*DOCUMENTS, *PAGES])
+def test_commands_exist_with_these_options(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ltpost.toml", "run.toml"):
+        (tmp_path / name).touch()
     for _, name, *words in commands((ROOT / document).read_text()):
         command = cli.get_command(cli.make_context("ltpost", [name]), name)
         assert command is not None, name
-        if words:
+        if words and "--help" not in words:
             command.make_context(name, words)
+
+
+@pytest.mark.parametrize("page", ["report", "binary"])
+def test_python_blocks_of_recipes(page, at_home):
+    names, printed = run_blocks((ROOT / "docs" / "recipes" / f"{page}.md").read_text())
+    if page == "report":
+        assert (at_home / "report.html").stat().st_size > 50_000
+        assert (at_home / "curves.pdf").is_file()
+    else:
+        assert "Minority" in printed
+        joint, la = names["experiment"].run("la").results[:2]
+        assert la.more["class 1"]["F1"] > joint.more["class 1"]["F1"] + 0.3
+
+
+def test_the_configuration_file_of_the_recipe(tmp_path):
+    (text,) = blocks((ROOT / "docs" / "recipes" / "configuration.md").read_text(), "toml")
+    (tmp_path / "ltpost.toml").write_text(text)
+    for name, option, value in (
+        ("compare", "names", ("tnorm", "la", "crt")),
+        ("tnorm", "bias", "scale"),
+        ("la", "seed", 1),
+    ):
+        command = cli.get_command(cli.make_context("ltpost", [name]), name)
+        context = command.make_context(name, ["--config", str(tmp_path / "ltpost.toml")])
+        assert context.params[option] == value
 
 
 def test_commands_of_the_readme_run(at_home):

@@ -27,7 +27,8 @@ def row_of(text, name):
 def test_a_chosen_head_says_so_on_the_rows_of_the_choice(at_home):
     run("tnorm")
     text = run("evaluate", "--head", "heads/tnorm.safetensors", "--split", "val")
-    row = row_of(text, "heads/tnorm.safetensors")
+    assert row_of(text, "tnorm  ")
+    row = row_of(text, "  tnorm: heads/tnorm.safetensors: ")
     tau = load_head("heads/tnorm.safetensors").info["params"]["tau"]
     assert f"tnorm, bias drop, norms expert, tau {tau:.4g}, select all, chosen on these rows" in row
     assert "figures here are too good; ltpost tnorm reports cross-fitted figures of them" in text

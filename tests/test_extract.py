@@ -429,7 +429,7 @@ def test_bad_checkpoints(tree, tmp_path, resnet18):
     torch.save({"epoch": 3}, tmp_path / "c.pth")
     assert "its keys are epoch" in message()
     torch.save({"a.weight": torch.zeros(3, 2)}, tmp_path / "c.pth")
-    assert "cannot be told from its tensors" in message(UsageError)
+    assert "its tensors do not show its architecture" in message(UsageError)
     assert "102 of its 122 tensors are not in the checkpoint (conv1.weight" in message(arch="resnet18")
     assert "did you mean resnet18" in message(UsageError, arch="resnet81")
     assert "depth must be 6n + 2" in message(UsageError, arch="cifar_resnet33")
@@ -437,7 +437,7 @@ def test_bad_checkpoints(tree, tmp_path, resnet18):
     torch.save({**state, "layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, tmp_path / "c.pth")
     assert "layer1.0.conv1.weight has shape (64, 64, 1, 1)" in message()
     (tmp_path / "c.safetensors").write_text("hello")
-    assert "not a readable safetensors file" in message(model=tmp_path / "c.safetensors")
+    assert "cannot be read as a safetensors file" in message(model=tmp_path / "c.safetensors")
 
 
 def test_numpy_and_namespace_in_a_checkpoint_are_inert(tmp_path):

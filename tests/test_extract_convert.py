@@ -102,7 +102,7 @@ def test_refusals(feature_set, tmp_path):
     with pytest.raises(DataError, match="must hold a dictionary with 'feats'"):
         convert(tmp_path / "a.pkl", tmp_path / "o.h5")
     torch.save({"a.weight": torch.zeros(3, D), "b.weight": torch.zeros(3, D)}, tmp_path / "c.pth")
-    with pytest.raises(UsageError, match=r"cannot be told; name one of a, b with head_key="):
+    with pytest.raises(UsageError, match=r"is not clear; name one of a, b with head_key="):
         convert(tmp_path / "val.h5", tmp_path / "o.h5", ckpt=tmp_path / "c.pth")
     assert not (tmp_path / "o.h5").exists()
 

@@ -58,7 +58,7 @@ def test_class_orders(tmp_path):
     natural = open_source(tmp_path, "val", class_order="natural")
     assert natural.class_names == ["2", "10", "b1"]
     assert [path.split("/")[1] for path in natural.paths] == ["2", "10", "b1"]
-    with pytest.raises(UsageError, match="class_order= must be string or natural"):
+    with pytest.raises(UsageError, match="class_order= must be string, natural or frequency"):
         open_source(tmp_path, "val", class_order="random")
     found = ltpost.load(extract_features(Reads(3), tmp_path, "val", tmp_path / "f", class_order="natural", workers=0))
     assert found.attrs["class_order"] == "natural"
@@ -66,10 +66,10 @@ def test_class_orders(tmp_path):
 
 def test_natural_order_is_timm_s():
     natural_key = pytest.importorskip("timm.data.readers.reader_image_folder").natural_key
-    from ltpost.extract.data.image_files import _natural
+    from ltpost.extract.data.class_order import natural
 
     names = ["a10", "a2", "10", "9", "b", "A1", "a02", "class 3", "class 12", "1a", "1"]
-    assert sorted(names, key=_natural) == sorted(names, key=natural_key)
+    assert sorted(names, key=natural) == sorted(names, key=natural_key)
 
 
 def test_a_class_that_is_missing_in_val_shifts_nothing(tmp_path):

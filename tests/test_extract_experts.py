@@ -57,6 +57,17 @@ def test_plain_rows_stay_plain(features):
     assert (found.view, "views" in found.attrs) == (None, False)
 
 
+def test_probe_of_all_experts_and_of_one(features):
+    from ltpost.extract.run.probe import probe
+
+    for expert in ("all", 1):
+        report = probe(features.parent / "ride.pth", features.parent / "data", "val", 12, expert=expert)
+        rows = FeatureFolder(features)["val"]
+        rows = rows if expert == "all" else rows.expert(expert)
+        accuracy = (rows.joint.reader(rows)(slice(None)).argmax(1) == rows.labels).mean()
+        assert report.lines[0].measured.top1 == pytest.approx(accuracy)
+
+
 def test_views_of_every_expert(features):
     test = FeatureFolder(features)["test"]
     assert (test.num_experts, len(test)) == (E, 16)

@@ -261,6 +261,12 @@ def test_preprocessor_configs(tmp_path):
     deit = read(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, do_center_crop=True, resample=3)
     assert (deit.resize, deit.crop, deit.squash, deit.interpolation) == (256, 224, False, "bicubic")
     assert read(size=224).resize == 224
+    half = read(image_mean=[0.5], image_std=[0.25], do_normalize=True, rescale_factor=1 / 127.5, rescale_offset=True)
+    pixels = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(half.normalise(pixels).flatten(), [(-1 - 0.5) / 0.25, (1 - 0.5) / 0.25], rtol=1e-5)
+    raw = read(do_rescale=False, do_flip_channel_order=True)
+    colours = torch.tensor([1, 2, 3], dtype=torch.uint8).reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(raw.normalise(colours).flatten(), [3, 2, 1], rtol=1e-5)
     with pytest.raises(DataError, match="only square ones are"):
         read(size={"height": 224, "width": 192})
 

@@ -3,8 +3,8 @@ from conftest import COUNTS, make_split
 
 from ltpost import FeatureSet
 from ltpost.model_selection import cross_fit, stratified_folds
-from ltpost.scores.curve import GridCurve
 from ltpost.scores.sweep import affine_curve
+from ltpost.scores.tabulated import GridCurve
 
 SLOPE = np.log(COUNTS / COUNTS.sum())
 
@@ -35,7 +35,7 @@ def test_cross_fit_of_copies_chooses_as_of_single_rows():
     rows = np.repeat(np.arange(len(split)), 4)
     one = affine_curve(split, SLOPE, None)
     four = affine_curve(FeatureSet(split.features[rows], split.labels[rows], head=split.head, sample=rows), SLOPE, None)
-    np.testing.assert_array_equal(cross_fit(four, "all", 0, 2), cross_fit(one, "all", 0, 2)[rows])
+    np.testing.assert_array_equal(cross_fit(four, "all", 0, 2).correct, cross_fit(one, "all", 0, 2).correct[rows])
     np.testing.assert_allclose(four.bootstrap_best("all", 0, 2), one.bootstrap_best("all", 0, 2), atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_cross_fit_chooses_without_the_rows_it_judges():
         rest = np.flatnonzero(folds != fold)
         value = affine_curve(split.subset(rest), SLOPE, None).best("all", 0, 2).value
         expected[folds == fold] = curve.correct(value)[folds == fold]
-    np.testing.assert_array_equal(cross_fit(curve, "all", 0, 2, seed=2), expected)
+    np.testing.assert_array_equal(cross_fit(curve, "all", 0, 2, seed=2).correct, expected)
 
 
 def test_cross_fit_is_honest_where_a_plain_choice_is_not():
@@ -65,4 +65,4 @@ def test_cross_fit_is_honest_where_a_plain_choice_is_not():
     labels = np.repeat(np.arange(10), 10)
     curve = GridCurve("strength", np.arange(500.0), rng.random((500, 100)) < 0.3, labels, None, 10)
     assert curve.best("all").score > 0.42
-    assert cross_fit(curve, "all").mean() < 0.38
+    assert cross_fit(curve, "all").correct.mean() < 0.38

@@ -1,5 +1,6 @@
 """Every writer: what is there is whole, what was there is kept, nothing is left behind."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import make_split
 
-from ltpost import DataError, LinearHead, load, load_head
+from ltpost import DataError, LinearHead, load, load_head, output
 from ltpost.data import write
 from ltpost.output import replacing
 
@@ -236,6 +237,49 @@ def test_the_temporary_file_of_a_running_process_is_left_alone(tmp_path):
         assert first.exists()
     assert (tmp_path / "x").read_text() == "first"
     assert names(tmp_path) == ["x"]
+
+
+def stopped_at(step: int, path: Path) -> BaseException | None:
+    """Write a file and raise KeyboardInterrupt at a step of Python in what writes it; None where it has ended."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename not in (output.__file__, contextlib.__file__) and frame.f_code.co_name != "save":
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            passed += 1
+            if passed == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        save("text", path)
+    except KeyboardInterrupt as error:
+        return error
+    finally:
+        sys.settrace(before)
+    return None
+
+
+def test_a_stop_between_any_two_steps_leaves_no_temporary_file(tmp_path, monkeypatch):
+    """Ctrl-C may come where a ``with`` has been entered and Python does not know it yet; then nothing leaves it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    path, left, step = tmp_path / "x.csv", 0, 1
+    while (stop := stopped_at(step, path)) is not None:
+        left += len(names(tmp_path)) - path.exists()
+        output.remove_temporary_files()
+        assert names(tmp_path) in ([], ["x.csv"])
+        assert not path.exists() or path.read_text() == "some text"
+        path.unlink(missing_ok=True)
+        step += 1
+    assert stop is None
+    assert step > 100
+    assert left > 0  # it does happen
 
 
 def test_long_names(tmp_path):

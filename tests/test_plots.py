@@ -15,9 +15,9 @@ from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import evaluate
 from ltpost.heads import LinearHead
-from ltpost.plots import COLOURS, new_axes, plot_norms
+from ltpost.plots import COLOURS, new_axes, plot_norms, save
 from ltpost.report.results import Report
-from ltpost.scores.curve import GridCurve
+from ltpost.scores.tabulated import GridCurve
 
 COUNTS = np.array([500, 150, 60, 30, 12, 5])
 
@@ -83,7 +83,7 @@ def test_bars_have_the_figures_and_their_intervals(val):
     low, high = results[0].intervals["few"]
     segment = bars[1][2].lines[2][0].get_segments()[0]
     np.testing.assert_allclose(segment[:, 1], [low, high])
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "tnorm"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "τ-norm"]
     assert f"{100 * results[1].figures.few:.1f}" in {text.get_text() for text in ax.texts}
 
 
@@ -92,7 +92,7 @@ def test_an_empty_group_has_a_dash_and_other_splits_are_left_out(val):
     test = FeatureSet(np.asarray(val.features), val.labels, head=val.head, class_counts=val.class_counts, split="test")
     ax = Report([evaluate(val.joint, val, name="joint"), evaluate(val.joint, test, name="joint")]).plot()
     assert [text.get_text() for text in ax.texts].count("–") == 2  # many and few, of val alone
-    assert ax.get_title(loc="left") == "accuracy on val"
+    assert ax.get_ylabel() == "accuracy on val"
 
 
 def test_norms_before_and_after(val):
@@ -121,6 +121,83 @@ def test_another_number_of_classes(val):
 def test_nothing_to_draw():
     with pytest.raises(DataError, match="no results"):
         Report([]).plot()
+
+
+@pytest.fixture
+def outcome(val):
+    """What tau-normalization gives, chosen from 0.5 to 3."""
+    return ltpost.Experiment(val=val).run("tnorm", grid=(0.5, 3.0))
+
+
+def test_the_picture_of_an_outcome_says_what_where_and_by_which_method(outcome):
+    ax = outcome.plot()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("τ of τ-norm", "accuracy on val")
+    assert ax.get_title(loc="left") == f"best τ {outcome.best.value:.3g}: All {100 * outcome.best.score:.1f} %"
+    assert ax.get_xlim() == (0.5, 3.0)
+    assert {(line.get_xdata()[0], line.get_xdata()[-1]) for line in lines_by_colour(ax).values()} == {(0.5, 3.0)}
+
+
+def test_an_outcome_without_a_choice_is_drawn_as_bars(val):
+    ax = ltpost.Experiment(val=val).run("pc-softmax").plot(width=3.3)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["joint", "PC-softmax"]
+
+
+def report_of(val, count):
+    """The joint classifier under the names of several methods."""
+    names = [*ltpost.methods.TABLE][:count]
+    return Report([evaluate(val.joint, val, name=name) for name in names])
+
+
+@pytest.mark.parametrize("width", [3.3, 7])
+def test_many_methods_are_dots_and_few_are_bars(val, width):
+    assert len(report_of(val, 3).plot(width=width).patches) == 12
+    ax = report_of(val, 20).plot(width=width)
+    assert len(ax.patches) == 0
+    assert [label.get_text() for label in ax.get_yticklabels()][:2] == ["τ-norm", "NCM"]
+    few = next(line for line in ax.lines if line.get_color() == COLOURS["few"])
+    np.testing.assert_array_equal(few.get_xdata(), [evaluate(val.joint, val).figures.few] * 20)
+
+
+def boxes_of_texts(ax):
+    """The text of everything that is written in a figure to its box, after it was laid out."""
+    ax.figure.draw_without_rendering()
+    legend = ax.get_legend()
+    texts = [ax.xaxis.label, ax.yaxis.label, ax._left_title, *ax.texts, *(legend.get_texts() if legend else [])]
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    return [(text.get_text(), text.get_window_extent().padded(-0.5)) for text in texts if text.get_text()]
+
+
+@pytest.mark.parametrize("width", [3.3, 7])
+def test_nothing_collides(val, outcome, width):
+    grid = ltpost.Experiment(val=val).run("rs")
+    heads = {"joint": val.head, "τ-norm": outcome.head}
+    correct = np.random.default_rng(1).random((5, 120)) < 0.5
+    strengths = GridCurve("strength", [0.001, 0.003, 0.02, 0.1, 0.9], correct, val.labels, val.shot_groups(), 6)
+    pictures = [
+        outcome.plot(width=width),
+        strengths.plot(width=width),
+        grid.plot(width=width),
+        *(report_of(val, count).plot(width=width) for count in (2, 4, 8, 30)),
+        plot_norms(heads, COUNTS, width=width),
+    ]
+    for ax in pictures:
+        boxes, whole = boxes_of_texts(ax), ax.figure.bbox
+        for number, (text, box) in enumerate(boxes):
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (text, "is cut off")
+            hit = [other for other, its in boxes[number + 1 :] if box.overlaps(its)]
+            assert not hit, (text, hit)
+
+
+def test_pictures_are_saved_by_their_ending(outcome, tmp_path):
+    beginnings = {".pdf": b"%PDF", ".png": b"\x89PNG", ".svg": b"<?xml"}
+    for ending, beginning in beginnings.items():
+        path = save(outcome.plot(width=3.3), tmp_path / f"curve{ending}")
+        assert path.read_bytes().startswith(beginning)
+    with pytest.raises(UsageError, match=r"plot= must end in \.pdf, \.png or \.svg, but is .*curve\.gif"):
+        save(outcome.plot(width=3.3), tmp_path / "curve.gif")
+    assert plt.get_fignums() == []
 
 
 def test_axes_are_taken_or_saved(val, tmp_path):

@@ -25,7 +25,7 @@ FLOORS = [
     ["report.*", "evaluation", "outcome", "material"],
     ["wording"],
     ["experiment"],
-    ["comparison"],
+    ["comparison", "page.*"],
     ["ltpost"],  # the package itself, ltpost/__init__.py
     ["demo", "sklearn"],
     ["cli.*", "__main__"],

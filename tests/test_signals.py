@@ -75,6 +75,7 @@ def test_a_later_signal_ends_a_clean_up_that_hangs(tmp_path):
     _, said = process.communicate(timeout=60)
     assert said.strip() + "\n" == "Stopped by SIGINT; no file is half-written.\n"
     assert process.returncode == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_signal_while_an_object_is_freed_is_not_lost(tmp_path):

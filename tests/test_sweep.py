@@ -10,11 +10,12 @@ from ltpost import DataError, FeatureSet, LinearHead, UsageError
 from ltpost.data.priors import shot_groups
 from ltpost.heads import RescaledHead
 from ltpost.heads.blocks import score_blocks
-from ltpost.scores.curve import ExactCurve, GridCurve
+from ltpost.scores.curve import ExactCurve
 from ltpost.scores.intervals import Slopes, affine_interval, quick_interval, scaled_interval
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.predict import predict
 from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
+from ltpost.scores.tabulated import GridCurve
 
 # -- slow references: one row, one class, one comparison at a time ----------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""A checkpoint file to named tensors."""
+"""Turns a checkpoint file into named tensors."""

@@ -1,7 +1,7 @@
 """Reads a checkpoint file as named tensors.
 
 Nothing is unpickled but tensors and plain containers (``weights_only=True``), with a short list of inert types beside.
-Every tensor remembers where in the file it lay, so that export can put another in its place.
+Each tensor keeps its place in the file, so that export can put another one there.
 """
 
 from __future__ import annotations
@@ -12,30 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.container import SUFFIXES, read_container, sha256_of_file
-from ltpost.extract.checkpoints.layouts import LAYOUTS, Container, Layout, Location, at, experts_at, is_state
+from ltpost.extract.checkpoints.layouts import Container, Layout, Location, at, experts_at, is_state, layout_of
+from ltpost.extract.checkpoints.stored_accuracy import stored_accuracy
+from ltpost.extract.checkpoints.weight_sets import one_set, weight_sets
 
-#: what wrapping a model puts before the names of its tensors
+#: prefixes that wrappers of a model add to the names of its tensors
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "network.")
 
 
-#: the types of tensors that a model can be filled with
+#: a counter that torch's AveragedModel keeps beside the tensors of the model
+AVERAGED_COUNT = "n_averaged"
+
+#: the types of tensors that models hold
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
           torch.int32, torch.int64)  # fmt: skip
 
-#: the accuracies that training code stores, those of the saved epoch first; none of them is of the training split
-_ACCURACIES = ("acc1", "top1", "val_acc", "val_acc1", "test_acc", "best_acc1", "best_prec1", "best_acc", "best_top1",
-               "monitor_best", "metric")  # fmt: skip
-
-#: the key of the accuracy on all classes, where groups of classes are stored beside it
-_OVERALL = ("all", "top1", "acc1", "overall")
-
-#: RIDE and SADE: expert e of the shared network, as a network of its own
+#: RIDE and SADE: names of expert e in the shared network, and in a network of its own
 _EXPERT = (
     (r"^layer(\d)s\.{e}\.", r"layer\1."),
     (r"^linears\.{e}\.", "fc."),
@@ -52,7 +49,7 @@ def _one_expert(container: Container, expert: int) -> Layout:
     return Layout(f"expert {expert} of {len(experts)} (RIDE, SADE)", is_state, (place,), rename)
 
 
-def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
+def read_experts(path: str | os.PathLike[str], weights: str | None = None) -> list[Checkpoint]:
     """The experts of a RIDE or SADE checkpoint, each as a checkpoint of its own.
 
     Raises:
@@ -61,7 +58,7 @@ def read_experts(path: str | os.PathLike[str]) -> list[Checkpoint]:
     experts = number_of_experts(path)
     if not experts:
         raise DataError(f"{path}: has no experts (tensors linears.0.weight, …); leave expert= out")
-    return [read_checkpoint(path, expert) for expert in experts]
+    return [read_checkpoint(path, expert, weights) for expert in experts]
 
 
 def number_of_experts(path: str | os.PathLike[str]) -> list[int]:
@@ -77,14 +74,15 @@ class Checkpoint:
     Args:
         path: the file.
         state: name to tensor, wrappers' prefixes stripped; factors of the classifier are multiplied in.
-        locations: name to where it lay in ``container``.
-        container: the file's content.
-        layout: how it was saved.
+        locations: name to its place in ``container``.
+        container: the content of the file.
+        layout: how the file was saved.
         sha256: of the file.
-        arch: what the file itself says of the architecture, if anything.
-        scales: where factors that multiply the classifier lay.
+        arch: the name of the architecture that the file holds, or None.
+        scales: the place of factors that multiply the classifier, or None.
         normed: name of a classifier whose weight is (D, C) and, like its input, normalised (LDAM's NormedLinear).
-        accuracy: the key of an accuracy that the file itself holds, and its value as a fraction.
+        accuracy: the key of an accuracy that the file holds, and its value as a fraction; or None.
+        weights: where the file holds several sets of weights, the key of this one; or None.
     """
 
     path: Path
@@ -97,9 +95,10 @@ class Checkpoint:
     scales: Location | None = None
     normed: str | None = None
     accuracy: tuple[str, float] | None = None
+    weights: str | None = None
 
     def module_name(self, head_key: str) -> str:
-        """A module as the model calls it, from its name in the file or in the model."""
+        """The model's name of a module, from its name in the file or in the model."""
         wanted = head_key.removesuffix(".weight").removesuffix(".bias")
         for short, location in self.locations.items():
             if location[-1].removesuffix(".weight") == wanted:
@@ -107,25 +106,30 @@ class Checkpoint:
         return wanted
 
 
-def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None, weights: str | None = None) -> Checkpoint:
     """Read a checkpoint of any layout in ``LAYOUTS``.
 
     Args:
         path: the file.
-        expert: which expert of a network of several.
+        expert: the number of one expert, of a network with several.
+        weights: the key of one set of weights, of a file with several (``state_dict_ema``, ``state_dict``); None takes
+            the averaged or the best one.
 
     Raises:
-        DataError: no such file, not a checkpoint, one that holds more than tensors and plain data, or one whose
-            classifier is not linear.
+        DataError: the file does not exist, is not a checkpoint, holds more than tensors and plain data, or has a
+            classifier that is not linear.
     """
     source = Path(path)
     if not source.is_file():
         raise DataError(f"{source}: no such checkpoint file{_near(source)}")
-    container = read_container(source)
-    layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
+    container = whole = read_container(source)
+    sets = weight_sets(container)
+    if weights is not None or len(sets) > 1:
+        container = one_set(container, sets, weights or sets[0], source)
+    layout = layout_of(container)
     if layout is None:
         keys = ", ".join(list(map(str, container))[:8])
-        raise DataError(f"{source}: holds no tensors that ltpost knows to find; its keys are {keys or 'none'}")
+        raise DataError(f"{source}: holds no tensors where ltpost looks for them; its keys are {keys or 'none'}")
     if expert is not None:
         if not layout.name.startswith("RIDE"):
             raise UsageError(
@@ -142,8 +146,19 @@ def read_checkpoint(path: str | os.PathLike[str], expert: int | None = None) -> 
     arch = container.get("arch")
     arch = arch if isinstance(arch, str) else None
     normed = _normed_head(state)
+    default = weights is None or weights == sets[0]
     return Checkpoint(
-        source, state, locations, container, layout, sha256_of_file(source), arch, scales, normed, _accuracy(container)
+        source,
+        state,
+        locations,
+        whole,
+        layout,
+        sha256_of_file(source),
+        arch,
+        scales,
+        normed,
+        stored_accuracy(container, source.name) if default else None,
+        (weights or sets[0]) if len(sets) > 1 else None,
     )
 
 
@@ -151,9 +166,12 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
     state: dict[str, Tensor] = {}
     locations: dict[str, Location] = {}
     for part in layout.parts:
-        tensors = at(container, *part) or {}
+        tensors = at(container, *part)
+        items = tensors.items() if isinstance(tensors, Mapping) else ()
         names = {
-            name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)
+            name: tensor
+            for name, tensor in items
+            if isinstance(name, str) and isinstance(tensor, Tensor) and name != AVERAGED_COUNT
         }
         for short, name in _stripped(list(names)).items():
             new = _renamed(short, layout.rename)
@@ -164,14 +182,14 @@ def _collect(container: Container, layout: Layout, source: Path) -> tuple[dict[s
 
 
 def _dense(name: str, tensor: Tensor, source: Path) -> Tensor:
-    """The tensor itself, if it is dense and of a type that a model can be filled with.
+    """The tensor itself, if it is dense and of a type that models hold.
 
     Raises:
-        DataError: it is sparse, quantized, without content, or of a type that cannot be computed with.
+        DataError: it is sparse, quantized, nested, without content, or of a type that models do not compute with.
     """
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
     if not plain or tensor.dtype not in _TYPES:
-        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        kind = "nested" if tensor.is_nested else str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
         raise DataError(f"{source}: tensor '{name}' must be a plain tensor of float32 or the like, but is {kind}")
     return tensor
 
@@ -193,17 +211,18 @@ def _renamed(name: str, rename: tuple[tuple[str, str | None], ...]) -> str | Non
 
 
 def _multiply(state: dict[str, Tensor], scales: Tensor, source: Path) -> None:
-    """LWS and MiSLAS: s_c multiplies w_c and b_c."""
-    weight = state.get("fc.weight")
-    if weight is None or len(weight) != len(scales):
+    """Multiply w_c and b_c by s_c, as LWS and MiSLAS do."""
+    weight, bias = state.get("fc.weight"), state.get("fc.bias")
+    fits = weight is not None and weight.ndim == 2 and (bias is None or bias.shape == scales.shape)
+    if weight is None or not fits or len(weight) != len(scales):
         raise DataError(f"{source}: has {len(scales)} factors for its classifier, but no 'fc.weight' with as many rows")
     state["fc.weight"] = weight * scales[:, None].to(weight)
-    if "fc.bias" in state:
-        state["fc.bias"] = state["fc.bias"] * scales.to(weight)
+    if bias is not None:
+        state["fc.bias"] = bias * scales.to(weight)
 
 
 def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) -> None:
-    """A ResNet's classifier is ``fc``, a CIFAR ResNet's ``linear``, whatever the file calls it."""
+    """Rename the classifier of a ResNet to ``fc``, and that of a CIFAR ResNet to ``linear``."""
     if "layer3.0.conv1.weight" not in state:
         return
     right, other = ("fc", "linear") if "layer4.0.conv1.weight" in state else ("linear", "fc")
@@ -216,16 +235,16 @@ def _canonical_head(state: dict[str, Tensor], locations: dict[str, Location]) ->
 
 
 def is_gated(state: Mapping[str, Tensor]) -> bool:
-    """DisAlign: logits are (1 + c s) z + c b, with the confidence c of each image; not linear in the features."""
+    """Whether logits are DisAlign's (1 + c s) z + c b. The confidence c of each image makes them not linear."""
     return "confidence_layer.weight" in state
 
 
 def _normed_head(state: Mapping[str, Tensor]) -> str | None:
-    """LDAM's NormedLinear is (D, C) without a bias, where a linear layer is (C, D)."""
+    """The name of LDAM's NormedLinear, which is (D, C) without a bias where a linear layer is (C, D); or None."""
     norms = [tensor for key, tensor in state.items() if re.search(r"layer\d\.\d+\.bn\d\.weight$", key)]
     for name in ("fc", "linear"):
         weight = state.get(f"{name}.weight")
-        if weight is not None and norms and f"{name}.bias" not in state:
+        if weight is not None and weight.ndim == 2 and norms and norms[-1].ndim and f"{name}.bias" not in state:
             dimension = len(norms[-1])
             if weight.shape[0] == dimension != weight.shape[1]:
                 return name
@@ -249,19 +268,6 @@ def head_candidates(state: Mapping[str, Tensor]) -> list[HeadCandidate]:
         if tensor.ndim == 2 and key.endswith(".weight") and not re.search(r"(block|layer|stage)s?[._]?\d", name):
             candidates.append(HeadCandidate(name, (len(tensor), tensor.shape[1]), f"{name}.bias" in state))
     return candidates
-
-
-def _accuracy(container: Container) -> tuple[str, float] | None:
-    """The key and the value, as a fraction, of the first stored accuracy. Values above 1 are percent."""
-    for key in _ACCURACIES:
-        value = container.get(key)
-        if isinstance(value, Mapping):  # many, medium, few and all
-            value = next((value[name] for name in _OVERALL if name in value), None)
-        if (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, np.number):
-            value = value.item()
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
-            return key, value / 100 if value > 1 else float(value)
-    return None
 
 
 def _near(source: Path) -> str:

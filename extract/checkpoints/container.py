@@ -1,4 +1,4 @@
-"""The content of a checkpoint file. Nothing is unpickled but tensors, plain containers and a few inert types."""
+"""The content of a checkpoint file. Nothing is unpickled but tensors, arrays, plain containers, argparse's options."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import hashlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ltpost.errors import DataError
 from ltpost.extract.checkpoints.layouts import Container
-from ltpost.extract.messages import first_line
+from ltpost.extract.data.pickles import filled, substitutes
+from ltpost.extract.messages import first_line, reading
 
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 
@@ -42,7 +43,7 @@ def sha256_of_state(state: Mapping[str, Any]) -> str:
 
 
 def read_container(source: Path) -> Container:
-    """The content of a checkpoint file, never unpickled beyond tensors and plain data."""
+    """The content of a checkpoint file. Only tensors and plain data are unpickled."""
     content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_torch(source)
     if isinstance(content, torch.nn.Module) or not isinstance(content, Mapping):
         raise DataError(
@@ -53,17 +54,14 @@ def read_container(source: Path) -> Container:
 
 
 def _read_safetensors(source: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(source, "a safetensors file"):
         return load_file(source)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"{source}: not a readable safetensors file ({first_line(error)})") from None
 
 
 _NOT_A_CHECKPOINT = "is not a checkpoint that torch can read, or it is damaged"
-#: keeps the container, with tensors, plain values and the state of models and optimizers, and leaves objects out
+#: a program that keeps tensors, plain values and the state of models and optimizers, and leaves objects out
 _REMEDY = (
     "import torch; c = torch.load('{source}', weights_only=False, map_location='cpu'); "
     "c = c if isinstance(c, dict) else c.state_dict(); "
@@ -73,21 +71,12 @@ _REMEDY = (
 )
 
 
-def _inert_types() -> list[Any]:
-    """What a checkpoint may hold beside tensors: numpy arrays and scalars, and argparse's options. None runs code."""
-    reconstruct = np.zeros(0).__reduce__()[0]
-    dtypes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
-    old, new = "numpy.core.multiarray", "numpy._core.multiarray"
-    scalar = np.float64(0).__reduce__()[0]
-    numpy_names = [(thing, f"{module}.{thing.__name__}") for thing in (reconstruct, scalar) for module in (old, new)]
-    return [*numpy_names, np.ndarray, np.dtype, *dtypes, argparse.Namespace]
-
-
 def _read_torch(source: Path) -> Any:
+    _check_sums(source)
     try:
-        with torch.serialization.safe_globals(_inert_types()), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*substitutes(), argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the pickle's protocol
-            return torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = _refused(source, str(error))
         if not names:
@@ -98,8 +87,33 @@ def _read_torch(source: Path) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001,RUF100 - torch raises errors of any kind on damaged files
         raise DataError(f"{source}: {_NOT_A_CHECKPOINT} ({first_line(error)})") from None
+    with reading(source, "a checkpoint"):
+        return filled(content)
+
+
+_FOLDER = 0x10  # the attribute of DOS
+
+
+def _check_sums(source: Path) -> None:
+    """Refuse a zip file of which a part has not the checksum that stands beside it, or is marked as a folder.
+
+    torch does not look: it gives what is there, and for a folder what happens to be in memory.
+
+    Raises:
+        DataError: there is such a part.
+    """
+    with reading(source, "a checkpoint"):
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as archive:
+                for part in archive.infolist():
+                    if part.file_size and (part.external_attr & _FOLDER or part.is_dir()):
+                        raise DataError(f"{source}: {_NOT_A_CHECKPOINT} ('{part.filename}' is marked as a folder)")
+                    if part.CRC:  # else it was written with torch.serialization.set_crc32_options(False)
+                        with archive.open(part) as stream:
+                            while stream.read(2**20):
+                                pass
 
 
 def _refused(source: Path, message: str) -> list[str]:
-    """The names that ``weights_only`` refused."""
+    """The names of the types that ``weights_only`` refused."""
     return sorted(set(re.findall(r"(?:GLOBAL|global:?|class|type) `?([\w.]+\.[\w.]+)`?", message)) - {"torch.load"})

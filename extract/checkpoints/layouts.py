@@ -1,4 +1,4 @@
-"""How repositories save checkpoints. ``LAYOUTS`` is the table: one short entry for each way."""
+"""The ways in which repositories save checkpoints. ``LAYOUTS`` is the table, with one short entry for each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Layout:
     Args:
         name: for messages.
         matches: whether a container is saved so.
-        parts: the mappings of tensors in it, as paths of keys; absent ones are skipped.
-        rename: patterns and replacements for the names of tensors (after prefixes are stripped); None leaves it out.
+        parts: the places of the mappings that hold tensors, as paths of keys; absent ones are skipped.
+        rename: patterns and replacements for the names of tensors, without prefixes; None leaves a tensor out.
         scales: name of the tensor of C factors that multiply the classifier's weight and bias.
-        essential: start of names that the model has to use; elsewhere unused tensors are only told.
-        refuse: why such a file cannot be used, and what to do.
+        essential: prefix of tensors that the model must use; other unused tensors are only reported.
+        refuse: the reason why such a file cannot be used, and what to do.
     """
 
     name: str
@@ -40,24 +40,24 @@ class Layout:
 
 
 def at(container: Any, *keys: str) -> Any:
-    """What lies below ``keys``, or None."""
+    """The value below ``keys``, or None."""
     for key in keys:
         container = container.get(key) if isinstance(container, Mapping) else None
     return container
 
 
 def _has(*keys: str, under: Location = ()) -> Callable[[Container], bool]:
-    """Whether all ``keys`` (below ``under``) hold tensors."""
+    """A test whether all ``keys`` (below ``under``) hold tensors."""
     return lambda container: all(is_state(at(container, *under, key)) for key in keys)
 
 
 def is_state(value: Any) -> bool:
-    """Whether it is a mapping with tensors in it."""
+    """Whether a value is a mapping with tensors in it."""
     return isinstance(value, Mapping) and any(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def _names(pattern: str, *under: str) -> Callable[[Container], bool]:
-    """Whether a tensor below ``under`` has a name that the pattern finds."""
+    """A test whether the pattern matches the name of a tensor below ``under``."""
     return lambda container: any(re.search(pattern, str(name)) for name in _mapping(at(container, *under)))
 
 
@@ -66,7 +66,7 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
 
 
 def experts_at(container: Container) -> tuple[Location, list[int]] | None:
-    """Where the tensors of several experts (RIDE, SADE, BalPoE) lie, and the numbers of the experts; None without."""
+    """The place of the tensors of several experts (RIDE, SADE, BalPoE), and their numbers; None without experts."""
     for place in ((), *((key,) for key in container)):
         names = _mapping(at(container, *place))
         numbers = {
@@ -78,7 +78,7 @@ def experts_at(container: Container) -> tuple[Location, list[int]] | None:
 
 
 def _headless(*under: str) -> Callable[[Container], bool]:
-    """A classifier of KaihuaTang/LT.pytorch or OLTR that is a bare ``weight``: cosine or causal."""
+    """A test for classifiers of KaihuaTang/LT.pytorch or OLTR that are a bare ``weight``: cosine or causal."""
 
     def matches(container: Container) -> bool:
         classifier = at(container, *under, "classifier")
@@ -91,7 +91,7 @@ def _either(*matches: Callable[[Container], bool]) -> Callable[[Container], bool
     return lambda container: any(match(container) for match in matches)
 
 
-#: the names of cvpods and detectron2, as torchvision calls them
+#: the names of cvpods and detectron2, and those of torchvision
 _CVPODS = (
     (r"^stem\.conv1\.norm\.", "bn1."),
     (r"^stem\.", ""),
@@ -105,8 +105,8 @@ _CVPODS = (
 
 
 _COSINE = (
-    "its classifier is a cosine or causal one (a bare 'weight', no 'fc'), whose scale and statistics are not linear in "
-    "the features or not in the file; there is no linear classifier to take"
+    "its classifier is a cosine or causal one (a bare 'weight', no 'fc'). It is not linear in the features, or its "
+    "scale is not in the file, so ltpost cannot use it"
 )
 
 
@@ -135,6 +135,12 @@ LAYOUTS: tuple[Layout, ...] = (
            (("state_dict",),), ((r"^(model|net|network|backbone|encoder|module)\.", ""),)),
     *(Layout("timm, averaged weights", _has(key), ((key,),)) for key in ("state_dict_ema", "model_ema")),
     *(Layout(f"a state_dict under '{key}'", _has(key), ((key,),))
-      for key in ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")),
+      for key in ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params",
+                  "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")),
     Layout("a bare state_dict", is_state, ((),)),
 )  # fmt: skip
+
+
+def layout_of(container: Container) -> Layout | None:
+    """The first layout that a container is saved in; None where no layout fits."""
+    return next((layout for layout in LAYOUTS if layout.matches(container)), None)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
+from ltpost.data.rows import parts
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.convert.probabilities import log_probabilities
 from ltpost.extract.convert.reading import READERS, feature_set_of, named_arrays, read_labels
@@ -95,12 +96,22 @@ def convert(
         feature_set = _changed(feature_set, class_counts=read_class_counts(class_counts))
     if ckpt is not None and feature_set.num_features is not None:
         feature_set = _changed(feature_set, head=_head_of(ckpt, head_key, feature_set))
+    _check_finite(feature_set)
     try:
         with held(target):
             WRITERS[target.suffix](feature_set, target)
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error})") from None
     return target
+
+
+def _check_finite(feature_set: FeatureSet) -> None:
+    """Raise DataError where a feature or a logit is NaN or infinite, which is best found before a file is written."""
+    for part, _ in parts(len(feature_set), feature_set.block_rows()):
+        if feature_set.num_features is not None:
+            feature_set.check_finite("features", feature_set.read_features(part), part)
+        if feature_set.has_logits:
+            feature_set.read_logits(part)
 
 
 def _of_ours(path: Path, names: list[str] | None, *, probabilities: bool) -> FeatureSet:
@@ -162,7 +173,7 @@ def _head_of(ckpt: str | os.PathLike[str], head_key: str | None, feature_set: Fe
     key = checkpoint.module_name(head_key) if head_key else fitting[0] if len(fitting) == 1 else None
     if key is None or f"{key}.weight" not in checkpoint.state:
         raise UsageError(
-            f"{ckpt}: the classifier of {feature_set.num_features} features cannot be told; name one of "
+            f"{ckpt}: which classifier takes {feature_set.num_features} features is not clear; name one of "
             f"{', '.join(fitting) or 'none that fit'} with head_key="
         )
     bias = checkpoint.state.get(f"{key}.bias")

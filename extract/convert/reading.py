@@ -84,7 +84,8 @@ def feature_set_of(
     if "labels" not in fields or not {"features", "logits", "probabilities"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x', columns f_0, …; with _{split} or without) or logits "
-            f"(columns logit_0, …), and 'labels' (or 'y'), but holds {', '.join(map(str, held)) or 'nothing'}"
+            "(columns logit_0, …), and 'labels' (or 'y'), but holds "
+            f"{' '.join(', '.join(map(str, held)).split()) or 'nothing'}"
         )
     for key in ("features", "logits", "probabilities"):
         if key in fields and fields[key].dtype.kind in "iub":
@@ -95,16 +96,22 @@ def feature_set_of(
         fields["logits"] = log_probabilities(name, fields.pop("probabilities"))
     for key in ("features", "logits"):
         if key in fields and fields[key].dtype not in (np.float16, np.float32):
-            with reading(Path(name), f"features ('{key}')"):
+            if fields[key].dtype.kind not in "biuf":
+                raise DataError(f"{name}: '{key}' must hold numbers, but holds {fields[key].dtype}")
+            with np.errstate(over="ignore"):  # infinity is refused before anything is written
                 fields[key] = fields[key].astype(np.float32)
     weight, bias = fields.pop("weight", None), fields.pop("bias", None)
     fields.pop("class_names", None)
     paths = fields.pop("paths", None)
     with reading(Path(name), "a feature set"):
         fields["labels"], names = numbered(name, fields["labels"], names)
+        try:
+            head = None if weight is None else LinearHead(weight, bias)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
         return FeatureSet(
             **fields,
-            head=None if weight is None else LinearHead(weight, bias),
+            head=head,
             class_names=names,
             paths=None if paths is None else np.array(texts(paths), dtype=object),
             split=split,

@@ -1,1 +1,1 @@
-"""What reads images and labels: one module for each form in which data lies on disk."""
+"""Readers of images and labels: one module for each form of data on disk."""

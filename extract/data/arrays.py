@@ -18,14 +18,12 @@ from ltpost.errors import DataError
 from ltpost.extract.data.source import Source, as_labels, train_beside
 from ltpost.extract.messages import reading
 
-# -- .npz --------------------------------------------------------------------------------------------------------------
-
 
 @dataclass
 class NpzImages:
-    """A uint8 array (N, H, W, channels) or (N, H, W) inside an .npz file, read in order a batch at a time.
+    """A uint8 array (N, H, W, channels) or (N, H, W) inside an .npz file, which is read in order, batch by batch.
 
-    The array is never in memory as a whole. The file is opened anew in each process.
+    The whole array is never in memory. Each process opens the file for itself.
     """
 
     file: Path
@@ -138,13 +136,10 @@ def _npz_labels(file: Path, key: str) -> NDArray[np.int64]:
 
 
 def npz_in(data: Path, split: str) -> Path | None:
-    """The .npz file of a split: ``data`` itself, ``<split>.npz`` in it, or the first .npz there that has the split."""
+    """The .npz file of a split: ``data`` itself, ``<split>.npz`` in it, or its first .npz file that has the split."""
     if data.suffix == ".npz" and data.is_file():
         return data
     if (data / f"{split}.npz").is_file():
         return data / f"{split}.npz"
     files = sorted(data.glob("*.npz")) if data.is_dir() else []
     return next((file for file in files if f"x_{split}.npy" in _archive(file).namelist()), None)
-
-
-# -- CIFAR -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ltpost.errors import DataError
 from ltpost.extract.data.pickles import unpickle_arrays
-from ltpost.extract.data.source import Source
+from ltpost.extract.data.source import Source, as_labels
+from ltpost.extract.messages import reading
 
 #: folder to the files of its splits, the key of the labels, and the file and key of the class names
 _CIFAR = {
@@ -46,7 +47,7 @@ class ArrayImages:
 
 
 def cifar_in(data: Path, split: str) -> Path | None:
-    """The folder of CIFAR-10's or CIFAR-100's Python files: ``data`` itself or in it."""
+    """The folder of CIFAR-10's or CIFAR-100's Python files: ``data`` itself, or a folder in it."""
     for folder in (data, *(data / name for name in _CIFAR)):
         files = _CIFAR[folder.name][0].get(split, []) if folder.name in _CIFAR else []
         if files and (folder / files[0]).is_file():
@@ -55,24 +56,36 @@ def cifar_in(data: Path, split: str) -> Path | None:
 
 
 def open_cifar(folder: Path, split: str) -> Source:
-    """A split of CIFAR, without class counts: long-tailed training uses an unknown part of the train split."""
+    """A split of CIFAR. It has no class counts, as long-tailed training uses an unknown part of the train split."""
     splits, key, (meta, names_key) = _CIFAR[folder.name]
-    parts = [_unpickled(folder / file) for file in splits[split]]
-    try:
-        pixels = np.concatenate([np.asarray(part[b"data"], np.uint8).reshape(-1, 3, 32, 32) for part in parts])
-        labels = np.concatenate([np.asarray(part[key], np.int64) for part in parts])
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{folder / splits[split][0]}: is not a file of CIFAR ({error!r})") from None
+    parts = [_part(folder / file, key) for file in splits[split]]
+    labels = np.concatenate([part for _, part in parts])
+    images = np.ascontiguousarray(np.concatenate([part for part, _ in parts]).transpose(0, 2, 3, 1))
     names = _unpickled(folder / meta).get(names_key) if (folder / meta).is_file() else None
-    images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+    with reading(folder / meta, "the class names of CIFAR"):
+        class_names = None if names is None else [name.decode() for name in names]
     return Source(
         str(folder),
         labels,
         ArrayImages(images),
         hashlib.sha256(images.data).hexdigest(),
         None,
-        None if names is None else [name.decode() for name in names],
+        class_names,
     )
+
+
+def _part(file: Path, key: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels (N, 3, 32, 32) and labels (N,) of one file."""
+    content = _unpickled(file)
+    with reading(file, "a file of CIFAR"):
+        pixels, labels = np.asarray(content[b"data"]), as_labels(f"{file}: '{key.decode()}'", content[key])
+        if pixels.dtype != np.uint8:
+            raise DataError(f"{file}: 'data' must be uint8, but is {pixels.dtype}")
+        pixels = pixels.reshape(-1, 3, 32, 32)
+    if len(pixels) != len(labels):
+        what = f"must have equally many rows, not {len(pixels)} and {len(labels)}"
+        raise DataError(f"{file}: 'data' and '{key.decode()}' {what}")
+    return pixels, labels
 
 
 def _unpickled(file: Path) -> dict[bytes, Any]:

@@ -15,8 +15,6 @@ from ltpost.errors import DataError
 from ltpost.extract.data.source import Source, Unreadable, as_labels
 from ltpost.extract.messages import first_line, need
 
-# -- data sets ---------------------------------------------------------------------------------------------------------
-
 
 def dataset_in(data: Path, split: str) -> Path | None:
     """The folder that ``save_to_disk`` wrote for a split."""
@@ -26,7 +24,7 @@ def dataset_in(data: Path, split: str) -> Path | None:
 
 @dataclass
 class DatasetImages:
-    """Images of a data set on disk; opened anew in each process."""
+    """Images of a data set on disk. Each process opens it for itself."""
 
     folder: Path
     column: str

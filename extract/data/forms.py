@@ -1,4 +1,4 @@
-"""Finds and opens one split of images. ``FORMS`` is the table of the forms in which data lies on disk.
+"""Finds and opens one split of images. ``FORMS`` is the table of the forms of data on disk.
 
 Each form finds the rows of one split and, for the class counts, the labels of the train split beside it. Rows keep the
 order of the list, file or sorted folder tree.
@@ -24,17 +24,17 @@ from ltpost.extract.data.tars import open_tars, tars_in
 
 @dataclass(frozen=True)
 class Form:
-    """A form in which data lies on disk.
+    """A form of data on disk.
 
     Args:
         name: for messages.
-        find: (data, split) to the file or folder that holds the split, or None.
-        open: (that, split, root, class order) to the rows.
+        find: takes (data, split), gives the file or folder that holds the split, or None.
+        open: takes (that file or folder, split, root, class order), gives the rows.
     """
 
     name: str
     find: Callable[[Path, str], Path | None]
-    open: Callable[[Path, str, Path, str], Source]
+    open: Callable[[Path, str, Path, str | None], Source]
 
 
 FORMS: tuple[Form, ...] = (
@@ -53,7 +53,7 @@ def open_source(
     split: str,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    class_order: str = "string",
+    class_order: str | None = None,
     dataset: str | None = None,
 ) -> Source:
     """The rows of one split.
@@ -62,9 +62,9 @@ def open_source(
         data: a folder with the split in one of ``FORMS``, or an .npz file.
         split: its name.
         list_file: a list ``path label``, or a .csv or .parquet table, with paths relative to ``root``.
-        root: the folder that the paths of a list start from; default ``data``.
-        class_order: of class folders, "string" or "natural".
-        dataset: one of ``PRESETS``, whose lists are looked for first.
+        root: the folder in which the paths of a list start; default ``data``.
+        class_order: how class folders are sorted, see ``class_order.CLASS_ORDERS``; other forms ignore it.
+        dataset: one of ``PRESETS``; its own list is used where ``data`` holds it.
 
     Raises:
         UsageError: the folder does not exist, or holds no such split.
@@ -89,5 +89,5 @@ def open_source(
     forms = ", ".join(form.name.replace("<split>", split) for form in FORMS)
     entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else folder.name
     raise UsageError(
-        f"{folder}: holds no split '{split}' ({forms}); there is {entries or 'nothing'}; see split=, list_file="
+        f"{folder}: holds no split '{split}' ({forms}); it holds {entries or 'nothing'}; see split=, list_file="
     )

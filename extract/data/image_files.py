@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError
+from ltpost.extract.data.class_order import check_class_order, sort_key
 from ltpost.extract.data.source import Source, Unreadable, sha256_of_files, sha256_of_rows
 from ltpost.extract.messages import first_line, need, reading
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
-CLASS_ORDERS = ("string", "natural")
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
 
 @dataclass
@@ -49,14 +50,23 @@ def decode(file: Path | BinaryIO) -> Any:
     try:
         if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
             return Unreadable("is not a regular file")
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             return (_high_bytes(image) if image.mode[0] in "IF" else image).convert("RGB")
     except Exception as error:  # noqa: BLE001,RUF100 - Pillow's plugins raise errors of any kind on damaged files
         return Unreadable(getattr(error, "strerror", None) or first_line(error))
 
 
+@functools.cache
+def _formats() -> list[str]:
+    """The formats of Pillow that are tried, whatever the name of a file ends in. For others it may start programs."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def _high_bytes(image: Any) -> Any:
-    """A grey image of 16 bits as one of 8, as Pillow itself reads colour images of 16 bits.
+    """Turn a grey image of 16 bits into one of 8, as Pillow itself does with colour images of 16 bits.
 
     NOTE[DIFF] Pillow's ``convert`` clips such an image at 255 instead, which leaves it nearly white.
 
@@ -92,35 +102,28 @@ def image_files(root: Path, paths: Sequence[str]) -> ImageFiles:
 # -- folder tree -------------------------------------------------------------------------------------------------------
 
 
-def _folders(folder: Path, class_order: str) -> list[str]:
+def _folders(folder: Path, class_order: str | None) -> list[str]:
     with reading(folder, "a folder of class folders"):
         names = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    return sorted(names, key=_natural if class_order == "natural" else None)
+    return sorted(names, key=sort_key(class_order))
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """The sort key that timm uses for class folders: numbers count by value, so '2' comes before '10'."""
-    parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
+def open_tree(data: Path, split: str, class_order: str | None = None) -> Source:
     """``ROOT/<split>/<class>/…``: classes are numbered by the sorted names of the train folder.
 
     Args:
         data: ROOT.
         split: its name.
-        class_order: "string" ('10' before '2'), as torchvision's ImageFolder numbers them, or "natural", as timm does.
+        class_order: one of ``CLASS_ORDERS``. For "frequency" and None the names are sorted as text here.
     """
-    if class_order not in CLASS_ORDERS:
-        raise UsageError(f"class_order= must be string or natural, but is '{class_order}'")
+    check_class_order(class_order)
     train = _folders(data / "train", class_order)
     names = train or _folders(data / split, class_order)
     if not names:
         raise DataError(f"{data / split}: must hold one folder per class, but holds none")
     unknown = sorted(set(_folders(data / split, class_order)) - set(names))
     if unknown:
-        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which {data / 'train'} has not")
+        raise DataError(f"{data / split}: has class folder '{unknown[0]}', which is not in {data / 'train'}")
     paths, labels = _tree_rows(data, split, names)
     if not paths:
         raise DataError(f"{data / split}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -134,7 +137,7 @@ def open_tree(data: Path, split: str, class_order: str = "string") -> Source:
         names,
         train_labels,
         str(data / "train"),
-        class_order,
+        "natural" if class_order == "natural" else "string",
     )
 
 
@@ -152,11 +155,8 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")  # noqa: PTH122 - speed
 
 
-# -- lists and tables --------------------------------------------------------------------------------------------------
-
-
 def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links that lead back to a parent.
+    """Walk through all folders below ``root``, as ``os.walk`` does, but skip links to a folder that led there.
 
     Raises:
         DataError: a folder cannot be read, whose images would be missing.
@@ -164,16 +164,20 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
     def refuse(error: OSError) -> None:
         if isinstance(error, FileNotFoundError) and error.filename == str(root):
-            return  # val/ need not have every class
+            return  # val/ may lack a class
         raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
+    above = {str(root): (os.path.realpath(root),)}  # the real places of a folder and of those that led to it
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name), real)]
+        places = above.pop(folder)
+        inside = {name: os.path.realpath(Path(folder, name)) for name in folders}
+        folders[:] = [
+            name for name in folders if not (Path(folder, name).is_symlink() and _holds(inside[name], places))
+        ]
+        above.update({str(Path(folder, name)): (*places, inside[name]) for name in folders})
         yield folder, folders, files
 
 
-def _leads_back(folder: Path, parent: str) -> bool:
-    """Whether a folder is a link to ``parent`` or to a folder that holds it."""
-    target = os.path.realpath(folder)
-    return folder.is_symlink() and (parent + os.sep).startswith(target.rstrip(os.sep) + os.sep)
+def _holds(folder: str, places: tuple[str, ...]) -> bool:
+    """Whether one of the places is the folder or lies in it."""
+    return any((place + os.sep).startswith(folder.rstrip(os.sep) + os.sep) for place in places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
 
 def list_in(data: Path, split: str, suffixes: tuple[str, ...] = LIST_SUFFIXES) -> Path | None:
-    """``<split>.txt`` or the one ``*_<split>.txt`` in a folder; likewise .csv and .parquet."""
+    """``<split>.txt``, or the only ``*_<split>.txt``, in a folder; likewise .csv and .parquet."""
     if not data.is_dir():
         return None
     exact = [file for suffix in suffixes if (file := data / f"{split}{suffix}").is_file()]
@@ -54,7 +55,11 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
 
     with reading(file, "a table"):
         try:
-            table: Any = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
+            table: Any = (
+                pd.read_csv(file, dtype={"path": str}, keep_default_na=False)  # a folder may be called NA
+                if file.suffix == ".csv"
+                else pd.read_parquet(file)
+            )
         except ImportError:
             raise need("pyarrow", f"{file}: reading Parquet", "parquet") from None
     if not {"path", "label"} <= set(table.columns):
@@ -62,9 +67,10 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
         raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")
     if table["label"].dtype.kind not in "iu":
         raise DataError(f"{file}: column 'label' must hold whole numbers, but holds {table['label'].dtype}")
-    paths = [str(path) for path in table["path"]]
-    if odd := next((path for path in paths if "\0" in path), None):
-        raise DataError(f"{file}: a path must not hold the character NUL, but one is {odd!r}")
+    paths = table["path"].tolist()
+    odd = next((path for path in paths if not isinstance(path, str) or not path or "\0" in path), None)
+    if odd is not None:
+        raise DataError(f"{file}: column 'path' must hold texts without the character NUL, but one is {odd!r}")
     return paths, as_labels(f"{file}: column 'label'", table["label"].to_numpy())
 
 
@@ -85,12 +91,12 @@ def open_list(file: Path, split: str, root: Path) -> Source:
 def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
     """Find the files of a list under ``root``: by their whole path, or by the longest common end of their path.
 
-    Places-LT, for one, goes around as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
+    Places-LT, for example, exists as ``train/airfield/1.jpg`` and as ``data_256/a/airfield/1.jpg``.
 
     Returns:
-        Paths relative to ``root`` (unchanged where there is no such file), or None where not one of them is there.
+        Paths relative to ``root`` (unchanged where no such file exists), or None where none of the files exists.
     """
-    if any((root / path).is_file() for path in paths[:100]):
+    if any(os.path.isfile(root / path) for path in paths[:100]):  # noqa: PTH113 - false too for names that cannot be
         return paths
     by_name: dict[str, list[tuple[str, ...]]] = {}
     for folder, _, files in walk(root):
@@ -106,7 +112,7 @@ def resolve(root: Path, paths: list[str], split: str) -> list[str] | None:
 def _longest_end(
     path: tuple[str, ...], by_name: dict[str, list[tuple[str, ...]]], split: str
 ) -> tuple[str, ...] | None:
-    """The file whose path agrees longest from the end, class folder and name at least; the split's folder on a tie."""
+    """The file with the longest common end, at least class folder and name; on a tie the one in the split's folder."""
 
     def agreement(other: tuple[str, ...]) -> tuple[int, bool]:
         same = 0

@@ -1,12 +1,13 @@
 """Pickles of arrays and plain containers, read by an unpickler that runs nothing.
 
-A pickle names functions of numpy and hands them what it likes. Here the names lead to stand-ins, which only keep what
-they are given. An array is then built from parts that have been checked: a plain numeric type, a shape, and exactly as
-many bytes as both need. No state from a file reaches numpy.
+A pickle names functions of numpy, and calls them with values of its own. Here inert substitutes take their place, which
+only keep these values. Each array is then built from checked parts: a plain numeric type, a shape, and exactly as many
+bytes as both need. No state from a file reaches numpy. Checkpoints, which torch unpickles, use the same substitutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _KINDS = "?bhilqpBHILQPefdiufbSU"
 
 
 class _Name:
-    """What a name in a pickle leads to: a function that takes no state and cannot be changed by the pickle."""
+    """The substitute of a function. The pickle cannot change it, nor give it a state."""
 
     __slots__ = ("_make",)
 
@@ -38,7 +39,7 @@ class _Name:
 
 
 class _Type:
-    """The stand-in of a numpy.dtype: its code and byte order."""
+    """The substitute of a numpy.dtype: its code and byte order."""
 
     __slots__ = ("code", "order")
 
@@ -68,12 +69,12 @@ class _Type:
 
 
 class _Array:
-    """The stand-in of a numpy.ndarray: its shape, type and bytes."""
+    """The substitute of a numpy.ndarray: its shape, type and bytes. The arguments of a call of it are not used."""
 
     __slots__ = ("parts",)
 
-    def __init__(self, parts: tuple[Any, ...] | None = None):
-        object.__setattr__(self, "parts", parts)
+    def __init__(self, *_: Any):
+        object.__setattr__(self, "parts", None)
 
     def __setstate__(self, state: Any) -> None:
         """Keep (version, shape, type, whether in Fortran order, bytes)."""
@@ -84,7 +85,7 @@ class _Array:
         raise pickle.UnpicklingError("gives an array a state of its own")
 
     def array(self) -> NDArray[Any]:
-        """The array, its parts being checked."""
+        """The array, from checked parts."""
         if self.parts is None:
             raise pickle.UnpicklingError("has an array without content")
         shape, kind, order, content = self.parts
@@ -100,30 +101,36 @@ class _Array:
         return np.frombuffer(bytes(content), dtype).reshape(shape, order=order)
 
 
+def _of_parts(*parts: Any) -> _Array:
+    array = _Array()
+    object.__setattr__(array, "parts", parts)
+    return array
+
+
 def _scalar(kind: Any, content: Any) -> _Array:
-    return _Array(((), kind, "C", content))
+    return _of_parts((), kind, "C", content)
 
 
 def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
-    return _Array((shape, kind, order, content))
+    return _of_parts(shape, kind, order, content)
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
-    """How pickles of Python 2's protocols hold bytes."""
+    """Bytes, as the protocols of Python 2 hold them."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise pickle.UnpicklingError("has text of an unusual encoding")
     return text.encode("latin1")
 
 
-_STAND_INS: dict[str, Callable[..., Any]] = {
+_SUBSTITUTES: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _Type,
-    "numpy.ndarray": lambda *_: _Array(),
+    "numpy.ndarray": _Array,
     "_codecs.encode": _encoded,
     **{
         f"numpy.{core}.{name}": make
         for core in ("core", "_core")
         for name, make in (
-            ("multiarray._reconstruct", lambda *_: _Array()),
+            ("multiarray._reconstruct", _Array),
             ("multiarray.scalar", _scalar),
             ("numeric._frombuffer", _from_buffer),
         )
@@ -132,10 +139,10 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 
 
 class _NothingButArrays(pickle.Unpickler):
-    """Leads the few names of numpy to stand-ins, and refuses every other name."""
+    """Gives substitutes for a few names of numpy, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (make := _STAND_INS.get(f"{module}.{name}")) is None:
+        if (make := _SUBSTITUTES.get(f"{module}.{name}")) is None:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, and ltpost never runs pickled code")
         return _Name(make)
 
@@ -147,18 +154,35 @@ def unpickle_arrays(file: Path) -> Any:
         DataError: it holds anything else, or is damaged.
     """
     with reading(file, "a pickle of arrays"), file.open("rb") as stream:
-        return _built(_NothingButArrays(stream, encoding="bytes").load())
+        return filled(_NothingButArrays(stream, encoding="bytes").load())
 
 
-def _built(content: Any) -> Any:
-    """The content with arrays in place of their stand-ins."""
+def substitutes() -> list[tuple[Callable[..., Any], str]]:
+    """The substitutes that torch's unpickler uses for the names of numpy; :func:`filled` then builds the arrays."""
+    return [(make, name) for name, make in _SUBSTITUTES.items() if name.startswith("numpy.")]
+
+
+def filled(content: Any) -> Any:
+    """The content with arrays in place of their substitutes. Dictionaries, lists and namespaces are changed in place.
+
+    Raises:
+        pickle.UnpicklingError: an array is not made of plain numbers, or its parts contradict each other.
+    """
     if isinstance(content, _Array):
         array = content.array()
         return array if array.ndim else array[()]
-    if isinstance(content, dict):
-        return {_built(key): _built(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return type(content)(_built(value) for value in content)
     if isinstance(content, _Type | _Name):
         raise pickle.UnpicklingError("has a type or a function where a value is expected")
+    if isinstance(content, argparse.Namespace):
+        filled(vars(content))
+    elif isinstance(content, dict):
+        for key, value in [*content.items()]:
+            new = filled(key)
+            if new is not key:
+                del content[key]
+            content[new] = filled(value)
+    elif isinstance(content, list):
+        content[:] = [filled(value) for value in content]
+    elif type(content) is tuple:
+        return tuple(filled(value) for value in content)
     return content

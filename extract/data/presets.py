@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ltpost.errors import DataError, UsageError
-from ltpost.extract.pixels.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from ltpost.extract.pixels.preprocess import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,36 @@ PRESETS = {
         "0.2675,0.2565,0.2761",
     ),
 }
+
+
+#: beside a convention that is not the only one
+_PROBE = "; ltpost extract --probe 500 measures both"
+
+
+def statistics_of(
+    dataset: str | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> dict[str, Sequence[float] | None]:
+    """Mean and std as they are given, else those of the data set; None where neither says."""
+    known = None if dataset is None else preset(dataset)
+    return {"mean": mean or (known and known.mean), "std": std or (known and known.std)}
+
+
+def note_on_statistics(dataset: str | None, preprocess: Preprocess, num_classes: int) -> str | None:
+    """A sentence that names mean and std of a data set, and others that are in use for it; None for unknown data.
+
+    Args:
+        dataset: one of ``PRESETS``; None recognizes those that are not the only convention for so many classes.
+        preprocess: what is used.
+        num_classes: C.
+    """
+    if dataset is not None:
+        note = preset(dataset).note
+        return f"{dataset}: mean and std are {note}{_PROBE if ';' in note else ''}"
+    for known in PRESETS.values():
+        used = (known.num_classes, known.mean, known.std) == (num_classes, preprocess.mean, preprocess.std)
+        if used and ";" in known.note:
+            return f"mean and std are {known.note}{_PROBE}"
+    return None
 
 
 def preset(dataset: str) -> Preset:

@@ -1,4 +1,4 @@
-"""One split of images: its rows' labels and names, and how to read their pixels."""
+"""One split of images: labels and names of its rows, and a reader of their pixels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ltpost.extract.messages import reading
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In place of an image: why it cannot be read."""
+    """The reason why an image cannot be read. It takes the place of the image."""
 
     reason: str
 
 
 class Images(Protocol):
-    """Pixels of the rows of a split, read when asked for; goes to worker processes."""
+    """The pixels of a split. They are read on demand; worker processes get a copy of this object."""
 
-    #: whether reading is slow enough to be worth worker processes
+    #: whether reading is slow enough for worker processes
     slow: bool
 
     def read(self, samples: slice) -> Iterator[Any]:
-        """One after the other: a PIL image, an array (h, w, channels) uint8, or an :class:`Unreadable`."""
+        """Give each image in turn: a PIL image, an array (h, w, channels) uint8, or an :class:`Unreadable`."""
 
     def close(self) -> None:
-        """Close what reading has opened in this process."""
+        """Close the files that this process has opened."""
 
     def state(self) -> str:
         """A text that changes when a file is replaced under its name; empty where ``fingerprint`` covers the pixels."""
@@ -46,15 +46,15 @@ class Source:
     """One split of images.
 
     Args:
-        name: where it came from, for messages and provenance.
+        name: the file or folder, for messages and provenance.
         labels: (N,) int64.
         images: the pixels.
-        fingerprint: sha256 of what identifies the rows and their order.
+        fingerprint: sha256 that identifies the rows and their order.
         paths: N names of the rows, or None.
         class_names: C names, or None.
-        train_labels: the labels of the train split, or None where there is none.
-        train_name: where those came from.
-        class_order: how class folders were sorted, "string" or "natural"; None where labels are given.
+        train_labels: the labels of the train split, or None where it is missing.
+        train_name: the file or folder of the train split.
+        class_order: the order in which classes are numbered; None where the labels of the data are left as they are.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Source:
         return len(self.labels)
 
     def class_counts(self, num_classes: int) -> NDArray[np.int64] | None:
-        """(C,) training samples per class, or None where the train split is not known."""
+        """(C,) training samples per class, or None where the train split is missing."""
         if self.train_labels is None:
             return None
         check_labels(self.train_name, self.train_labels, num_classes)
@@ -109,7 +109,7 @@ def as_labels(name: str, values: Any) -> NDArray[np.int64]:
     """(N,) int64.
 
     Args:
-        name: what the values are, for messages.
+        name: of the values, for messages.
         values: whole numbers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files that hold ``KEY.jpg`` and ``KEY.cls`` for every row. Images are read in place."""
+"""WebDataset shards: tar files that hold ``KEY.jpg`` and ``KEY.cls`` for every row. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ltpost.extract.messages import reading
 
 @dataclass
 class TarImages:
-    """Images inside tar files: which file, where in it, how long."""
+    """Images inside tar files, by file, offset and size."""
 
     files: Sequence[Path]
     places: NDArray[np.int64]  # (N, 3): file, offset, size
@@ -49,7 +49,10 @@ def tars_in(data: Path, split: str) -> Path | None:
 
 def tar_files(data: Path, split: str) -> list[Path]:
     """The shards of a split, in order."""
-    return sorted(data.glob(f"{split}/*.tar")) or sorted(data.glob(f"{split}*.tar"))
+    found = (
+        sorted(file for file in data.glob(where) if file.is_file()) for where in (f"{split}/*.tar", f"{split}*.tar")
+    )
+    return next(filter(None, found), [])
 
 
 def open_tars(data: Path, split: str) -> Source:
@@ -75,7 +78,7 @@ def open_tars(data: Path, split: str) -> Source:
 
 
 def _index(files: Sequence[Path]) -> tuple[list[str], list[int], list[tuple[int, int, int]]]:
-    """Name, label and place of every image."""
+    """The name, label and place of every image."""
     paths, labels, places = [], [], []
     for number, file in enumerate(files):
         images: dict[str, tuple[str, int, int]] = {}
@@ -114,7 +117,7 @@ def _label(content: bytes) -> int:
 
 
 def _is_second_image(key: str, images: Mapping[str, Any], classes: Mapping[str, int]) -> bool:
-    """Whether ``1.mask.png`` lies beside ``1.jpg`` and ``1.cls``: another image of the same row, which is left out."""
+    """Whether it is like ``1.mask.png`` beside ``1.jpg`` and ``1.cls``: an image of their row, which is left out."""
     folder, _, name = key.rpartition("/")
     first = f"{folder}/{name.partition('.')[0]}" if folder else name.partition(".")[0]
     return key not in classes and first != key and first in images and first in classes

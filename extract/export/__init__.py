@@ -1,4 +1,4 @@
-"""A head back into its checkpoint, or into a file of its own."""
+"""Writes a head back into its checkpoint, or into a file of its own."""
 
 from ltpost.extract.export.checkpoint import export_head
 

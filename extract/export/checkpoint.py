@@ -1,7 +1,7 @@
-"""A rebalanced head back into the checkpoint that it came from, proven by loading it afresh.
+"""Writes a rebalanced head into a copy of its checkpoint, and proves it by loading the copy.
 
-Same container, keys, prefixes, dtypes; only the classifier's tensors are replaced. What a layout multiplies its
-classifier with (LWS ``scales``, MiSLAS ``learned_norm``) is folded in, and set to one.
+Container, keys, prefixes and dtypes stay; only the classifier's tensors are replaced. Factors of the classifier
+(LWS ``scales``, MiSLAS ``learned_norm``) are set to one, as the new weight holds them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def export_head(
         The file.
 
     Raises:
-        UsageError: an argument cannot be used, or the classifier cannot be told.
+        UsageError: an argument cannot be used, or it is not clear which tensor is the classifier.
         DataError: the head does not fit the checkpoint, or the written file does not reproduce its logits.
     """
     if format not in FORMATS:
@@ -121,9 +121,9 @@ def export_head(
             prove(part, partial, {other.key for other in parts}, proof)
         if data is not None:
             prove_on_images(partial, parts, head, arch, feature_set, data, split)
-    seen = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
-    seen += [] if data is None else [f"images of {data}"]
-    tell(f"{target}: loaded afresh it gives the head's logits ({', '.join(seen)})")
+    proofs = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
+    proofs += [] if data is None else [f"images of {data}"]
+    tell(f"{target}: loaded again, it gives the head's logits ({', '.join(proofs)})")
     return target
 
 
@@ -208,6 +208,3 @@ def _metadata(source: Path) -> dict[str, str] | None:
     with safe_open(source, framework="pt") as file:
         metadata: dict[str, str] | None = file.metadata()
     return metadata
-
-
-# -- proving -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A head alone, or a model with it, for other programs: safetensors, a torch state_dict, ONNX."""
+"""Writes a head alone, or a model with it, for other programs: safetensors, a torch state_dict, ONNX."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def save(
     metadata: dict[str, str] | None = None,
     zipped: bool = True,
 ) -> None:
-    """Write tensors as safetensors (by default where the name says so) or as torch does.
+    """Write tensors as safetensors (by default where the name ends so) or as torch does.
 
     Raises:
-        OSError: whatever those two make of a full disk.
+        OSError: the file cannot be written, for example on a full disk.
     """
     try:
         if path.suffix == ".safetensors" if safe is None else safe:
@@ -72,7 +72,7 @@ def save(
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong first: torch closes its file after a full disk or a signal, and complains that it is short."""
+    """The first of a chain of errors: after a full disk or a signal, torch closes its file and raises another error."""
     cause = error.__context__
     while cause is not None and not isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)):
         cause = cause.__context__
@@ -88,7 +88,7 @@ def _onnx() -> Any:
 
 
 def _write_onnx_head(head: LinearHead, path: Path) -> None:
-    """One Gemm: features (N, D) to logits (N, C)."""
+    """Write one Gemm, from features (N, D) to logits (N, C)."""
     onnx = _onnx()
     helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
     bias = np.zeros(head.num_classes, np.float32) if head.bias is None else head.bias
@@ -107,7 +107,7 @@ def _write_onnx_head(head: LinearHead, path: Path) -> None:
 def _write_onnx_model(
     head: LinearHead, path: Path, ckpt: Path, arch: str | None, head_key: str | None, feature_set: FeatureSet | None
 ) -> None:
-    """Images (N, channels, height, width), preprocessed, to logits (N, C)."""
+    """Write the whole model, from preprocessed images (N, channels, height, width) to logits (N, C)."""
     _onnx()
     try:
         import onnxscript  # noqa: F401

@@ -18,11 +18,11 @@ class Part:
     """A classifier in a checkpoint and the head that replaces it: the whole head, or an expert's part.
 
     Args:
-        checkpoint: as it was.
-        expert: which one of the file it is, or None.
+        checkpoint: the original one.
+        expert: its number among the experts of the file, or None.
         key: name of the classifier in ``checkpoint.state``.
-        columns: of the features.
-        head: over those columns.
+        columns: its columns of the features.
+        head: the new classifier over those columns.
     """
 
     checkpoint: Checkpoint
@@ -33,13 +33,14 @@ class Part:
 
 
 def parts_in(source: Path, head: LinearHead, head_key: str | None, feature_set: FeatureSet | None) -> list[Part]:
-    """Every classifier that the head goes into: one, those of all experts, or several of one network."""
-    expert = None if feature_set is None else feature_set.attrs.get("expert")
+    """Every classifier that the head replaces: one, those of all experts, or several of one network."""
+    attrs = {} if feature_set is None else feature_set.attrs
+    expert, weights = attrs.get("expert"), attrs.get("weights")
     if expert == "all":
-        places = [(one, number, _fc(one)) for number, one in enumerate(read_experts(source))]
+        places = [(one, number, _fc(one)) for number, one in enumerate(read_experts(source, weights))]
     else:
         expert = None if expert is None else int(expert)
-        checkpoint = read_checkpoint(source, expert)
+        checkpoint = read_checkpoint(source, expert, weights)
         places = [(checkpoint, expert, key) for key in _classifiers(checkpoint, head, head_key, feature_set)]
     shapes = [_shape(checkpoint, key) for checkpoint, _, key in places]
     if (shapes[0][0], sum(width for _, width in shapes)) != head.shape or len({count for count, _ in shapes}) > 1:

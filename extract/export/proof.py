@@ -1,4 +1,4 @@
-"""Whether a written checkpoint gives the head's logits."""
+"""Proves that a written checkpoint gives the head's logits."""
 
 from __future__ import annotations
 
@@ -37,8 +37,13 @@ def proof_rows(feature_set: FeatureSet | None, head: LinearHead) -> NDArray[Any]
 
 
 def prove(part: Part, written: Path, keys: set[str], rows: NDArray[Any] | None) -> None:
-    """The file loaded afresh: the classifier must give the head's logits, and nothing else may have changed."""
-    old, new, key, head = part.checkpoint, read_checkpoint(written, part.expert), part.key, part.head
+    """Load the file: its classifier must give the head's logits, and no other tensor may have changed."""
+    old, new, key, head = (
+        part.checkpoint,
+        read_checkpoint(written, part.expert, part.checkpoint.weights),
+        part.key,
+        part.head,
+    )
     replaced = {f"{name}.{kind}" for name in keys for kind in ("weight", "bias")}
     if old.state.keys() != new.state.keys() or any(
         not _same(old.state[name], new.state[name]) for name in old.state if name not in replaced
@@ -68,7 +73,7 @@ def prove_on_images(
     data: Any,
     split: str,
 ) -> None:
-    """Some images through the exported model: its logits must be the head's on the model's features."""
+    """Run images through the exported model: it must give the head's logits on the model's features."""
     from ltpost.extract.data.forms import open_source
     from ltpost.extract.data.source import Unreadable
 
@@ -99,8 +104,9 @@ def backbone_of(
     stored = str(attrs.get("arch", ""))
     arch = arch or (stored if known(stored) else None)
     expert = attrs.get("expert")
-    scale = float(parts[0].head.norms()[0])  # of a cosine classifier, whose directions alone are in the file
+    scale = float(parts[0].head.norms()[0])  # of a cosine classifier; the file holds its directions only
     keys = None if expert == "all" else ",".join(part.key for part in parts)
-    network = open_network(file, arch, keys, expert=expert, head_scale=scale)
+    weights = parts[0].checkpoint.weights
+    network = open_network(file, arch, keys, expert=expert, head_scale=scale, weights=weights)
     preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
     return Backbone(network.model, network.head_key), preprocess

@@ -1,1 +1,1 @@
-"""Named tensors to a model that gives features and logits."""
+"""Turns named tensors into a model that gives features and logits."""

@@ -1,11 +1,11 @@
-"""A model and its classifier: inputs to features and logits.
+"""A model with its classifier, which turns inputs into features and logits.
 
-The features are what enters the classifier module (a forward pre-hook on it); ``verify`` shows that the classifier is
-linear in them and is the last step, z = x Wᵀ + b, before anything is written. A language model may apply its classifier
-to every token and answer with one of them; the features are those of that token.
+The features are the input of the classifier module, which a forward pre-hook keeps. Before anything is written,
+``verify`` shows that the classifier is linear in them and is the last step, z = x Wᵀ + b. A language model
+may apply its classifier to every token and answer with one of them; the features are those of that token.
 
 Some networks of timm (distilled ones, CrossViT) have several classifiers, each on features of its own, and average
-their logits. That is one classifier over their features side by side, as with experts.
+their logits. This equals one classifier over their features side by side, as with experts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ltpost.extract.networks.classifier import head_key_of, keys_of, logits_of, 
 from ltpost.extract.networks.taps import Taps
 from ltpost.heads import LinearHead
 
-#: what torch's own error says when a process that decodes images has died
+#: words in torch's error when a process that decodes images has died
 WORKER_DIED = "DataLoader worker"
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,14 +53,14 @@ class Backbone:
 
     Args:
         model: gives logits (n, C).
-        head_key: name of its classifier module, or of several with commas between; found where None.
-        device: where it runs.
+        head_key: name of its classifier module, or of several with commas between; None finds it.
+        device: the device that it runs on.
         amp: "off", "bf16" or "fp16".
         gated: whether the logits are known not to be linear in the features.
         compiled: whether to run it through torch.compile.
 
     Raises:
-        UsageError: no or several classifiers are possible; the message has the table.
+        UsageError: no classifier is possible, or several are; the message lists them.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class Backbone:
 
     @property
     def num_experts(self) -> int:
-        """How many classifiers share the columns of the features evenly; 1 where there is one, or they do not."""
+        """The number of classifiers, where each has equally many columns of the features; else 1."""
         return len(self.classifiers) if len({head.num_features for head in self._heads}) == 1 else 1
 
     @property
     def expert_bias(self) -> NDArray[np.float32] | None:
-        """(E, C), or None where there is one classifier."""
+        """The bias of each expert, (E, C); None for one classifier."""
         if self.num_experts == 1 or self.head.bias is None:
             return None
         zero = np.zeros_like(self.head.bias)
@@ -136,7 +136,7 @@ class Backbone:
         except torch.cuda.OutOfMemoryError:
             raise DataError(f"{self.device}: not enough memory for {inputs.rows} rows; lower batch_size=") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            if WORKER_DIED in str(error):  # torch raises it wherever the program happens to be
+            if WORKER_DIED in str(error):  # torch raises it at any line
                 raise
             raise DataError(f"the model cannot take {inputs} ({first_line(error)})") from None
 
@@ -166,7 +166,7 @@ class Backbone:
         return Outputs(torch.cat(features, dim=1).float(), logits, self.taps.complete(layers))
 
     def _forward(self, *args: Any, **kwargs: Any) -> tuple[list[list[Tensor]], dict[str, Tensor], Any]:
-        """What entered each classifier, what the taps gave, and what the model returned."""
+        """The inputs of each classifier, what the taps gave, and the output of the model."""
         output = self.model(*args, **kwargs)
         return [list(kept) for kept in self._inputs], dict(self.taps.now), output
 
@@ -174,7 +174,7 @@ class Backbone:
         """Run the first batch again with the compiled model, and compare the results.
 
         Raises:
-            UsageError: torch.compile cannot, or gives something else.
+            UsageError: torch.compile cannot compile the model, or the compiled model gives other results.
         """
         assert self._compiled is not None
         try:
@@ -197,7 +197,7 @@ class Backbone:
         return ours
 
     def linear(self, features: Tensor) -> Tensor:
-        """Logits x Wᵀ + b in float32, the logits that a reader of the file computes."""
+        """Logits x Wᵀ + b in float32. A reader of the file computes the same."""
         with torch.inference_mode():
             return torch.nn.functional.linear(features, self._weight, self._bias)
 

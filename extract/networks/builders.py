@@ -1,7 +1,7 @@
 """Builds a model and its evaluation transform from the name of an architecture.
 
-``BUILDERS`` is the table: the first one that knows a name and whose model fits the checkpoint builds it. A
-``module:factory`` of the user needs neither torchvision nor timm.
+``BUILDERS`` is the table. The first builder that has the name, and whose model fits the checkpoint, builds the model.
+A ``module:factory`` of the user needs neither torchvision nor timm.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Builder:
     Args:
         name: for messages.
         knows: whether it has an architecture of this name.
-        build: (name, number of classes or None for the default) to a model with random weights.
-        preprocess: (name, model) to the evaluation transform.
+        build: takes (name, number of classes or None for the default), gives a model with random weights.
+        preprocess: takes (name, model), gives the evaluation transform.
     """
 
     name: str
@@ -48,7 +48,7 @@ def _classes(num_classes: int | None) -> dict[str, int]:
     return {} if num_classes is None else {"num_classes": num_classes}
 
 
-# -- a factory of one's own --------------------------------------------------------------------------------------------
+# -- a factory of the user ---------------------------------------------------------------------------------------------
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -83,7 +83,7 @@ def _build_own(name: str, num_classes: int | None) -> nn.Module:
 
 
 def own_preprocess(model: nn.Module) -> Preprocess:
-    """From the model's ``pretrained_cfg`` or ``default_cfg`` (timm's convention), else x/255 and nothing more."""
+    """The transform in the model's ``pretrained_cfg`` or ``default_cfg`` (timm's convention); else only x/255."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if not config:
         return Preprocess()
@@ -122,9 +122,9 @@ def _in_torchvision(name: str) -> bool:
 
 
 def _torchvision_preprocess(name: str, _: nn.Module) -> Preprocess:
-    """The preset of the first published weights.
+    """The transform of the first published weights.
 
-    NOTE[DIFF] Not of torchvision's newest weights (resnet50: resize 232): long-tail code resizes to 256.
+    NOTE[DIFF] torchvision's newest weights have another one (resnet50: resize 232); long-tail code resizes to 256.
     """
     preset = next(iter(_torchvision().get_model_weights(name))).transforms()
     for key in ("crop_size", "resize_size"):
@@ -223,7 +223,7 @@ def builders(arch: str) -> list[Builder]:
     """Every builder that knows ``arch``, best first.
 
     Raises:
-        UsageError: none does; near names are listed, and the package that is missing.
+        UsageError: no builder has it; the message lists similar names, or the missing package.
     """
     knowing = [builder for builder in BUILDERS if builder.knows(arch)]
     if knowing:
@@ -243,6 +243,3 @@ def builders(arch: str) -> list[Builder]:
         f"{'; did you mean ' + ', '.join(near) + '?' if near else ''}"
         " (a model of your own is package.module:factory)"
     )
-
-
-# -- from shapes to a name ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Networks of several experts (RIDE, SADE, BalPoE), as one network with one linear classifier.
+"""Turns a network of several experts (RIDE, SADE, BalPoE) into a network with one linear classifier.
 
 Logits are the mean over experts, so the joint classifier is :func:`ltpost.extract.joint.joined`: every method runs on
 it as on any other head.
@@ -40,8 +40,8 @@ def side_by_side(models: Sequence[nn.Module], normed: Sequence[str | None]) -> S
     """One network from the networks of single experts.
 
     Args:
-        models: each gives logits (n, C) by a classifier of its own, which is taken out.
-        normed: for each the name of its normalised classifier (LDAM's NormedLinear), or None.
+        models: each gives logits (n, C); its own classifier is taken out.
+        normed: the name of each one's normalised classifier (LDAM's NormedLinear), or None.
     """
     heads = []
     for model, name in zip(models, normed, strict=True):

@@ -13,8 +13,9 @@ from torch import nn
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.checkpoints.container import sha256_of_file
 from ltpost.extract.data.class_names import in_order
-from ltpost.extract.messages import first_line, need, reading
+from ltpost.extract.messages import first_line, need, reading, some
 from ltpost.extract.networks.collating import Sounds, Tokens, tokens_of
+from ltpost.extract.networks.models import check_finite
 from ltpost.extract.pixels.preprocess import Preprocess
 
 #: what is classified, to the table of transformers that has its models, and the class that loads them
@@ -30,7 +31,7 @@ _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether ``save_pretrained`` wrote it."""
+    """Whether ``save_pretrained`` wrote this folder."""
     return (path / "config.json").is_file()
 
 
@@ -70,13 +71,18 @@ def open_model_folder(folder: Path, max_length: float | None = None) -> tuple[st
     transformers, how = _transformers(folder), {"local_files_only": True, "trust_remote_code": False}
     try:
         transformers.utils.logging.disable_progress_bar()
-        model = getattr(transformers, KINDS[kind][1]).from_pretrained(folder, **how)
-    except Exception as error:  # noqa: BLE001,RUF100 - of any kind, for damaged files
-        raise DataError(
-            f"{folder}: is not {_A[kind]} classifier that transformers can load ({first_line(error)})"
-        ) from None
+        with reading(folder, f"{_A[kind]} classifier of transformers"):
+            model, found = getattr(transformers, KINDS[kind][1]).from_pretrained(
+                folder, **how, output_loading_info=True
+            )
     finally:
         transformers.utils.logging.enable_progress_bar()
+    if missing := sorted(map(str, found["missing_keys"])):
+        raise DataError(
+            f"{folder}: must hold all weights of {_A[kind]} classifier, but has none for {some(missing)}, which "
+            "transformers would fill with random numbers"
+        )
+    check_finite(model, folder)
     prepare: Prepare
     try:
         if kind == "text":
@@ -114,14 +120,20 @@ def _transformers(folder: Path) -> Any:
 
 
 def _preprocess(folder: Path) -> Preprocess:
-    """From preprocessor_config.json, as transformers' image processors read it."""
+    """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
-    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    with reading(file, "the settings of an image processor"):
+        return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
+
+
+def _from_config(file: Path, config: dict[str, Any]) -> Preprocess:
     size = config.get("size") or {}
     size = {"shortest_edge": size} if isinstance(size, int) else size
     edge, height, width = (size.get(key) for key in ("shortest_edge", "height", "width"))
     crop = config.get("crop_size") if config.get("do_center_crop") else None
     crop = crop.get("height") if isinstance(crop, dict) else crop
+    scale = 255 * config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 255.0
+    offset = 1.0 if config.get("rescale_offset") else 0.0
     normalised = config.get("do_normalize", bool(config.get("image_mean")))
     if height != width:
         raise DataError(f"{file}: input {height} x {width} is not supported; only square ones are")
@@ -132,6 +144,7 @@ def _preprocess(folder: Path) -> Preprocess:
         crop=crop if crop or not height else height,
         squash=bool(height),
         interpolation=_RESAMPLING[config.get("resample", 2)],
-        mean=tuple(config["image_mean"]) if normalised and config.get("image_mean") else (0.0,),
-        std=tuple(config["image_std"]) if normalised and config.get("image_std") else (1.0,),
+        mean=tuple((value + offset) / scale for value in (normalised and config.get("image_mean")) or (0.0,)),
+        std=tuple(value / scale for value in (normalised and config.get("image_std")) or (1.0,)),
+        channels="bgr" if config.get("do_flip_channel_order") else "rgb",
     )

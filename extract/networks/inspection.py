@@ -1,4 +1,4 @@
-"""What is in a checkpoint file: ``ltpost inspect-ckpt``."""
+"""Describes a checkpoint file: ``ltpost inspect-ckpt``."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from torch import Tensor
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, head_candidates, read_checkpoint
 from ltpost.extract.checkpoints.container import read_container
-from ltpost.extract.checkpoints.layouts import LAYOUTS
+from ltpost.extract.checkpoints.layouts import layout_of
+from ltpost.extract.checkpoints.weight_sets import weight_sets
 from ltpost.extract.messages import some
 from ltpost.extract.networks.builders import builders
 from ltpost.extract.networks.recognition import candidates
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """A page of text: the container, the layout, candidates for architecture and classifier, what is unused.
+    """A page of text: the container, the layout, candidates for architecture and classifier, unused tensors.
 
     Raises:
-        DataError: there is no such file, or it is not a checkpoint.
+        DataError: the file does not exist, or is not a checkpoint.
     """
     source = Path(path)
     if not source.is_file():
         raise DataError(f"{source}: no such checkpoint file")
     container = read_container(source)
-    layout = next((layout for layout in LAYOUTS if layout.matches(container)), None)
+    layout, sets = layout_of(container), weight_sets(container)
     lines = [f"{source} ({source.stat().st_size / 2**20:.1f} MiB)", "", "container"]
     lines += [f"  {key}: {_kind(value)}" for key, value in list(container.items())[:20]]
     lines += [f"  … and {len(container) - 20} more"] if len(container) > 20 else []
     lines += ["", f"layout: {layout.name if layout else 'unknown'}"]
+    lines += [f"weights: {sets[0]}, or {', '.join(sets[1:])} with --weights"] if len(sets) > 1 else []
     try:
         checkpoint = read_checkpoint(source)
     except LtpostError as error:
         return "\n".join([*lines, f"cannot be used: {error}"])
     names = candidates(checkpoint.state)
-    hint = f" (the file says '{checkpoint.arch}')" if checkpoint.arch else ""
-    lines += [f"architecture: {', '.join(names) or 'cannot be told, name it with --arch'}{hint}", "", "classifiers"]
+    hint = f" (the file names '{checkpoint.arch}')" if checkpoint.arch else ""
+    lines += [f"architecture: {', '.join(names) or 'unknown, name it with --arch'}{hint}", "", "classifiers"]
     for head in head_candidates(checkpoint.state):
         size, bias = f"{head.shape[0]} x {head.shape[1]}", "bias" if head.bias else "no bias"
         lines.append(f"  {head.name}: {size}, {bias}{_remark(checkpoint, head.name)}")
@@ -48,7 +50,8 @@ def describe(path: str | os.PathLike[str]) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        shape = "nested" if value.is_nested else tuple(value.shape)
+        return f"tensor {shape} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict) and value:
         tensors = sum(isinstance(item, Tensor) for item in value.values())
         return f"{len(value)} entries, {tensors} of them tensors"
@@ -67,7 +70,7 @@ def _remark(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
-    """A line about tensors that the architecture does not use, where there is only one candidate."""
+    """A line about tensors that the only candidate for the architecture does not use."""
     if len(names) != 1:
         return []
     builder = builders(names[0])[0]

@@ -1,8 +1,9 @@
-"""A model that is filled with the tensors of a checkpoint."""
+"""Builds models with the tensors of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -27,6 +28,19 @@ def misfit(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
         key = wrong[0]
         return f"{key} has shape {tuple(state[key].shape)} in the checkpoint, but {tuple(own[key].shape)} in the model"
     return None
+
+
+def check_finite(model: nn.Module, path: Path) -> None:
+    """Raise DataError where a weight is NaN or infinite, or anything else in the model is NaN."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.isnan().any() or (name in parameters and tensor.isinf().any()):
+            raise DataError(
+                f"{path}: '{name}' must be finite, but holds NaN or infinity; the file is damaged, or the training "
+                "that wrote it has diverged"
+            )
 
 
 class Normalise(nn.Module):
@@ -61,7 +75,12 @@ class Gated(nn.Module):
 
 def build_gated(arch: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Preprocess]:
     """A ResNet whose ``fc`` is :class:`Gated`."""
-    model, preprocess = build(arch, state, len(state["fc.weight"]))
+    shape = tuple(state["fc.weight"].shape) if "fc.weight" in state else (0, 0)
+    gate = {"confidence_layer.weight": shape[1:], "confidence_layer.bias": (1,)}
+    for name, sizes in (gate | dict.fromkeys(("logit_scale", "logit_bias"), shape[:1])).items():
+        if name not in state or state[name].numel() != sizes[0]:
+            raise DataError(f"must have '{name}' with {sizes[0]} numbers, as its classifier (DisAlign) is gated by it")
+    model, preprocess = build(arch, state, shape[0])
     linear = model.get_submodule("fc")
     assert isinstance(linear, nn.Linear)
     model.set_submodule("fc", Gated(linear, state))
@@ -75,7 +94,7 @@ def build_normed(arch: str, state: Mapping[str, Tensor], name: str, scale: float
         arch: as for :func:`build`.
         state: with ``<name>.weight`` (D, C).
         name: of the classifier.
-        scale: s, which lives in the loss and is in no file.
+        scale: s, which is a setting of the loss and in no file.
     """
     weight = scale * nn.functional.normalize(state[f"{name}.weight"].float(), dim=0).T  # (C, D)
     linear = {f"{name}.weight": weight, f"{name}.bias": weight.new_zeros(len(weight))}
@@ -92,7 +111,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
     Args:
         arch: as for :func:`ltpost.extract.extract_features`.
         state: the tensors, prefixes stripped.
-        num_classes: C where known; else it is the size of what differs from the model with its default classes.
+        num_classes: C, or None; then it is the size of the tensors that differ from the model with its default classes.
 
     Raises:
         UsageError: no such architecture.
@@ -106,7 +125,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
             model = builder.build(arch, differences)
         reason = misfit(model, state)
         if reason is None:
-            own = model.state_dict()  # with its version, which MNASNet asks for
+            own = model.state_dict()  # it has a version, which MNASNet needs
             own.update({key: state[key] for key in own if key in state})
             model.load_state_dict(own)
             return model, builder.preprocess(arch, model)
@@ -115,7 +134,7 @@ def build(arch: str, state: Mapping[str, Tensor], num_classes: int | None) -> tu
 
 
 def _differing_classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """C, where exactly the first axis of the last tensors differs between model and checkpoint."""
+    """C, where model and checkpoint differ only in the first axis of some tensors, and all to the same size."""
     own = model.state_dict()
     differing = {
         key: (own[key].shape, state[key].shape) for key in own if key in state and own[key].shape != state[key].shape

@@ -1,4 +1,4 @@
-"""A module, a checkpoint file or a model folder to a network that is ready to run."""
+"""Turns a module, a checkpoint file or a model folder into a network that is ready to run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import nn
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, is_gated, read_checkpoint, read_experts
 from ltpost.extract.checkpoints.container import sha256_of_state
+from ltpost.extract.checkpoints.stored_accuracy import Accuracy, accuracy_of_folder
 from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
 from ltpost.extract.networks.classifier import unwrapped
 from ltpost.extract.networks.collating import Sounds, Tokens
 from ltpost.extract.networks.experts import side_by_side
 from ltpost.extract.networks.hugging_face import is_model_folder, open_model_folder
-from ltpost.extract.networks.models import build, build_gated, build_normed
+from ltpost.extract.networks.models import build, build_gated, build_normed, check_finite
 from ltpost.extract.networks.recognition import candidates
 from ltpost.extract.pixels.preprocess import Preprocess
 
-#: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py), which its checkpoints do not hold
+#: s of LDAM's NormedLinear (kaidic/LDAM-DRW, losses.py); checkpoints do not hold it
 HEAD_SCALE = 30.0
 
 
@@ -36,11 +37,11 @@ class Network:
         arch: its name.
         model: gives logits (n, C).
         preprocess: its evaluation transform, where it takes images.
-        head_key: name of its classifier, or None where that is to be found.
-        attrs: where it came from.
-        gated: its logits are not linear in the features, so there is no head to store.
-        own: it is a module of the user, which stays on its device.
-        collate: how texts or sounds become its inputs; None where it takes images or is the user's.
+        head_key: name of its classifier, or None where it is not known yet.
+        attrs: its provenance, for the feature file.
+        gated: whether its logits are not linear in the features; then there is no head to store.
+        own: whether it is a module of the user, which stays on its device.
+        collate: turns texts or sounds into its inputs; None where it takes images or is the user's.
     """
 
     arch: str
@@ -65,9 +66,10 @@ def open_network(
     *,
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
+    weights: str | None = None,
     max_length: float | None = None,
 ) -> Network:
-    """A module, a checkpoint file or a model folder of transformers; arguments as of :func:`extract_features`.
+    """Open a module, a checkpoint file or a model folder of transformers; arguments as for :func:`extract_features`.
 
     A module that is wrapped (DataParallel, DistributedDataParallel, torch.compile) is taken out.
     """
@@ -78,6 +80,7 @@ def open_network(
     if is_model_folder(Path(model)):
         arch, module, prepare, sha256 = open_model_folder(Path(model), max_length)
         attrs = {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
+        attrs |= _accuracy_attrs(accuracy_of_folder(Path(model)))
         if isinstance(prepare, Preprocess):
             return Network(arch, module, prepare, head_key, attrs)
         return Network(arch, module, Preprocess(), head_key, attrs, collate=prepare)
@@ -88,7 +91,7 @@ def open_network(
     gated = False
     extra: dict[str, Any] = {} if expert is None else {"expert": str(expert)}
     if expert == "all":
-        experts = read_experts(model)
+        experts = read_experts(model, weights)
         checkpoint, head_key = experts[0], "fc"
         models = []
         for one in experts:
@@ -97,20 +100,22 @@ def open_network(
         module = side_by_side(models, [one.normed for one in experts])
         extra["experts"] = len(experts)
     else:
-        checkpoint = read_checkpoint(model, None if expert is None else int(expert))
+        checkpoint = read_checkpoint(model, None if expert is None else int(expert), weights)
         head_key = None if head_key is None else checkpoint.module_name(head_key)
         arch, module, preprocess = open_model(checkpoint, arch, head_key, head_scale)
         head_key = f"{checkpoint.normed}.1" if checkpoint.normed else head_key
         if gated := is_gated(checkpoint.state):
             head_key = "fc.linear"
             tell(
-                f"{checkpoint.path}: its logits are gated by a confidence of each image (DisAlign), so they are stored "
-                "as they are and no linear head is: only methods that work on logits can run"
+                f"{checkpoint.path}: its logits are gated by a confidence of each image (DisAlign). They are stored "
+                "without a linear head, so only methods that work on logits can run"
             )
     if checkpoint.normed:
         extra["head_scale"] = head_scale
-    if checkpoint.accuracy is not None:
-        extra["stored_accuracy_key"], extra["stored_accuracy"] = checkpoint.accuracy
+    if checkpoint.weights is not None:
+        extra["weights"] = checkpoint.weights
+    if expert is None or expert == "all":  # the accuracy of a network is not that of one of its experts
+        extra |= _accuracy_attrs(checkpoint.accuracy)
     origin = {
         "layout": checkpoint.layout.name,
         "checkpoint": checkpoint.path.name,
@@ -119,13 +124,17 @@ def open_network(
     return Network(arch, module, preprocess, head_key, origin | extra, gated)
 
 
+def _accuracy_attrs(accuracy: Accuracy | None) -> dict[str, Any]:
+    return {} if accuracy is None else {"stored_accuracy_key": accuracy[0], "stored_accuracy": accuracy[1]}
+
+
 def open_model(
     checkpoint: Checkpoint, arch: str | None = None, head_key: str | None = None, head_scale: float = HEAD_SCALE
 ) -> tuple[str, nn.Module, Preprocess]:
-    """Name of the architecture, the model with the checkpoint's tensors, and its evaluation transform.
+    """The name of the architecture, the model with the checkpoint's tensors, and its evaluation transform.
 
     Raises:
-        UsageError: the architecture cannot be told, or not without doubt; the message lists the candidates.
+        UsageError: the tensors fit no known architecture, or several; the message lists the candidates.
         DataError: the tensors do not fill the architecture.
     """
     weight = checkpoint.state.get(f"{head_key}.weight")
@@ -139,9 +148,9 @@ def open_model(
                 f"{checkpoint.path}: its tensors fit several architectures ({', '.join(names)}); choose with arch="
             )
         if not names:
-            hint = f"; the file says '{checkpoint.arch}'" if checkpoint.arch else ""
+            hint = f"; the file names '{checkpoint.arch}'" if checkpoint.arch else ""
             raise UsageError(
-                f"{checkpoint.path}: the architecture cannot be told from its tensors{hint}; name it with arch= "
+                f"{checkpoint.path}: its tensors do not show its architecture{hint}; name it with arch= "
                 "(of torchvision, timm, cifar_resnet32, …, or your own package.module:factory)"
             )
         arch = names[0]
@@ -154,13 +163,14 @@ def open_model(
             model, preprocess = build(arch, checkpoint.state, num_classes)
     except DataError as error:
         raise DataError(f"{checkpoint.path}: {error}") from None
+    check_finite(model, checkpoint.path)
     used = {*model.state_dict(), f"{checkpoint.normed}.weight"}
     gate = ("fc.", "confidence_layer.", "logit_") if is_gated(checkpoint.state) else ()
     unused = [key for key in checkpoint.state if key not in used and not key.startswith(gate)]
     essential = checkpoint.layout.essential
     if essential and any(key.startswith(essential) for key in unused):
         raise DataError(
-            f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} has no place for; "
+            f"{checkpoint.path}: {checkpoint.layout.name} has tensors '{essential}…' that {arch} does not have; "
             "give a model that has them as arch=package.module:factory"
         )
     if unused:

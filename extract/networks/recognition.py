@@ -1,4 +1,4 @@
-"""The shapes of a checkpoint to the name of its architecture."""
+"""Recognizes the architecture of a checkpoint by the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FAMILY: dict[str, Spec] = {
 }
 
 
-#: what follows the stem cannot be read off the tensors of a network with a 3x3 stem, so both have a name
+#: the tensors of a network with a 3x3 stem do not show whether a max-pool follows, so each kind has a name
 SMALL_STEMS = {"_cifar": "3x3 stem, no max-pool", "_cifar_pool": "3x3 stem, max-pool"}
 
 
 def candidates(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the architectures whose tensors have these names and shapes; empty where they cannot be told."""
+    """The architectures whose tensors have these names and shapes; empty where none is known."""
     stem, first = state.get("conv1.weight"), state.get("layer1.0.conv1.weight")
     if stem is None or first is None or stem.ndim != 4:
         return []
@@ -51,7 +51,7 @@ def candidates(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _stages(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Blocks per stage, from layer<stage>.<block>."""
+    """The number of blocks of each stage, from names layer<stage>.<block>."""
     blocks: dict[int, set[int]] = {}
     for key in state:
         if match := re.match(r"layer(\d+)\.(\d+)\.", key):

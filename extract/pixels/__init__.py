@@ -1,1 +1,1 @@
-"""An image to the pixels that a network takes: the evaluation transform and augmented views."""
+"""Turns an image into the pixels that a network takes: the evaluation transform and augmented views."""

@@ -1,8 +1,7 @@
 """How an image becomes the input of a network: resize, centre crop, x/255, mean and std.
 
-The pixels are cut to size here (uint8, in the loader's workers); scaling and normalising happen on the device, on a
-whole batch. Resizing is Pillow's, which is what torchvision's presets and timm's evaluation transforms use: the
-result is theirs bit for bit.
+The loader's workers cut the pixels to size (uint8); the device scales and normalises whole batches. Pillow resizes, as
+in torchvision's presets and timm's evaluation transforms: the result is the same bit for bit.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.messages import need
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: as in the long-tail field's code for CIFAR-10 and CIFAR-100 alike (kaidic/LDAM-DRW)
+#: the statistics of CIFAR-10; much long-tail code uses them for CIFAR-100 too (kaidic/LDAM-DRW)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _LARGEST_SIDE = 2**14
+CHANNELS = ("rgb", "bgr")
+_LARGEST_AREA = 2**26  # pixels of an image that is resized by its shorter side
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -31,10 +32,11 @@ class Preprocess:
 
     Args:
         resize: the shorter side is resized to this many pixels; None leaves the size as it is.
-        crop: side of the centre crop; None takes all.
-        squash: resize both sides, whatever the aspect ratio.
+        crop: side of the centre crop in pixels; None takes the whole image.
+        squash: resize both sides, and ignore the aspect ratio.
         interpolation: one of ``INTERPOLATIONS``.
-        mean, std: of the channels, for pixels in 0..1.
+        mean, std: mean and standard deviation of the channels, for pixels in 0..1, in the order of the image (RGB).
+        channels: "rgb", or "bgr" for networks that take them in the order of OpenCV and Caffe.
     """
 
     resize: int | None = None
@@ -43,6 +45,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    channels: str = "rgb"
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -53,6 +56,10 @@ class Preprocess:
             raise UsageError(f"std= must be positive, but is {list(self.std)}")
         if not self.mean or any(not math.isfinite(value) for value in self.mean):
             raise UsageError(f"mean= must be numbers, but is {list(self.mean)}")
+        if self.channels not in CHANNELS:
+            raise UsageError(f"channels= must be rgb or bgr, but is '{self.channels}'")
+        if min(1 if side is None else side for side in (self.resize, self.crop)) < 1:
+            raise UsageError(f"img_size= must be at least 1, but is {min(self.resize or 0, self.crop or 0)}")
         if max(self.resize or 0, self.crop or 0) > _LARGEST_SIDE:
             raise UsageError(
                 f"img_size= and crop_pct= must give images of at most {_LARGEST_SIDE} pixels a side, but give "
@@ -61,12 +68,15 @@ class Preprocess:
 
     @property
     def resizes(self) -> bool:
-        """Whether pixels change at all before they are scaled."""
+        """Whether an image is resized or cropped."""
         return self.resize is not None or self.crop is not None
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored with the features."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """The settings, as they are stored with the features."""
+        stored = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.channels == "rgb":
+            del stored["channels"]
+        return stored
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
@@ -81,6 +91,7 @@ class Preprocess:
         interpolation: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        channels: str | None = None,
     ) -> Preprocess:
         """This transform with some settings replaced; ``resize`` follows as floor(img_size / crop_pct)."""
         new = self
@@ -95,11 +106,16 @@ class Preprocess:
             pct = crop_pct or (self.crop / self.resize if self.crop and self.resize else 1.0)
             resize = math.floor(crop / pct + 1e-6)
             new = replace(new, crop=crop, resize=resize)
-        changes = {"interpolation": interpolation, "mean": mean and tuple(mean), "std": std and tuple(std)}
+        changes = {
+            "interpolation": interpolation,
+            "mean": mean and tuple(mean),
+            "std": std and tuple(std),
+            "channels": channels,
+        }
         return replace(new, **{key: value for key, value in changes.items() if value is not None})
 
     def cut(self, image: Any) -> NDArray[np.uint8]:
-        """A PIL image, or an array (h, w, channels), to uint8 pixels (h, w, channels)."""
+        """Cut a PIL image, or an array (h, w, channels), to uint8 pixels (h, w, channels)."""
         if not self.resizes:
             return _channels_last(np.asarray(image))
         image = self.resized(image)
@@ -108,8 +124,17 @@ class Preprocess:
             image = image.crop((left, top, left + self.crop, top + self.crop))
         return _channels_last(np.asarray(image))
 
+    def refusal(self, image: Any) -> str | None:
+        """Why a PIL image or an array cannot be resized, or None: a long and thin one becomes a very large one."""
+        width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else image.size
+        if self.resize is None or self.squash:
+            return None
+        new_width, new_height = _shorter_side((width, height), self.resize)
+        too_large = new_width * new_height > _LARGEST_AREA
+        return f"{width} x {height} is too long and thin to resize to {new_width} x {new_height}" if too_large else None
+
     def resized(self, image: Any) -> Any:
-        """The image before the crop, as PIL's."""
+        """The PIL image before the crop."""
         image = as_image(image)
         if self.resize is None:
             return image
@@ -117,7 +142,7 @@ class Preprocess:
         return image.resize(size, self._method())
 
     def resample(self, image: Any, size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """The part ``box`` (left, top, right, bottom) of a PIL image at ``size``, as pixels."""
+        """Cut ``box`` (left, top, right, bottom) out of a PIL image, and resize it to ``size``, as pixels."""
         return _channels_last(np.asarray(image.resize(size, self._method(), box=box)))
 
     def _method(self) -> Any:
@@ -126,7 +151,7 @@ class Preprocess:
         return Image.Resampling[self.interpolation.upper()]
 
     def normalise(self, pixels: Any) -> Any:
-        """uint8 tensor (n, h, w, channels) to float32 (n, channels, h, w), channels last in memory."""
+        """Turn a uint8 tensor (n, h, w, channels) into float32 (n, channels, h, w), channels last in memory."""
         channels = pixels.shape[-1]
         images = pixels.permute(0, 3, 1, 2).float().div_(255)
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -134,7 +159,8 @@ class Preprocess:
                 raise DataError(f"{name}= has {len(values)} values, but the images have {channels} channels")
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
-        return images.sub_(mean).div_(std)
+        images = images.sub_(mean).div_(std)
+        return images if self.channels == "rgb" else images.flip(1)
 
     def __str__(self) -> str:
         steps = []
@@ -143,11 +169,12 @@ class Preprocess:
         if self.crop is not None:
             steps.append(f"centre crop {self.crop}")
         numbers = [", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std)]
-        return ", ".join([*steps, f"x/255, mean ({numbers[0]}), std ({numbers[1]})"])
+        steps.append(f"x/255, mean ({numbers[0]}), std ({numbers[1]})")
+        return ", ".join([*steps, *([] if self.channels == "rgb" else [self.channels.upper()])])
 
 
 def as_image(image: Any) -> Any:
-    """An array as a PIL image; a PIL image as it is.
+    """Turn an array into a PIL image; leave a PIL image as it is.
 
     Raises:
         UsageError: Pillow is not installed.
@@ -166,7 +193,7 @@ def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Width and height whose smaller one is ``shorter``; the other is cut to a whole number, as torchvision does."""
+    """Width and height, of which the smaller one is ``shorter``. The other is rounded down, as torchvision does."""
     width, height = size
     if width <= height:
         return shorter, int(shorter * height / width)
@@ -174,5 +201,5 @@ def _shorter_side(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _offset(size: int, crop: int) -> int:
-    """Where a centre crop begins; before the image where that is too small (the rest is black)."""
+    """The first pixel of a centre crop; negative where the image is smaller (the rest is black)."""
     return round((size - crop) / 2.0) if size >= crop else -((crop - size) // 2)

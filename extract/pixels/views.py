@@ -2,9 +2,9 @@
 
 The random numbers of a view depend on (seed, sample, view) alone: workers, batches and processes change nothing.
 
-Augmentation "standard" is what the field trains with: a random crop of 8 % to 100 % of the area and an aspect ratio of
-3/4 to 4/3 resized to the input size, or for small images a random crop out of 4 pixels of black padding; then a flip
-with probability 1/2. NOTE[DIFF] no colour jitter: classifier-balancing adds it for ImageNet-LT and Places-LT, others
+Augmentation "standard" is the field's usual one: a random crop of 8 % to 100 % of the area and an aspect ratio of 3/4
+to 4/3, resized to the input size, or for small images a random crop after 4 pixels of black padding; then a flip with
+probability 1/2. NOTE[DIFF] no colour jitter: classifier-balancing adds it for ImageNet-LT and Places-LT, others
 do not.
 """
 
@@ -39,7 +39,7 @@ class Views:
         tta: "off", "flip" (the image and its mirror image) or "five-crop". With one row per image, its features are
             the mean over these variants, and so are its logits, which are linear in them. With as many rows as there
             are variants, view k is variant k.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
 
     Raises:
         UsageError: a value is not one of these.
@@ -71,23 +71,27 @@ class Views:
 
     @property
     def variants(self) -> int:
-        """How many inputs make one row."""
+        """The number of inputs that make one row."""
         return VARIANTS[self.tta] if self.count == 1 else 1
 
     def attrs(self) -> dict[str, str]:
-        """What is stored with the features; nothing where images are shown once, as they are."""
+        """The attributes that are stored with the features; none where each image is shown once, unchanged."""
         settings = {"count": self.count, "augment": self.augment, "tta": self.tta, "seed": self.seed}
         plain = (self.count, self.augment, self.tta) == (1, "none", "off")
         return {} if plain else {"views": json.dumps(settings)}
 
     def columns(self, samples: int) -> dict[str, NDArray[np.int64]]:
-        """``sample`` and ``view`` of every row, where images are shown more than once."""
+        """``sample`` and ``view`` of every row; none where each image is shown once."""
         if self.count == 1:
             return {}
         return {"sample": np.repeat(np.arange(samples), self.count), "view": np.tile(np.arange(self.count), samples)}
 
+    def refusal(self, image: Any) -> str | None:
+        """Why an image cannot be cut to size, or None."""
+        return None if self.augment == "standard" else self.preprocess.refusal(image)
+
     def cut(self, image: Any, sample: int, view: int) -> list[NDArray[np.uint8]]:
-        """The pixels (h, w, channels) of the variants of one view of an image (PIL, or an array)."""
+        """The pixels (h, w, channels) of all variants of one view of an image (PIL, or an array)."""
         if self.augment == "standard":
             return [self._augmented(image, np.random.default_rng([self.seed, sample, view]))]
         if self.tta == "five-crop":
@@ -107,7 +111,7 @@ class Views:
         return self.preprocess.resample(image, (crop, crop), _random_box(image.width, image.height, rng))
 
     def _five(self, image: Any) -> list[NDArray[np.uint8]]:
-        """The four corners and the centre."""
+        """The crops at the four corners and the centre."""
         crop, pixels = self.preprocess.crop, np.asarray(image)
         assert crop is not None
         top, left = max(pixels.shape[0] - crop, 0), max(pixels.shape[1] - crop, 0)
@@ -117,7 +121,7 @@ class Views:
 
 
 def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random part; the whole where ten draws do not fit."""
+    """Left, top, right, bottom of a random part; the whole image where ten draws do not fit."""
     for _ in range(10):
         area = width * height * rng.uniform(*_AREA)
         ratio = math.exp(rng.uniform(-_LOG_RATIO, _LOG_RATIO))

@@ -1,1 +1,1 @@
-"""The extraction: rows to a feature file, by one process or several, interrupted or not."""
+"""The extraction: one process or several turn rows into a feature file, interrupted or not."""

@@ -19,7 +19,7 @@ from ltpost.errors import UsageError
 from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.data.batches import Part
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.presets import preset
+from ltpost.extract.data.presets import statistics_of
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.hugging_face import is_model_folder, kind_of
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
@@ -31,8 +31,8 @@ from ltpost.extract.run.settings import Settings
 
 #: options that say how images on disk are found and shown
 _IMAGES_ONLY = (
-    "dataset", "list_file", "root", "class_order", "img_size", "crop_pct", "interpolation", "mean", "std", "views",
-    "augment", "tta", "seed", "max_bad",
+    "dataset", "list_file", "root", "class_order", "img_size", "crop_pct", "interpolation", "mean", "std", "channels",
+    "views", "augment", "tta", "seed", "max_bad",
 )  # fmt: skip
 #: options that say how batches are read
 _BATCHES_ONLY = ("inputs", "labels")
@@ -56,7 +56,7 @@ def extract_features(
     dataset: str | None = None,
     list_file: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
-    class_order: str = "string",
+    class_order: str | None = None,
     column: str | None = None,
     label_column: str | None = None,
     max_length: float | None = None,
@@ -66,6 +66,8 @@ def extract_features(
     interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: str | None = None,
+    weights: str | None = None,
     device: str = "auto",
     amp: str = "off",
     compile: bool = False,
@@ -115,18 +117,25 @@ def extract_features(
         list_file: lines ``path label``, or a .csv or .parquet table, with paths relative to ``root``; ``{split}`` in
             its name stands for the split.
         root: default ``data``.
-        class_order: how class folders are sorted, "string" (torchvision) or "natural" (timm).
+        class_order: how classes are numbered: by their names, sorted as "string" (torchvision's folders) or "natural"
+            (timm's), or by "frequency" in the train split. None sorts folders as strings, and leaves labels of lists
+            and arrays as they are.
         column: of a table for a model folder of transformers that takes texts or sounds: the column that holds them, or
             two with a comma between for pairs of texts; None finds it. The table is ``<split>.csv``,
             ``<split>.parquet``, or a data set ``<split>/`` saved by datasets.
         label_column: of this table; None finds it.
         max_length: tokens, or seconds of a sound, that are read of each; None takes what the model allows.
-        class_counts: (C,) training samples per class, or a file of them; None counts the train split beside.
+        class_counts: (C,) training samples per class, in the numbering of the data, or a file of them; None counts the
+            train split beside the data.
         img_size: side of the centre crop in pixels; None takes the architecture's.
         crop_pct: img_size over the resized shorter side, in (0, 1].
         interpolation: "bilinear", "bicubic", …
         mean: of the channels, for pixels in 0..1.
-        std: likewise.
+        std: standard deviation of the channels, for pixels in 0..1.
+        channels: "rgb", or "bgr" for networks that take the channels in reverse, after mean and std; None takes the
+            network's.
+        weights: the key of one set of weights, of a checkpoint with several (``state_dict_ema``, ``state_dict``); None
+            takes the averaged or the best one.
         device: "auto", "cpu", "cuda", "cuda:1", …
         amp: "off", "bf16" or "fp16"; logits are then those of the float32 classifier on the stored features.
         compile: run the model through torch.compile; its first batch is compared with the model as it is.
@@ -170,7 +179,9 @@ def extract_features(
     def opened() -> Network:
         if isinstance(model, Network):
             return model
-        return open_network(model, arch, head_key, expert=expert, head_scale=head_scale, max_length=max_length)
+        return open_network(
+            model, arch, head_key, expert=expert, head_scale=head_scale, weights=weights, max_length=max_length
+        )
 
     if not isinstance(data, str | os.PathLike):
         _refuse(given, (*_IMAGES_ONLY, *_COLUMNS_ONLY), "is for data on disk; a loader prepares its own inputs")
@@ -185,20 +196,21 @@ def extract_features(
         return extract_rows(network, feed_of_columns(network, given, settings.given_names()), settings)
     _refuse(given, _COLUMNS_ONLY, "is for models that take texts or sounds; this one takes images")
     source = open_source(data, split, of_split(list_file, split), root, class_order, dataset)
-    if dataset is not None:
-        if mean is None and std is None:
-            tell(f"{dataset}: mean and std are {preset(dataset).note}")
-        mean, std = mean or preset(dataset).mean, std or preset(dataset).std
     network = opened()
     preprocess = network.preprocess.changed(
-        img_size=img_size, crop_pct=crop_pct, interpolation=interpolation, mean=mean, std=std
+        img_size=img_size,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        **statistics_of(dataset, mean, std),
+        channels=channels,
     )
     several = views > 1 and augment is None and tta == "off"
     beside = several and split != "train" and not settings.names_a_file
     shown = Views(preprocess, views, augment or ("standard" if several else "none"), tta, seed)
     if views > 1 and augment == "none" and tta == "off":
         tell(f"warning: without --augment standard the {views} views of an image are all the same")
-    feed = ImageFeed(source, shown, batch_size, workers, dataset)
+    given_statistics = mean is not None or std is not None
+    feed = ImageFeed(source, shown, batch_size, workers, dataset, class_order, class_counts, given_statistics)
     if not beside:
         return extract_rows(network, feed, settings)
     plain = extract_rows(network, replace(feed, views=Views(preprocess)), replace(settings, skip_finished=True))

@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ltpost.errors import DataError, LtpostError
 from ltpost.extract.data.batches import Arguments
-from ltpost.extract.data.presets import check_preset
-from ltpost.extract.data.source import Source, Unreadable, check_labels
+from ltpost.extract.data.class_order import class_counts_of, in_class_order
+from ltpost.extract.data.presets import check_preset, note_on_statistics
+from ltpost.extract.data.source import Source, Unreadable
+from ltpost.extract.messages import tell
 from ltpost.extract.pixels.views import Views
 from ltpost.extract.run.feed import Batch, Known
 from ltpost.extract.run.partial import IMAGES_STATE
@@ -38,6 +40,9 @@ class ImageFeed:
         batch_size: rows at a time.
         workers: processes that decode; None chooses.
         dataset: one of the field, whose number of classes is checked.
+        class_order: how classes are numbered; None leaves the labels as they are.
+        class_counts: (C,) in the numbering of the data, or a file of them; None counts the train split.
+        statistics_given: whether mean and std are the user's, so that nothing need be said of them.
     """
 
     source: Source
@@ -45,6 +50,9 @@ class ImageFeed:
     batch_size: int
     workers: int | None = None
     dataset: str | None = None
+    class_order: str | None = None
+    class_counts: Any = None
+    statistics_given: bool = False
     unit: str = "img"
     proven: bool = True
 
@@ -73,17 +81,21 @@ class ImageFeed:
         source, views = self.source, self.views
         if self.dataset is not None:
             check_preset(self.dataset, num_classes)
-        check_labels(source.name, source.labels, num_classes)
+        note = note_on_statistics(self.dataset, views.preprocess, num_classes)
+        if note is not None and not self.statistics_given:
+            tell(note)
         names = source.class_names
         if names is not None and len(names) != num_classes:
             raise DataError(
                 f"{source.name}: has {len(names)} class names, but the classifier has {num_classes} classes; without a "
                 "train folder that has all classes the labels would be shifted"
             )
+        counts = class_counts_of(source, self.class_counts, num_classes)
+        source, counts = in_class_order(source, self.class_order, counts, num_classes)
         return Known(
             np.repeat(source.labels, views.count),
-            class_counts=source.class_counts(num_classes),
-            class_names=names,
+            class_counts=counts,
+            class_names=source.class_names,
             paths=None if source.paths is None else [path for path in source.paths for _ in range(views.count)],
             columns=views.columns(len(source)),
             attrs={
@@ -151,9 +163,10 @@ class Batches(Dataset[Any]):
         pixels: list[NDArray[np.uint8] | None] = []
         bad: dict[int, str] = {}
         for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
+            reason = image.reason if isinstance(image, Unreadable) else views.refusal(image)
             for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
-                if isinstance(image, Unreadable):
-                    bad[row - start] = image.reason
+                if reason is not None:
+                    bad[row - start] = reason
                     pixels += [None] * views.variants
                 else:
                     pixels += views.cut(image, sample, row - sample * views.count)
@@ -173,8 +186,8 @@ class Batches(Dataset[Any]):
         return batch
 
 
-def loader_of(batches: Batches, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Reads the batches in order, in ``workers`` processes."""
+def loader_of(batches: Any, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Read batches (:class:`Batches`, or another data set of them) in order, in ``workers`` processes."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -196,7 +209,7 @@ def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, 
         sys.__excepthook__(kind, error, trace)
 
 
-def checked(loader: DataLoader[Any]) -> Iterator[tuple[int, Tensor, dict[int, str]]]:
+def checked(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches. An error that a worker returned is raised here."""
     for batch in loader:
         if isinstance(batch, LtpostError):

@@ -1,7 +1,7 @@
-"""One writer per output. A lock file beside the output names the process that holds it.
+"""Lets only one process write an output. A lock file beside the output names the process that holds it.
 
-A POSIX record lock goes with the process, however that ends, and is not inherited by workers. Where the file system
-has no locks there is no protection, and no error.
+A POSIX record lock ends with its process, whatever ends that, and workers do not inherit it. On a file system without
+locks there is neither protection nor an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def held(path: Path) -> Iterator[None]:
     """Hold the lock of ``path`` inside the block.
 
     Raises:
-        HeldError: another process holds it; the message says which.
+        HeldError: another process holds it; the message names it.
     """
     if fcntl is None:
         yield
@@ -66,9 +66,9 @@ def _locked(lock: Path, path: Path) -> int:
             raise HeldError(f"{path}: is being written by {holder}; wait until it has finished, or stop it") from None
         if lock.exists() and os.fstat(file).st_ino == lock.stat().st_ino:
             break
-        os.close(file)  # the one before has just removed it
+        os.close(file)  # its last holder has just removed it
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    with contextlib.suppress(OSError):  # of a full disk: it is held all the same
+    with contextlib.suppress(OSError):  # the disk is full: the lock is held all the same
         os.ftruncate(file, 0)
         os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
     return file

@@ -39,7 +39,7 @@ from ltpost.extract.run.shards import Shard
 from ltpost.extract.run.spool import Spool
 from ltpost.extract.run.writer import FeatureWriter
 
-_TOLD = 10  # unreadable images, one by one
+_TOLD = 10  # unreadable images that are named one by one
 #: by which features of the same row may differ, relative to the largest: rows in another batch are rounded otherwise
 _SAME = 0.02
 _BLOCK_ROWS = 4096
@@ -71,7 +71,7 @@ class _Rows:
 
 @dataclass
 class Job:
-    """An extraction; ``run`` does a range of its rows."""
+    """An extraction; ``run`` computes a range of its rows."""
 
     feed: Feed
     backbone: Backbone
@@ -96,7 +96,7 @@ class Job:
             if not done.any() and not self.restart:
                 done = adopt(path, target or path, rows, spec)
             try:
-                with _deaths_are_told():
+                with deaths_are_told():
                     return self._fill(path, rows, done, quiet=shard is not None and shard.index > 0)
             except BaseException as error:
                 self._leave(path, error)
@@ -125,7 +125,7 @@ class Job:
             )
             writer: FeatureWriter | None = None
             for start, block, bad in self._computed(self.feed.batches(starts, rows.stop, self.backbone.device)):
-                if writer is None:  # not before the loader has started its workers, who would inherit the open file
+                if writer is None:  # only now, as workers would inherit the open file
                     writer = stack.enter_context(FeatureWriter(path))
                 if start in again:
                     self._compare(writer.file, start - rows.start, block)
@@ -154,7 +154,7 @@ class Job:
 
     def run_once(self, path: Path, batches: Iterator[Batch]) -> Path:
         """Write rows that come once, and whose number is known at the end; nothing is kept of an interrupted run."""
-        with held(path), Spool(path.parent) as spool, _deaths_are_told():
+        with held(path), Spool(path.parent) as spool, deaths_are_told():
             bar = spool.enter_context(tqdm(unit=self.feed.unit, desc=f"extract {path.stem}", disable=None))
             for _, block, _ in self._computed(batches):
                 spool.add(block)
@@ -187,7 +187,7 @@ class Job:
             )
 
     def _computed(self, batches: Iterator[Batch]) -> Iterator[tuple[int, dict[str, NDArray[Any]], Mapping[int, str]]]:
-        """First row, datasets, unreadable rows of each batch; a GPU has its next batch before this one is fetched."""
+        """First row, datasets and unreadable rows of each batch. A GPU gets its next batch before one is fetched."""
         ahead = 1 if self.backbone.device.type == "cuda" else 0
         launched: collections.deque[tuple[Batch, _Rows]] = collections.deque()
         for number, batch in enumerate(batches):
@@ -202,7 +202,7 @@ class Job:
         return batch.start, self._block(rows) | labels, batch.bad
 
     def _launch(self, inputs: Any, *, verify: bool) -> _Rows:
-        """Start a batch; with amp the logits are those of the float32 classifier on the stored features."""
+        """Start a batch. With amp, the logits are those of the float32 classifier on the stored features."""
         backbone = self.backbone
         outputs = backbone.outputs(self.feed.arguments(inputs, backbone.device))
         if verify:
@@ -246,7 +246,7 @@ class Job:
             )
 
     def _leave(self, path: Path, error: BaseException) -> None:
-        """Remove the partial file of a run that failed before its first row; else tell how many rows are kept."""
+        """Remove the partial file of a run that failed before its first row; after Ctrl-C tell how many rows it has."""
         partial = partial_name(path)
         try:
             with h5py.File(partial, "r") as file:
@@ -262,8 +262,8 @@ class Job:
 
 
 @contextlib.contextmanager
-def _deaths_are_told() -> Iterator[None]:
-    """Turn the death of a worker into a DataError. Torch raises it anywhere in this process, inside the model too."""
+def deaths_are_told() -> Iterator[None]:
+    """Turn the death of a worker into a DataError. Torch may raise it at any line of this process."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The shards of several processes joined into one file."""
+"""Joins the shards of several processes into one file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def merge_shards(target: str | os.PathLike[str], count: int | None = None) -> Pa
 
     Args:
         target: the feature file to write.
-        count: how many shards it was cut into; None takes the set that is complete.
+        count: the number of shards; None takes the set that is complete.
 
     Raises:
         DataError: a shard is missing or unfinished, or they are not of one extraction.
@@ -78,13 +78,13 @@ def _clear(target: Path) -> None:
 
 
 def merge_if_complete(target: Path, count: int) -> bool:
-    """Join the ``count`` shards if all are there and nobody else is at it."""
+    """Join the ``count`` shards if all are complete and no other process joins them; whether this happened."""
     if complete_shards(target, count) is None:
         return False
     try:
         merge_shards(target, count)
     except (HeldError, FileNotFoundError):
-        return False  # the other process that saw the last shard finish does it
+        return False  # another process that saw the last shard finish joins them
     return True
 
 
@@ -112,15 +112,15 @@ def _what_is_missing(target: Path) -> str:
 
 
 def adopt(path: Path, target: Path, rows: slice, spec: Spec) -> NDArray[np.uint8]:
-    """Copy the rows that earlier runs with other numbers of processes have left into the new partial file of ``path``.
+    """Copy rows of earlier runs with other numbers of processes into the new partial file of ``path``.
 
-    HDF5's own locks are left out: they would keep another process from opening its file while this one reads it.
+    HDF5's own locks are off: they would keep another process from opening its file while this one reads it.
 
     Args:
         path: the shard, or the whole file.
         target: the whole file.
-        rows: those of the whole file that ``path`` has.
-        spec: of the extraction.
+        rows: the rows of the whole file that belong to ``path``.
+        spec: describes the extraction.
 
     Returns:
         ``done`` of the new file.
@@ -156,7 +156,7 @@ def _copy_common(left: h5py.File, new: h5py.File, rows: slice) -> None:
 
 
 def _join(target: Path, shards: list[Path]) -> None:
-    """Check that the shards fit, and copy them into one file."""
+    """Check that the shards fit together, and copy them into one file."""
     with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(h5py.File(shard, "r", locking="best-effort")) for shard in shards]
         first, row = parts[0], 0
@@ -184,7 +184,7 @@ def _join(target: Path, shards: list[Path]) -> None:
 
 
 def _other_heads(first: h5py.File, part: h5py.File) -> list[str]:
-    """The parts of the classifier that two shards do not share."""
+    """The parts of the classifier in which two shards differ."""
     keys = ("head/weight", "head/bias", "head/expert_bias")
     return [
         key

@@ -1,4 +1,4 @@
-"""The partial file of an extraction: how it starts, and whether a later run may go on with it."""
+"""The partial file of an extraction: starts it, and decides whether a later run may go on with it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _COPY_ROWS = 4096
 
 #: attribute of a partial file: it changes when an image is replaced under the same name
 IMAGES_STATE = "images_state"
-#: what must be the same for rows to belong together, beside the data set: attributes of the file
+#: attributes of the file that must be equal for rows to belong together, beside the data set
 FINGERPRINT = (
-    "arch", "checkpoint_sha256", "model_sha256", "head_key", "transform", "dtype", "amp", "expert", "views", "layers",
-    "layers_dtype",
+    "arch", "checkpoint_sha256", "model_sha256", "weights", "head_key", "transform", "dtype", "amp", "expert", "views",
+    "layers", "layers_dtype",
 )  # fmt: skip
 
 
@@ -45,20 +45,20 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything about a feature file that is known before the first row.
+    """All that is known of a feature file before its first row.
 
     Args:
         labels: (N,).
         head: the joint classifier, (C, D), or None where the logits are not linear in the features.
-        shape: C and D.
-        dtype: of the features.
-        logits: whether they are stored.
+        shape: (C, D).
+        dtype: type of the stored features.
+        logits: whether logits are stored.
         expert_bias: (E, C) of several experts, or None.
         class_counts: (C,), or None.
         class_names: C names, or None.
         paths: N names, or None.
-        columns: more datasets of N integers.
-        attrs: provenance.
+        columns: further datasets of N integers each.
+        attrs: provenance, for the attributes of the file.
         layers: the layers that are stored, by name.
     """
 
@@ -91,13 +91,13 @@ class Spec:
 
 
 def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint8]:
-    """Make sure that there is a partial file of ``spec``: the unfinished one of an earlier run, or a new one.
+    """Open the unfinished partial file of an earlier run of ``spec``, or start a new one.
 
     Returns:
-        ``done`` (N,).
+        ``done`` (N,) of that file.
 
     Raises:
-        DataError: the unfinished file is of another extraction, or there is no room for a new one.
+        DataError: the unfinished file belongs to another extraction, or the disk has no room for a new one.
     """
     partial = partial_name(path)
     if partial.is_file() and not restart:
@@ -109,9 +109,9 @@ def prepare(path: Path, spec: Spec, *, restart: bool = False) -> NDArray[np.uint
 
 
 def start(path: Path, spec: Spec) -> None:
-    """Create the partial file of ``spec`` at its full size, with room on the disk kept for it."""
+    """Create the partial file of ``spec`` at its full size, and reserve its room on the disk."""
     total, (num_classes, num_features) = len(spec.labels), spec.shape
-    # done is there from the first moment, with zeros: a file without it is one that was being finished
+    # the file has ``done``, with zeros, from its first moment on: a file without it was being finished
     datasets: dict[str, tuple[tuple[int, ...], Any]] = {**spec.matrices, "done": ((total,), "uint8")}
     partial = partial_name(path)
     with _write_errors_named(path):
@@ -158,7 +158,7 @@ def _write_errors_named(path: Path) -> Iterator[None]:
 
 
 def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:
-    """``done`` of an unfinished file, or None where it cannot be read at all."""
+    """``done`` of an unfinished file, or None where the file cannot be read at all."""
     try:
         with h5py.File(partial, "r+", locking=False) as file:
             differing = differences(file.attrs, spec.attrs)
@@ -215,7 +215,7 @@ def to_do_again(done: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The attributes in which two files of one extraction must agree, but do not."""
+    """The attributes in which two files differ, but must agree if they are of one extraction."""
     differing = [key for key in FINGERPRINT if ours.get(key) != theirs.get(key)]
     one, other = (json.loads(attrs.get("dataset", "{}")) for attrs in (ours, theirs))
     if any(one.get(key) != other.get(key) for key in ("sha256", "rows")):
@@ -241,7 +241,7 @@ def done_of(file: h5py.File) -> NDArray[np.uint8]:
 
 
 def copy_rows(source: h5py.File, begin: int, target: h5py.File, start: int, count: int) -> None:
-    """Copy what is done of rows ``begin…`` of one file to rows ``start…`` of another."""
+    """Copy the finished rows among rows ``begin…`` of one file to rows ``start…`` of another."""
     done = done_of(source)[begin : begin + count]
     edges = np.flatnonzero(np.diff(done, prepend=MISSING, append=MISSING))
     for first, last in itertools.pairwise(edges):
@@ -259,7 +259,7 @@ def matrices_of(file: h5py.File) -> list[str]:
 
 
 def errors_of(file: h5py.File) -> dict[int, str]:
-    """Why rows could not be read."""
+    """The reasons why rows could not be read, by row."""
     if "errors" not in file:
         return {}
     rows, reasons = file["errors/row"][:], file["errors/reason"][:]

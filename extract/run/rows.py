@@ -61,7 +61,7 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
             return job.run_once(target, feed.passing())
         joins = settings.shard is None and part is not None
         if (joins or settings.skip_finished) and not settings.restart and is_finished(target, spec):
-            tell(f"{target}: is finished already, by these settings; compute it anew with ltpost extract --restart")
+            tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
             return target
         if part is None:
             return job.run(target, slice(0, len(feed)))
@@ -104,8 +104,7 @@ def _head_key(network: Network, feed: Feed, device: torch.device) -> str:
 def _spec(network: Network, backbone: Backbone, feed: Feed, settings: Settings) -> Spec:
     head = backbone.head
     known = feed.known(head.num_classes)
-    counts = settings.given_counts(head.num_classes)
-    counts = known.class_counts if counts is None else counts
+    counts = known.class_counts if known.class_counts is not None else settings.given_counts(head.num_classes)
     if counts is None and not _counted_elsewhere(known, settings):
         tell(
             f"warning: {feed.name}: no train split beside it, so no class counts are stored: many/medium/few is "

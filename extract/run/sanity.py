@@ -1,4 +1,4 @@
-"""Checks by the joint accuracy that the right network has seen the right images."""
+"""Checks the joint accuracy: whether the right network got the right pixels and labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from ltpost.scores.metrics import Figures, figures
 from ltpost.tables import percent
 
 _BLOCK_ROWS = 4096
-#: top-1 below this many times 1/C is what a permutation of the classes gives
+#: a permutation of the classes gives a top-1 below this many times 1/C
 _NEAR_CHANCE = 1.5
 _TOLERANCE = 0.01
 #: standard deviations, and rounding of the stored number, that a stored accuracy may differ by
 _DEVIATIONS, _ROUNDING = 3.0, 0.0005
+
+
+_PROBE = "ltpost extract --probe 500 measures other readings"
 
 
 def joint_figures(file: h5py.File) -> Figures | None:
@@ -55,7 +58,7 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
     their difference has variance 2 p (1 - p) / N at most.
     """
     stored = file.attrs.get("stored_accuracy")
-    if stored is None or file.attrs.get("split") == "train":
+    if stored is None or file.attrs.get("split") == "train" or "views" in file.attrs:  # of rows of another kind
         return []
     noise = _DEVIATIONS * math.sqrt(2 * stored * (1 - stored) / rows) + _ROUNDING
     if abs(top1 - stored) <= noise:
@@ -64,7 +67,7 @@ def _against_stored(file: h5py.File, top1: float, rows: int) -> list[str]:
         f"warning: top-1 is {percent(top1)}, but {_stored(file)}, and chance "
         f"explains a difference of {percent(noise)} at most: perhaps the pixels are not those of the training code "
         "(mean, std, size, crop), the classes are numbered otherwise, or the file is of another epoch or split than "
-        "its accuracy"
+        f"its accuracy; {_PROBE}"
     )
     return [warning]
 
@@ -79,7 +82,7 @@ def _num_classes(file: h5py.File) -> int:
 
 
 def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
-    """Check a file before it is finished, and give the lines to tell.
+    """Check a file before it is finished, and give the lines to print.
 
     Args:
         file: with all rows.
@@ -89,21 +92,21 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         DataError: top-1 differs from what is expected by more than a percentage point.
     """
     unreadable = int((done_of(file) != DONE).sum())
-    told = []
+    lines = []
     total = len(file["labels"])
     if unreadable == total > 0:
         raise DataError(
             f"none of the {total} images can be read; see the reasons above, and name the folder with root="
         )
     if unreadable:
-        told.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
+        lines.append(f"warning: {unreadable} of {total} rows could not be read; they are marked and left out")
     joint = joint_figures(file)
     if joint is None:
-        return told
+        return lines
     shown = ", ".join(f"{name} {percent(value)}" for name, value in vars(joint).items())
-    told.append(f"joint accuracy in %: {shown}")
+    lines.append(f"joint accuracy in %: {shown}")
     num_classes = _num_classes(file)
-    told += _against_stored(file, joint.top1, total - unreadable)
+    lines += _against_stored(file, joint.top1, total - unreadable)
     why = (
         "the classes are numbered otherwise (class_order=, another list), the normalisation is another (mean=, "
         "std=, dataset=), or the checkpoint belongs to other data"
@@ -114,8 +117,10 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
         if abs(joint.top1 - expected) > _TOLERANCE:
             raise DataError(
                 f"top-1 must be {percent(expected)} (expect_top1=), but is {percent(joint.top1)}: {hint}{why}; "
-                "the rows are kept for a run without expect_top1=, or discarded by one with restart="
+                f"{_PROBE}; the rows are kept for a run without expect_top1=, or discarded by one with restart="
             )
     elif joint.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
-        told.append(f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}")
-    return told
+        lines.append(
+            f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}; {_PROBE}"
+        )
+    return lines

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.class_names import read_class_names
-from ltpost.extract.data.source import check_split, read_class_counts
+from ltpost.extract.data.class_order import given_counts
+from ltpost.extract.data.source import check_split
 from ltpost.extract.run.sanity import check_expected
 from ltpost.extract.run.shards import Shard, launched, parse_shard
 
@@ -96,17 +97,5 @@ class Settings:
         return names
 
     def given_counts(self, num_classes: int) -> NDArray[np.int64] | None:
-        """(C,) of ``class_counts``.
-
-        Raises:
-            DataError: they are not one for each class.
-        """
-        if self.class_counts is None:
-            return None
-        name, given = "class_counts", self.class_counts
-        if isinstance(given, str | os.PathLike):
-            name, given = str(given), read_class_counts(given)
-        counts = np.asarray(given, dtype=np.int64)
-        if counts.shape != (num_classes,):
-            raise DataError(f"{name}: must have one count for each of {num_classes} classes, but has {len(counts)}")
-        return counts
+        """(C,) of ``class_counts``; None where they are not given."""
+        return None if self.class_counts is None else given_counts(self.class_counts, num_classes)

@@ -1,8 +1,8 @@
-"""Several processes, one file: each writes a shard, and the last one to finish joins them by copying.
+"""Several processes, one file: each writes a shard, and the last one to finish joins the shards by copying.
 
 Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
-every row is computed in the same batch as by one process. Processes are told by torchrun (RANK, WORLD_SIZE), by srun
-(SLURM_PROCID, SLURM_STEP_NUM_TASKS), or by ``--shard i/n``; they never talk to each other.
+every row is computed in the same batch as by one process. Each process takes its number from torchrun (RANK,
+WORLD_SIZE), srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) or ``--shard i/n``. Processes do not communicate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ltpost.errors import UsageError
 
-#: the variables that say which process this is, and how many there are
+#: the variables that hold the number of this process, of how many processes
 LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
 
 
@@ -32,23 +32,23 @@ class Shard:
             raise UsageError(f"shard= must be i/n with 0 <= i < n, e.g. 0/4, but is {self.index}/{self.count}")
 
     def rows(self, total: int, batch_size: int) -> slice:
-        """Its rows of ``total``: whole batches."""
+        """The rows of this shard, of ``total``: whole batches."""
         batches = -(-total // batch_size)
         first, last = (batches * part // self.count for part in (self.index, self.index + 1))
         return slice(min(first * batch_size, total), min(last * batch_size, total))
 
     def path(self, target: Path) -> Path:
-        """Where it is written."""
+        """The file of this shard."""
         return folder_of(target) / f"{self.index}-of-{self.count}.h5"
 
 
 def folder_of(target: Path) -> Path:
-    """Where the shards of a feature file are."""
+    """The folder of the shards of a feature file."""
     return target.with_name(f"{target.stem}.shards")
 
 
 def parse_shard(text: str) -> Shard:
-    """``i/n`` with 0 <= i < n."""
+    """Read ``i/n`` with 0 <= i < n."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None or not int(match[1]) < int(match[2]):
         raise UsageError(f"shard= must be i/n with 0 <= i < n, e.g. 0/4, but is '{text}'")
@@ -59,7 +59,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
     """This process's part by the variables of torchrun or srun; None where it is the only process.
 
     Raises:
-        UsageError: only part of the variables are set.
+        UsageError: only some of the variables are set.
     """
     for rank, size, local in LAUNCHERS:
         if size not in environment:

@@ -56,7 +56,9 @@ def extract_splits(
     for name in names if not takes_columns(model) else ():
         open_source(data, name, of_split(list_file, name), **looked)
     opening = {
-        key: options.pop(key) for key in ("arch", "head_key", "expert", "head_scale", "max_length") if key in options
+        key: options.pop(key)
+        for key in ("arch", "head_key", "expert", "head_scale", "weights", "max_length")
+        if key in options
     }
     network = open_network(model, **opening)
     return [extract_features(network, data, name, out, **{"skip_finished": True, **options}) for name in names]

@@ -1,8 +1,8 @@
 """Writes rows to a feature file, in any order, in a thread of its own. Rows on disk survive a kill.
 
-The file is created at its full size under its partial name. ``done`` (N,) uint8 says which rows are there: data, flush,
-``done``, flush. A later run of the same extraction takes up what is there. ``finish`` drops ``done`` and gives the file
-its name.
+The file is created at its full size under its partial name. ``done`` (N,) uint8 marks the rows that are on disk. Their
+data are flushed before they are marked, so a later run of the same extraction goes on from them. ``finish`` drops
+``done`` and gives the file its name.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class FeatureWriter:
     """Fills the partial file of ``path``.
 
     Args:
-        path: the final name; ``prepare`` has made the partial one.
+        path: the final name; ``prepare`` has made the partial file.
 
     Raises:
-        DataError: a row cannot be stored (from ``write`` or ``finish``, after it happened).
+        DataError: a row could not be stored; a later ``write`` or ``finish`` raises it.
     """
 
     def __init__(self, path: Path):
@@ -127,7 +127,7 @@ class FeatureWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Stop; what has been written so far stays in the partial file."""
+        """Stop. The rows that are written stay in the partial file."""
         self._stop()
         if self.file.id.valid:
             try:

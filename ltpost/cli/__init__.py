@@ -18,6 +18,7 @@ import click
 from ltpost import methods
 from ltpost._version import __version__
 from ltpost.cli import signals
+from ltpost.cli.config import configurable
 from ltpost.cli.encoding import never_fail
 from ltpost.errors import LtpostError
 
@@ -31,12 +32,13 @@ COMMANDS = {
     "compare": "method_commands",
     "evaluate": "evaluate",
     "diagnose": "diagnose",
+    "report": "report",
     "demo": "demo",
 }
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "diagnose", "demo"),
+    "Results": ("compare", "evaluate", "diagnose", "report", "demo"),
 }
 
 
@@ -60,18 +62,26 @@ class _Commands(click.Group):
         return [*methods.all_keys(), *COMMANDS, *sorted(point.name for point in _added())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in COMMANDS:
-            command = getattr(import_module(f"ltpost.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        command = self._find(cmd_name)
+        return None if command is None else configurable(command, lambda: self._all(ctx))
+
+    def _all(self, ctx: click.Context) -> dict[str, click.Command]:
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        return {name: command for name, command in found.items() if command is not None}
+
+    def _find(self, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            command = getattr(import_module(f"ltpost.cli.{COMMANDS[name]}"), name)
             assert isinstance(command, click.Command)
             return command
-        if cmd_name in methods.TABLE:
-            return import_module("ltpost.cli.method_commands").method_command(cmd_name)  # type: ignore[no-any-return]
-        for point in (point for point in _added() if point.name == cmd_name):
+        if name in methods.TABLE:
+            return import_module("ltpost.cli.method_commands").method_command(name)  # type: ignore[no-any-return]
+        for point in (point for point in _added() if point.name == name):
             loaded = point.load()
             assert isinstance(loaded, click.Command)
             return loaded
-        if cmd_name in methods.added():
-            return import_module("ltpost.cli.method_commands").method_command(cmd_name)  # type: ignore[no-any-return]
+        if name in methods.added():
+            return import_module("ltpost.cli.method_commands").method_command(name)  # type: ignore[no-any-return]
         return None
 
     def resolve_command(

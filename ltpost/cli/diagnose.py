@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ltpost.cli.options import folder_option, print_json, shot_options
+from ltpost.cli.options import folder_option, shot_options
+from ltpost.cli.printing import Output, output_options
 
 
 @click.command()
@@ -16,7 +17,7 @@ from ltpost.cli.options import folder_option, print_json, shot_options
 @click.option("--only", help="Which diagnostics, such as norms,collapse.  [default: all]")
 @shot_options
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for one picture of each, <name>.png.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the values of every class.")
+@output_options
 def diagnose(
     head_file: Path | None,
     split: str | None,
@@ -25,7 +26,7 @@ def diagnose(
     many_shot: int,
     few_shot: int,
     pictures: Path | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Norms, margins, confusion, collapse and more of a head, by many-, medium- and few-shot classes.
 
@@ -34,6 +35,7 @@ def diagnose(
     from ltpost import diagnostics
     from ltpost.data.folder import FeatureFolder
     from ltpost.heads import load_head
+    from ltpost.tables import write_csv
 
     rows = FeatureFolder(folder).reported(split)
     head = None if head_file is None else load_head(head_file)
@@ -44,7 +46,6 @@ def diagnose(
         pictures.mkdir(parents=True, exist_ok=True)
         for key, finding in diagnosis.findings.items():
             finding.plot().figure.savefig(pictures / f"{key}.png", dpi=120)
-    if as_json:
-        print_json(diagnosis.as_dict())
-    else:
-        click.echo(str(diagnosis))
+    if output.csv_file is not None:
+        write_csv(diagnosis.records(), output.csv_file)
+    output.show(diagnosis.blocks(), records=diagnosis.records, as_json=diagnosis.as_dict)

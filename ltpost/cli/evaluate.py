@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ltpost.cli.options import folder_option, output_options, print_json, shot_options, test_prior_option
+from ltpost.cli.options import cost_option, folder_option, shot_options, test_prior_option
+from ltpost.cli.plotting import Draw, plot_options
+from ltpost.cli.printing import Output, output_options, report_options
+from ltpost.tables import Table
 
 
 @click.command()
@@ -20,7 +24,6 @@ from ltpost.cli.options import folder_option, output_options, print_json, shot_o
 @click.option("--split", help="Split to evaluate on.  [default: test, or val where there is no test]")
 @folder_option
 @shot_options
-@click.option("--per-class", is_flag=True, help="Print the accuracy of every class too.")
 @click.option(
     "--calibration",
     "with_calibration",
@@ -28,6 +31,9 @@ from ltpost.cli.options import folder_option, output_options, print_json, shot_o
     help="Print NLL, ECE and Brier too, with the temperature that is saved with a head.",
 )
 @test_prior_option
+@cost_option
+@report_options
+@plot_options
 @output_options
 def evaluate(
     heads: tuple[Path, ...],
@@ -35,11 +41,12 @@ def evaluate(
     folder: Path,
     many_shot: int,
     few_shot: int,
-    per_class: bool,
     with_calibration: bool,
     test_priors: tuple[str, ...],
-    csv_file: Path | None,
-    as_json: bool,
+    cost: Path | None,
+    shown: dict[str, Any],
+    output: Output,
+    draw: Draw,
 ) -> None:
     """Figures of saved heads on a split, beside the joint classifier.
 
@@ -48,6 +55,7 @@ def evaluate(
     from ltpost.data.folder import FeatureFolder
     from ltpost.evaluation import evaluate_heads
     from ltpost.heads import load_head
+    from ltpost.scores.goal import costs_of
 
     files = FeatureFolder(folder)
     rows = files.reported(split)
@@ -58,17 +66,15 @@ def evaluate(
         few_shot,
         with_calibration=with_calibration,
         test_priors=test_priors,
+        cost=None if cost is None else costs_of(cost, rows.num_classes),
+        **shown,
     )
     notes = files.notes([rows.split])
-    if csv_file is not None:
-        report.to_csv(csv_file)
-    if as_json:
-        print_json(report.as_dict())
+    if output.csv_file is not None:
+        report.to_csv(output.csv_file)
+    blocks: list[Table | str] = [*report.blocks(output.style), *(f"note: {note}" for note in notes)]
+    draw(report)
+    output.show(blocks, records=report.table_records, as_json=report.as_dict)
+    if not output.is_for_people:
         for note in notes:
             click.echo(f"note: {note}", err=True)
-        return
-    click.echo(str(report))
-    for note in notes:
-        click.echo(f"\nnote: {note}")
-    if per_class:
-        click.echo(f"\n{report.per_class_table()}")

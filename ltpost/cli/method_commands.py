@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ltpost import methods
-from ltpost.cli.options import Grid, Numbers, experiment_options, output_options, print_json
+from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option
+from ltpost.cli.plotting import Draw, plot_options
+from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
 from ltpost.method import NEEDS, Method, Option
 
 if TYPE_CHECKING:
     from ltpost.experiment import Experiment
     from ltpost.outcome import Outcome
+    from ltpost.tables import Table
 
 #: shorter names of options, beside the usual ones
 ALIASES = {"learning_rate": "--lr"}
@@ -25,7 +28,8 @@ head_option = click.option(
     "--out",
     "head_file",
     type=click.Path(path_type=Path),
-    help="File, or folder, for the head.  [default: heads/<method>.safetensors]",
+    help="File, or folder, for the head. A FILE is replaced; in a folder a head of other settings is kept beside.  "
+    "[default: heads/<method>.safetensors]",
 )
 
 
@@ -35,12 +39,17 @@ def method_command(key: str) -> click.Command:
 
     @experiment_options
     def run(
-        experiment: Experiment, head_file: Path | None, csv_file: Path | None, as_json: bool, **options: Any
+        experiment: Experiment,
+        head_file: Path | None,
+        shown: dict[str, Any],
+        output: Output,
+        draw: Draw,
+        **options: Any,
     ) -> None:
         outcome = experiment.run(method, **given(options))
-        finish(outcome, head_file=head_file, csv_file=csv_file, as_json=as_json)
+        finish(outcome, head_file, output, draw, figure=experiment.figure, **shown)
 
-    run = output_options(head_option(run))
+    run = output_options(plot_options(report_options(head_option(run))))
     command = click.command(key, help=_help(method), short_help=short_help(method))(run)
     command.params = [*_own_parameters(method), *command.params]
     return command
@@ -104,64 +113,103 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option(
-    "--methods",
-    "names",
-    default="default",
-    show_default=True,
-    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
-    "which the files suffice.",
-)
+@methods_option
 @click.option(
     "--heads", type=click.Path(path_type=Path), default=Path("heads"), show_default=True, help="Folder for the heads."
 )
+@click.option(
+    "--front",
+    "front_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Print the Pareto front of Many against Few on the rows of the choice, over all methods, and write every "
+    "point to this file: .csv, or a picture.",
+)
+@report_options
+@plot_options
 @output_options
 @experiment_options
-def compare(experiment: Experiment, names: str, heads: Path, csv_file: Path | None, as_json: bool) -> None:
+def compare(
+    experiment: Experiment,
+    names: tuple[str, ...],
+    heads: Path,
+    front_files: tuple[Path, ...],
+    shown: dict[str, Any],
+    output: Output,
+    draw: Draw,
+) -> None:
     """Several methods, chosen on val, in one table.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import comparison
 
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    keys = methods.keys_of(asked)
-    lacking = {key: needs for key in keys if key not in asked and (needs := comparison.missing(experiment, key))}
-    outcomes = comparison.compare(experiment, [key for key in keys if key not in lacking])
+    keys, lacking = comparison.runnable(experiment, names)
+    outcomes = comparison.compare(experiment, keys)
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
-    report = comparison.compare_report(outcomes)
-    if csv_file is not None:
-        report.to_csv(csv_file)
-    if as_json:
-        print_json({"methods": [outcome.as_dict() for outcome in outcomes], "results": report.as_dict()})
-    else:
-        click.echo(str(report))
-        for note in experiment.notes:
-            click.echo(f"\nnote: {note}")
-        for outcome in outcomes:
-            for note in outcome.notes:
-                if note not in experiment.notes:
-                    click.echo(f"\n{outcome.method}: {note}")
-        for key, needs in lacking.items():
-            words = " and ".join(NEEDS[need] for need in needs)
-            click.echo(f"\n{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
+    if output.csv_file is not None:
+        report.to_csv(output.csv_file)
+    front = comparison.pareto_front(experiment, outcomes) if front_files else None
+    for file in front_files:
+        assert front is not None
+        front.save(file)
+    blocks: list[Table | str] = [*report.blocks(output.style), *([] if front is None else [front.table()])]
+    blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
-        outcome.save_head(heads / f"{outcome.method}.safetensors")
-    if not as_json:
-        click.echo(f"\nheads: {heads}/")
+        blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
+    for key, needs in lacking.items():
+        words = " and ".join(NEEDS[need] for need in needs)
+        blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    output.show(
+        blocks,
+        records=report.table_records,
+        as_json=lambda: {
+            "methods": [outcome.as_dict() for outcome in outcomes],
+            "results": report.as_dict(),
+            **({} if front is None else {"front": [point.record() for point in front.points]}),
+        },
+    )
+    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
+    draw(report)
+    output.say(f"heads: {heads}/")
+    for line in filter(None, lines):
+        click.echo(line, err=not output.is_for_people)
 
 
-def finish(outcome: Outcome, *, head_file: Path | None, csv_file: Path | None, as_json: bool) -> None:
-    """Save the head, and print the results."""
+def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw, **shown: Any) -> None:
+    """Save the head, print the results and draw them; ``shown`` are arguments of the report."""
     if distributed.rank() > 0:
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
-    saved = outcome.save_head(place / f"{outcome.method}.safetensors" if place.is_dir() else place)
-    if csv_file is not None:
-        outcome.report.to_csv(csv_file)
-    if as_json:
-        print_json({**outcome.as_dict(), "head": str(saved)})
-        return
-    click.echo(outcome.summary())
-    click.echo(f"\nhead: {saved}")
+    named = head_file is not None and not place.is_dir()
+    saved, line = _save(outcome, place / f"{outcome.method}.safetensors" if place.is_dir() else place, replace=named)
+    report = outcome.report_with(**shown)
+    if output.csv_file is not None:
+        report.to_csv(output.csv_file)
+    output.show(
+        outcome.blocks(output.style, **shown),
+        records=report.table_records,
+        as_json=lambda: {**outcome.as_dict(**shown), "head": str(saved)},
+    )
+    draw(outcome)
+    output.say(f"head: {saved}")
+    if line:
+        click.echo(line, err=not output.is_for_people)
+
+
+def _save(outcome: Outcome, place: Path, *, replace: bool = False) -> tuple[Path, str]:
+    """Save the head, and keep one of other settings that is there, unless the user has named the file.
+
+    Returns:
+        The file, and a line on the head that was there, if it is not one of the same settings.
+    """
+    from ltpost.heads.keeping import keep_other, other_settings
+
+    what = other_settings(place, outcome.head)
+    kept = None if replace else keep_other(place, outcome.head)
+    saved = outcome.save_head(place)
+    if what is None:
+        return saved, ""
+    return saved, f"the head that was there ({what}) is {'replaced' if kept is None else f'kept as {kept}'}"

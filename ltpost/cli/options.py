@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +10,9 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
+from ltpost import methods
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT
-from ltpost.scores.metrics import SELECT
+from ltpost.scores.goal import GOALS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MOST_GRID_VALUES = 100_000
@@ -29,6 +29,8 @@ EXPERIMENT = (
     "calibration",
     "test_priors",
     "coverage",
+    "keep",
+    "cost",
 )
 
 
@@ -42,6 +44,24 @@ test_prior_option = click.option(
     callback=_names,
     help="Report Top-1 under other class priors of the rows too: forward-50, uniform, backward-50 (any factor), or "
     "dirichlet- before one; several parted by commas.  [default: none]",
+)
+
+
+#: several methods; the command gets them as ``names``
+methods_option = click.option(
+    "--methods",
+    "names",
+    default="default",
+    show_default=True,
+    callback=_names,
+    help=f"Which ones, such as tnorm,la,crt, or sets of them: all, {', '.join(methods.SETS)}. Of a set, those run for "
+    "which the files suffice.",
+)
+
+cost_option = click.option(
+    "--cost",
+    type=click.Path(path_type=Path),
+    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.",
 )
 
 
@@ -145,11 +165,19 @@ def experiment_options(command: Command) -> Command:
     @click.option("--test", default="test", show_default=True, help="Split to report.")
     @click.option(
         "--select",
-        type=click.Choice(SELECT),
+        type=click.Choice(GOALS),
         default="all",
         show_default=True,
-        help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups.",
+        help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups; f1, "
+        "precision and recall are those of the rarer of two classes, else means over classes; cost needs --cost.",
     )
+    @click.option(
+        "--keep",
+        callback=_names,
+        help="What the choice must keep: many:-2, at most 2 points below the joint classifier; 'precision>=50', at "
+        "least 50 %; several parted by commas.  [default: nothing]",
+    )
+    @cost_option
     @click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so.")
     @shot_options
     @click.option(
@@ -185,22 +213,3 @@ def experiment_options(command: Command) -> Command:
             distributed.stop()
 
     return wrapper  # type: ignore[return-value]
-
-
-def output_options(command: Command) -> Command:
-    """``--csv FILE`` and ``--json``; the command gets them by these names."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON (fractions, null for an empty group).")(
-        command
-    )
-    return click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the results to a CSV file.")(
-        command
-    )
-
-
-def print_json(value: Any) -> None:
-    """JSON on stdout, and nothing else there."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else list(value)

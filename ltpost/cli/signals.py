@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from types import FrameType
 
+from ltpost.output import remove_temporary_files
+
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _MOMENT = 1.0  # seconds
 _first: tuple[int, float] | None = None  # the signal, and when it came
@@ -43,7 +45,8 @@ def _raise_later(lost: sys.UnraisableHookArgs) -> None:
 
 
 def say() -> int:
-    """Say which signal stopped the process; the exit code for it."""
+    """Remove temporary files, and say which signal stopped the process; the exit code for it."""
+    remove_temporary_files()
     number = signal.SIGINT if _first is None else _first[0]
     with suppress(OSError, ValueError):  # nobody listens any more
         sys.stderr.write(f"Stopped by {signal.Signals(number).name}; no file is half-written.\n")

@@ -20,7 +20,7 @@ from typing import Any
 from ltpost.data import distributed
 from ltpost.data.experts import side_by_side
 from ltpost.data.features import FeatureSet
-from ltpost.data.load import load
+from ltpost.data.load import load, names_in
 from ltpost.data.overlap import same_rows_note
 from ltpost.errors import DataError, UsageError
 
@@ -32,6 +32,7 @@ _SHOWN = 200  # letters of a value in a message
 SAME = {
     "checkpoint_sha256": "the checkpoint",
     "model_sha256": "the model",
+    "weights": "the weights of the checkpoint",
     "transform": "how images were prepared",
     "class_order": "how classes were numbered",
 }
@@ -126,6 +127,9 @@ class FeatureFolder:
         if not self.splits():
             raise DataError(f"{self.path}: holds no <split>.h5; run ltpost extract, or name another one with folder=")
 
+    def __repr__(self) -> str:
+        return f"FeatureFolder({self.path}: {', '.join(self.splits())})"
+
     def splits(self) -> list[str]:
         """The splits that have a file; of several folders, in each. Files of views are not among them."""
         return [name for name in self._files() if not name.endswith(VIEWS)]
@@ -167,6 +171,9 @@ class FeatureFolder:
             for other in sorted(self.splits(), key=lambda name: name != "train"):
                 if other in self._loaded or feature_set.class_counts is None or feature_set.head is None:
                     self._adopt(feature_set, other)
+                elif feature_set.class_names is None:
+                    names = names_in(self.path / f"{other}.h5")
+                    feature_set.class_names = names if len(names or ()) == feature_set.num_classes else None
         return self._loaded[split]
 
     def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
@@ -191,7 +198,7 @@ class FeatureFolder:
         return self[split or ("val" if "test" not in self and "val" in self else "test")]
 
     def _adopt(self, feature_set: FeatureSet, other: str) -> None:
-        """Let ``found`` take from the file ``other`` what it lacks, and check that both agree."""
+        """Let a feature set take what it lacks from the file ``other``, and check that both agree."""
         source = self._loaded[other] if other in self._loaded else self._load(other)
         feature_set.adopt(source)
         require_same_extraction(feature_set, source)

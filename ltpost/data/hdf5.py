@@ -67,7 +67,7 @@ class File:
         node = self.dataset(of) if of else self._file
         if node is None:
             return None
-        with self._said(f"attribute '{name}'"):
+        with self._errors_about(f"attribute '{name}'"):
             if not h5py.h5a.exists(node.id, name.encode()):
                 return None
             stored = h5py.h5a.open(node.id, name.encode())
@@ -79,8 +79,8 @@ class File:
         )
         if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
             self._check_heaps()
-            self._require(self._leads_to_a_heap(name), f"attribute '{name}' cannot be read, as its text is not there")
-        with self._said(f"attribute '{name}'"):
+            self._require(self._leads_to_a_heap(name), f"attribute '{name}' cannot be read, as its text is missing")
+        with self._errors_about(f"attribute '{name}'"):
             value = np.asarray(node.attrs[name]).reshape(-1)[0]
         return decoded(value) if isinstance(value, (str, bytes)) else value.item()
 
@@ -90,13 +90,13 @@ class File:
         Raises:
             DataError: there is a dataset of that name, or a name is not UTF-8.
         """
-        with self._said(f"'{group}'"):
-            found = self._find(self._file, group, group, 0)
-        if found is None:
+        with self._errors_about(f"'{group}'"):
+            node = self._find(self._file, group, group, 0)
+        if node is None:
             return []
-        self._require(isinstance(found, h5py.Group), f"'{group}' must be a group of datasets, but is a dataset")
-        with self._said(f"'{group}'"):
-            return [str(name) for name in found]
+        self._require(isinstance(node, h5py.Group), f"'{group}' must be a group of datasets, but is a dataset")
+        with self._errors_about(f"'{group}'"):
+            return [str(name) for name in node]
 
     def dataset(self, key: str) -> h5py.Dataset | None:
         """A dataset whose values all lie in this file, unread; None where there is none.
@@ -104,13 +104,13 @@ class File:
         Raises:
             DataError: there is something else of that name.
         """
-        with self._said(f"'{key}'"):
-            found = self._find(self._file, key, key, 0)
-        if found is None:
+        with self._errors_about(f"'{key}'"):
+            node = self._find(self._file, key, key, 0)
+        if node is None:
             return None
-        self._require(isinstance(found, h5py.Dataset), f"'{key}' must be a dataset, but is a group or a type")
-        with self._said(f"'{key}'"):
-            shape, dtype, external, virtual = found.shape, found.dtype, found.external, found.is_virtual
+        self._require(isinstance(node, h5py.Dataset), f"'{key}' must be a dataset, but is a group or a type")
+        with self._errors_about(f"'{key}'"):
+            shape, dtype, external, virtual = node.shape, node.dtype, node.external, node.is_virtual
         self._require(shape is not None, f"'{key}' must hold values, but is empty")
         self._require(shape != (), f"'{key}' must have rows, but is one value")
         self._require(
@@ -123,24 +123,24 @@ class File:
             dtype.kind in "iufbSO" and dtype.names is None and dtype.subdtype is None,
             f"'{key}' must hold numbers or text, but holds {dtype}",
         )
-        with self._said(f"'{key}'"):
-            written, wanted = _written(found)
+        with self._errors_about(f"'{key}'"):
+            written, wanted = _written(node)
         self._require(
             written >= wanted,
             f"'{key}' must be written in full, but only {written:,} of {wanted:,} "
-            f"{'bytes' if found.chunks is None else 'chunks'} are in the file",
+            f"{'bytes' if node.chunks is None else 'chunks'} are in the file",
         )
         if dtype.hasobject:
             self._require(h5py.check_string_dtype(dtype) is not None, f"'{key}' must hold numbers or text")
             self._check_heaps()
-        return found
+        return node
 
     def values(self, key: str) -> Array | None:
         """All values of a dataset in memory; None where there is none."""
         dataset = self.dataset(key)
         if dataset is None:
             return None
-        with self._said(f"'{key}'"):
+        with self._errors_about(f"'{key}'"):
             return np.asarray(dataset[()])
 
     def stored(self, key: str) -> Any:
@@ -148,14 +148,14 @@ class File:
         dataset = self.dataset(key)
         if dataset is None:
             return None
-        with self._said(f"'{key}'"):
+        with self._errors_about(f"'{key}'"):
             shape, dtype, place = dataset.shape, dataset.dtype, dataset.id.get_offset()
             if dataset.size == 0:
                 return np.empty(shape, dtype)
             rows = StoredDataset(self.path, dataset)
             if place is None or not shape or dtype.hasobject or not _is_plain(dataset):
                 return rows
-            raw = self._raw()  # not by the path, where another file may be by now
+            raw = self._raw()  # not by the path, which may name another file by now
             end, size = place + dataset.size * dtype.itemsize, os.fstat(raw.fileno()).st_size
             self._require(end <= size, f"is cut off: '{key}' ends at byte {end:,}, the file at {size:,}")
             with raw:
@@ -194,7 +194,7 @@ class File:
             )
             if isinstance(link, h5py.SoftLink):
                 target = self._find(node, link.path, key, links + 1)
-                self._require(target is not None, f"'{key}' is a link to '{link.path}', which is not there")
+                self._require(target is not None, f"'{key}' is a link to '{link.path}', which does not exist")
                 node = target
             else:
                 node = None if link is None else node[name]
@@ -231,13 +231,13 @@ class File:
         user_block = self._file.userblock_size
         with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start, stop in self._small_parts(len(content)):
-                found = content.find(text, start, stop)
-                while found >= 0:
-                    for begin in (found - 8, found - 9):
+                place = content.find(text, start, stop)
+                while place >= 0:
+                    for begin in (place - 8, place - 9):
                         value = _value_of_attribute(content, begin, len(text))
                         if value is not None:
                             return not value[0] or value[1] + user_block in heaps
-                    found = content.find(text, found + 1, stop)
+                    place = content.find(text, place + 1, stop)
         return True
 
     def _small_parts(self, size: int) -> list[tuple[int, int]]:
@@ -249,14 +249,14 @@ class File:
     def _extents(self) -> Iterator[tuple[int, int]]:
         """Where the large matrices lie."""
         for key in ("features", "logits", *(f"layers/{name}" for name in self.members("layers"))):
-            with self._said(f"'{key}'"):
-                found = self._find(self._file, key, key, 0)
-                if not isinstance(found, h5py.Dataset):
+            with self._errors_about(f"'{key}'"):
+                node = self._find(self._file, key, key, 0)
+                if not isinstance(node, h5py.Dataset):
                     continue
-                place, size = found.id.get_offset(), found.id.get_storage_size()
+                place, size = node.id.get_offset(), node.id.get_storage_size()
                 chunks: list[Any] = []
-                if found.chunks is not None and size > _LARGE:
-                    found.id.chunk_iter(chunks.append)
+                if node.chunks is not None and size > _LARGE:
+                    node.id.chunk_iter(chunks.append)
             if place is not None and size > _LARGE:
                 yield place, place + size
             yield from ((chunk.byte_offset, chunk.byte_offset + chunk.size) for chunk in chunks)
@@ -266,8 +266,8 @@ class File:
             raise DataError(f"{self.path}: {requirement}")
 
     @contextmanager
-    def _said(self, what: str) -> Iterator[None]:
-        """Errors of the library as one sentence; only calls of the library belong inside."""
+    def _errors_about(self, what: str) -> Iterator[None]:
+        """Turn errors of the library into one sentence about ``what``; only calls of the library belong inside."""
         try:
             yield
         except _LIBRARY_ERRORS as error:
@@ -277,7 +277,7 @@ class File:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        with self._said("the end"):
+        with self._errors_about("the end"):
             self._file.close()
 
 

@@ -21,9 +21,9 @@ from ltpost.heads.saving import is_finite
 #: root attributes that are read; others are left alone
 ATTRIBUTES = (
     "format", "format_version", "state", "split", "arch", "checkpoint", "checkpoint_sha256", "model_sha256", "head_key",
-    "head_scale", "layout", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert", "experts",
-    "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "layers", "layers_dtype", "ltpost_version",
-    "torch_version", "created",
+    "head_scale", "layout", "weights", "transform", "dataset", "class_order", "dtype", "amp", "views", "expert",
+    "experts", "expert_widths", "shard", "drawn_from", "drawn_val", "drawn_seed", "layers", "layers_dtype",
+    "ltpost_version", "torch_version", "created",
 )  # fmt: skip
 
 
@@ -49,6 +49,21 @@ def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
         raise DataError(f"{source}: no such feature file{_near(source)}")
     with File(source) as file:
         return _read(source, file, part)
+
+
+def names_in(path: str | os.PathLike[str]) -> list[str] | None:
+    """The class names in a feature file, of which nothing else is read; None where there are none, or no such file."""
+    try:
+        with File(Path(path)) as file:
+            return _text(file, "class_names")
+    except (DataError, FileNotFoundError):  # whoever reads the rows of this file says what is wrong with it
+        return None
+
+
+def _text(file: File, key: str) -> list[str] | None:
+    """A column of text, decoded."""
+    column = file.values(key)
+    return None if column is None or column.ndim != 1 else [decoded(value) for value in column]
 
 
 def _near(source: Path) -> str:
@@ -93,7 +108,7 @@ def _read(source: Path, file: File, part: bool) -> FeatureSet:
         logits=file.stored("logits"),
         head=_head(source, file),
         class_counts=file.values("class_counts"),
-        class_names=None if names is None else [decoded(name) for name in names],
+        class_names=_text(file, "class_names"),
         paths=paths,
         sample=file.values("sample"),
         view=file.values("view"),

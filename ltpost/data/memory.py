@@ -46,6 +46,9 @@ class FeatureSets:
         own = [note for name in names for note in self._sets[name].notes]
         return tuple(dict.fromkeys([*own, *notes_on_pairs([self._sets[name] for name in names])]))
 
+    def __repr__(self) -> str:
+        return f"FeatureSets({', '.join(self.splits())})"
+
     def splits(self) -> list[str]:
         """The names of the splits."""
         return sorted(self._sets)

@@ -24,7 +24,8 @@ FEW_SHOT = 20
 class ShotGroups:
     """The classes of each group, by training samples n_c (Liu et al., CVPR 2019; Kang et al., ICLR 2020, Section 5.1).
 
-    many: n_c > ``many_shot``; few: n_c < ``few_shot``; medium: the rest, both thresholds included.
+    many: n_c > ``many_shot``; few: n_c < ``few_shot``; medium: the rest, both thresholds included. Where ``binary``,
+    they are the majority and the minority class, and there is no medium.
 
     >>> shot_groups(np.array([500, 100, 20, 19])).few
     array([False, False, False,  True])
@@ -35,21 +36,54 @@ class ShotGroups:
     few: NDArray[np.bool_]
     many_shot: int = MANY_SHOT
     few_shot: int = FEW_SHOT
+    binary: bool = False
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """Name of every group that there can be, to what tables call it."""
+        if self.binary:
+            return {"many": "Majority", "few": "Minority"}
+        return {name: name.capitalize() for name in GROUPS}
+
+    @property
+    def thresholds(self) -> str:
+        """How the groups were made, for signatures."""
+        return "majority/minority" if self.binary else f">{self.many_shot}/<{self.few_shot}"
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{int(getattr(self, name).sum())} {name}" for name in GROUPS)
+        return f"ShotGroups({sizes}; {self})"
 
     def __str__(self) -> str:
+        if self.binary:
+            return "the majority and the minority class"
         return f"many > {self.many_shot}, few < {self.few_shot} training samples"
 
 
 def shot_groups(class_counts: Array, many_shot: int = MANY_SHOT, few_shot: int = FEW_SHOT) -> ShotGroups:
     """Groups of the classes by their training counts (C,).
 
+    Of two classes, the one with more training samples is "many" and the other "few", unless thresholds are given.
+
     Raises:
         UsageError: ``few_shot`` is above ``many_shot`` + 1 (a class would be in two groups), or one is negative.
     """
     if few_shot < 0 or many_shot < 0 or few_shot > many_shot + 1:
         raise UsageError(f"few_shot= must be from 0 to many_shot= + 1, but is {few_shot} with many_shot= {many_shot}")
+    if len(class_counts) == 2 and (many_shot, few_shot) == (MANY_SHOT, FEW_SHOT):
+        minority = np.arange(2) == minority_class(class_counts)
+        return ShotGroups(~minority, np.zeros(2, dtype=bool), minority, binary=True)
     many, few = class_counts > many_shot, class_counts < few_shot
     return ShotGroups(many, ~many & ~few, few, many_shot, few_shot)
+
+
+def minority_class(class_counts: Array | None) -> int:
+    """Of two classes the one with fewer training samples; class 1 where they are not known, or equal.
+
+    >>> minority_class(np.array([5, 995])), minority_class(None)
+    (0, 1)
+    """
+    return 0 if class_counts is not None and class_counts[0] < class_counts[1] else 1
 
 
 def log_prior(class_counts: Array) -> Array:

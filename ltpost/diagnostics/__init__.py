@@ -28,6 +28,7 @@ from ltpost.diagnostics.separability import separability
 from ltpost.diagnostics.subject import Subject
 from ltpost.errors import DataError, UsageError
 from ltpost.heads import Head
+from ltpost.tables import Table, as_html, render
 
 DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
     "norms": norms,
@@ -42,7 +43,10 @@ DIAGNOSTICS: dict[str, Callable[[Subject], Finding]] = {
     "importance": importance,
 }
 
-__all__ = ["DIAGNOSTICS", "Diagnosis", "Finding", "Subject", "diagnose"]
+#: diagnostics of the features alone, equal for every head
+OF_FEATURES = ("cone", "separability")
+
+__all__ = ["DIAGNOSTICS", "OF_FEATURES", "Diagnosis", "Finding", "Subject", "diagnose", "diagnosis_of"]
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,23 @@ class Diagnosis:
             "left_out": self.left_out,
         }
 
+    def blocks(self) -> list[Table | str]:
+        """All tables, and what was left out."""
+        tables = [finding.table() for finding in self.findings.values()]
+        return [self.name, *tables, *(f"{key}: left out; {why}" for key, why in self.left_out.items())]
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat record per diagnostic and row of its table, for CSV."""
+        return [record for finding in self.findings.values() for record in finding.records()]
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({self.name}: {', '.join(self.findings)})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.blocks())
+
     def __str__(self) -> str:
-        parts = [self.name, *(f"{key}: {finding}" for key, finding in self.findings.items())]
-        parts += [f"{key}: left out; {why}" for key, why in self.left_out.items()]
-        return "\n\n".join(parts)
+        return render(self.blocks())
 
 
 def diagnose(
@@ -97,14 +114,17 @@ def diagnose(
     for key in only:
         if key not in DIAGNOSTICS:
             raise UsageError(f"only= must name diagnostics out of {', '.join(DIAGNOSTICS)}, but names {key!r}")
-    subject = Subject(feature_set, head, groups)
-    findings: dict[str, Finding] = {}
-    left_out: dict[str, str] = {}
+    return diagnosis_of(Subject(feature_set, head, groups), only, name)
+
+
+def diagnosis_of(subject: Subject, only: Sequence[str] = (), name: str = "") -> Diagnosis:
+    """The same of a :class:`Subject`."""
+    rows, findings, left_out = subject.rows, dict[str, Finding](), dict[str, str]()
     for key in only or DIAGNOSTICS:
         try:
             findings[key] = DIAGNOSTICS[key](subject)
         except DataError as error:
             left_out[key] = str(error)
-    called = name or ("joint classifier" if head is None else "head")
-    title = f"{called} on {feature_set.split or feature_set.name}, {len(feature_set):,} rows; groups: {subject.groups}"
+    called = name or ("joint classifier" if subject.is_joint else "head")
+    title = f"{called} on {rows.split or rows.name}, {len(rows):,} rows; groups: {subject.groups}"
     return Diagnosis(title, findings, left_out)

@@ -1,7 +1,6 @@
-"""Which group rows are taken for: a 3 x 3 matrix of many, medium and few.
+"""Which group rows are taken for: a 3 x 3 matrix of many, medium and few (``scores.confusion``).
 
-The rows of each class are normalised, averaged over the true classes of a group and summed over the predicted classes
-of a group (Hasegawa and Sato, ICLR 2024). Costs one pass over the scores; no C x C matrix.
+Costs one pass over the scores.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ import numpy as np
 from ltpost.data.priors import GROUPS
 from ltpost.diagnostics import pictures
 from ltpost.diagnostics.finding import Finding
-from ltpost.diagnostics.subject import Subject, per_row
+from ltpost.diagnostics.subject import Subject
+from ltpost.scores.confusion import taken_for
 
 
 def confusion(subject: Subject) -> Finding:
     """Share of the rows of a group (mean over its classes) that are taken for many, medium and few, and are right."""
-    shares = {}
-    for name in GROUPS:
-        taken = getattr(subject.groups, name)[subject.answers.predicted]
-        shares[name] = per_row(np.bincount(subject.labels, taken, subject.num_classes), subject.totals)
+    shares = dict(zip(GROUPS, taken_for(subject.labels, subject.answers.predicted, subject.groups).T, strict=True))
     rows = subject.group_means(*shares.values(), subject.accuracy)
     names = [str(row[0]) for row in rows]
     matrix = np.array([row[1:4] for row in rows], dtype=np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.heads import Array
-from ltpost.tables import text_table
+from ltpost.tables import Table
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,23 @@ class Finding:
         """For JSON: NaN becomes null."""
         return {"title": self.title, **plain(dict(self.values)), "per_class": plain(dict(self.per_class))}
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """The table, for printing."""
         cells = [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
-        return f"{self.title}\n{text_table(self.headings, cells, left=1)}"
+        return Table(f"{self.key}: {self.title}", self.headings, cells, left=1)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat record per row of the table, for CSV."""
+        return [{"diagnostic": self.key, **dict(zip(self.headings, row, strict=True))} for row in self.rows]
+
+    def __repr__(self) -> str:
+        return f"Finding({self.key}: {', '.join(self.values)})"
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+    def __str__(self) -> str:
+        return self.table().text()
 
 
 def number(value: float) -> str:

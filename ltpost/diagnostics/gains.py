@@ -1,7 +1,7 @@
 """Which classes gained and which lost against the joint classifier, on the same rows.
 
-Costs one pass over the scores of both heads. The intervals of the differences and the exact McNemar p are those of
-:func:`ltpost.scores.confidence.paired_difference`.
+Costs one pass over the scores of both heads. The intervals of the differences and p are those of
+:func:`ltpost.scores.paired.paired_difference`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ltpost.diagnostics import pictures
 from ltpost.diagnostics.finding import Finding
 from ltpost.diagnostics.subject import Subject, per_row
 from ltpost.errors import DataError
-from ltpost.scores.confidence import paired_difference
+from ltpost.scores.paired import paired_difference
 from ltpost.scores.predict import predict
 
 _SHOWN = 5
@@ -50,7 +50,7 @@ def gains(subject: Subject) -> Finding:
         "gains",
         f"against the joint classifier: most gained {_words(subject, values['most_gained'], gain)}; "
         f"most lost {_words(subject, values['most_lost'], gain)}",
-        ["group", "classes gained", "lost", "difference in %", "95 % interval", "McNemar p"],
+        ["group", "classes gained", "lost", "difference in %", "95 % interval", "p"],
         rows,
         values,
         lambda ax: pictures.against_counts(subject.counts, {"gain": gain}, "change of the accuracy", ax=ax),

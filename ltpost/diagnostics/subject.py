@@ -66,6 +66,13 @@ class Subject:
         self.totals = np.bincount(feature_set.labels, minlength=feature_set.num_classes)
         self.present: NDArray[np.bool_] = self.totals > 0
 
+    def with_head(self, head: Head) -> Subject:
+        """Another head on the same rows; what was found out of the features alone is kept."""
+        other = Subject(self.rows, head, self.groups)
+        kept = ("means", "directions", "within_scatter")
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name in kept})
+        return other
+
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N,)."""

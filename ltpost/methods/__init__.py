@@ -150,3 +150,12 @@ def get(key: str) -> Method:
     close = difflib.get_close_matches(key, all_keys(), 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(f"the method must be one of {', '.join(all_keys())}, but is {key!r}{meant}")
+
+
+def label_of(name: str) -> str:
+    """A method's name as the field writes it, from its key; other names are left as they are.
+
+    >>> label_of("tnorm"), label_of("crt"), label_of("heads/mine.safetensors")
+    ('τ-norm', 'cRT', 'heads/mine.safetensors')
+    """
+    return get(name).label if name in TABLE or name in added() else name

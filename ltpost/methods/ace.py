@@ -86,6 +86,7 @@ METHOD = Method(
     "ace",
     ace,
     title="mean of the experts that know a class",
+    label="ACE",
     equation="Σ_{e ∈ K_c} z_ec / |K_c|",
     source="Cai et al., ICCV 2021",
     variant="head only",

@@ -77,6 +77,7 @@ METHOD = Method(
     "alphanet",
     alphanet,
     title="AlphaNet",
+    label="AlphaNet",
     equation="w_c + Σ_k α_ck w_k, few-shot c",
     source="Chang et al., 2022",
     how="AdamW recipe",

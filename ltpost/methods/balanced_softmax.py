@@ -44,6 +44,7 @@ METHOD = Method(
     "balanced-softmax",
     balanced_softmax,
     title="balanced softmax head",
+    label="Balanced softmax",
     equation="Wx + b, fitted as Wx + b + log π",
     source="Ren et al., NeurIPS 2020",
     chosen="strength (convex)",

@@ -69,6 +69,7 @@ METHOD = Method(
     "balpoe",
     balpoe,
     title="balanced product of experts",
+    label="BalPoE",
     equation="Σ_e (z_ec - (1-τ_e) log π_c) / E",
     source="Aimar et al., CVPR 2023",
     how="closed form",

@@ -41,6 +41,7 @@ METHOD = Method(
     "bias-only",
     bias_only,
     title="learned shifts",
+    label="bias only",
     equation="z_c + b_c",
     source="Alexandari et al., ICML 2020",
     chosen="strength (convex)",

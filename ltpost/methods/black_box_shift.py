@@ -117,6 +117,7 @@ METHOD = Method(
     "bbse",
     black_box_shift,
     title="black-box shift estimation",
+    label="BBSE",
     equation="z_c - log π_c + log q_c, K q = μ",
     source="Lipton et al., ICML 2018",
     how="least squares, two passes",

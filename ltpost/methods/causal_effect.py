@@ -33,6 +33,7 @@ METHOD = Method(
     "tde",
     causal_effect,
     title="total direct effect",
+    label="TDE",
     equation="τ/K Σ_k (x̂_k - α cos(x_k, e_k) ê_k) ŵ_ck",
     source="Tang et al., NeurIPS 2020",
     chosen="α",

@@ -61,6 +61,7 @@ METHOD = Method(
     "cb-focal",
     class_balanced_focal,
     title="class-balanced focal head",
+    label="CB-focal",
     equation="Wx + b, C sigmoids",
     source="Cui et al., CVPR 2019",
     chosen="strength (convex)",

@@ -44,6 +44,7 @@ METHOD = Method(
     "cb-ce",
     class_balanced_head,
     title="class-balanced head",
+    label="CB-CE",
     equation="Wx + b",
     source="Cui et al., CVPR 2019",
     chosen="strength (convex)",

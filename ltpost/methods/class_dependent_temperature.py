@@ -38,6 +38,7 @@ METHOD = Method(
     "cdt",
     class_dependent_temperature,
     title="class-dependent temperatures, post-hoc",
+    label="CDT",
     equation="z_c (n_max/n_c)^γ",
     source="Ye et al., arXiv 2020",
     chosen="γ",

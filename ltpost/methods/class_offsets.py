@@ -115,6 +115,7 @@ METHOD = Method(
     "class-offsets",
     class_offsets,
     title="shifts fitted on val, shrunk",
+    label="class offsets",
     equation="z_c + b_c",
     source="Morris, JASA 1983",
     how="L-BFGS, moments",

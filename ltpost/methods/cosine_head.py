@@ -66,6 +66,7 @@ METHOD = Method(
     "cosine-la",
     cosine_head,
     title="cosine head with logit-adjusted loss",
+    label="cosine + LA",
     equation="cos(x, w_c), fitted as s cos(x, w_c) + τ log π_c",
     source="Shi et al., ICML 2024",
     chosen="strength (convex)",

@@ -43,6 +43,7 @@ METHOD = Method(
     "crt",
     crt,
     title="classifier re-training",
+    label="cRT",
     equation="Wx + b",
     source="Kang et al., ICLR 2020",
     chosen="strength (convex)",

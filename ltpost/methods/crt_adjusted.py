@@ -73,6 +73,7 @@ METHOD = Method(
     "crt-la",
     crt_adjusted,
     title="re-training and logit adjustment",
+    label="cRT + LA",
     equation="Wx + b - τ log π",
     source="Kang et al. and Menon et al.",
     chosen="ρ, strength, τ",

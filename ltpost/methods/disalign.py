@@ -67,6 +67,7 @@ METHOD = Method(
     "disalign",
     disalign,
     title="distribution alignment",
+    label="DisAlign",
     equation="(1 + g α_c) z_c + g β_c",
     source="Zhang et al., CVPR 2021",
     chosen="strength (convex)",

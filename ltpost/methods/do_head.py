@@ -83,6 +83,7 @@ METHOD = Method(
     "do-head",
     do_head,
     title="decoupled-optimisation head",
+    label="DO (head)",
     equation="Wx + b, fitted as Wx + b - log α",
     source="Cong et al., AAAI 2024",
     chosen="strength (convex)",

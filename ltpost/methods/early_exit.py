@@ -182,6 +182,7 @@ METHOD = Method(
     "early-exit",
     early_exit,
     title="early exit through the experts",
+    label="early exit",
     equation="Σ_{e ≤ m_i} z_ec / m_i",
     source="Wang et al., ICLR 2021",
     variant="head only",

@@ -38,6 +38,7 @@ METHOD = Method(
     "eigenprior",
     eigenvector_prior,
     title="eigenvector prior",
+    label="eigen-prior",
     equation="z_c - τ log q_c, q = P q",
     source="Zhu et al., NeurIPS 2023",
     chosen="τ",

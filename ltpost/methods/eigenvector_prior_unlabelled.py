@@ -47,6 +47,7 @@ METHOD = Method(
     "eigenprior-free",
     eigenvector_prior_unlabelled,
     title="eigenvector prior without labels",
+    label="eigen-prior (unlabelled)",
     equation="z_c - Σ log q_c",
     source="Zhu et al., NeurIPS 2024",
     how="22 passes",

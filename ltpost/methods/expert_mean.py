@@ -33,6 +33,7 @@ METHOD = Method(
     "mean",
     expert_mean,
     title="mean of the experts",
+    label="expert mean",
     equation="Σ_e z_ec / E",
     source="Wang et al., ICLR 2021",
     how="closed form",

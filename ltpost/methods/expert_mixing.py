@@ -59,6 +59,7 @@ METHOD = Method(
     "mix-experts",
     expert_mixing,
     title="two experts mixed",
+    label="mixed experts",
     equation="(1-t) z_0c + t z_1c",
     source="folklore",
     chosen="t",

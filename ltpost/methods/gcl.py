@@ -62,6 +62,7 @@ METHOD = Method(
     "gcl",
     gcl,
     title="GCL stage 2",
+    label="GCL",
     equation="cos(x, w_c), fitted under noise",
     source="Li et al., CVPR 2022",
     variant="head only",

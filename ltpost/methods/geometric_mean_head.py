@@ -43,6 +43,7 @@ METHOD = Method(
     "gm",
     geometric_mean_head,
     title="geometric mean head",
+    label="GM",
     equation="Wx + b, fitted as Wx + b + log π",
     source="Du and Wu, CVPR 2023",
     chosen="strength (convex)",

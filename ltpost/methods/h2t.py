@@ -74,6 +74,7 @@ METHOD = Method(
     "h2t",
     h2t,
     title="head-to-tail feature fusion",
+    label="H2T",
     equation="Wx + b, fitted on x with channels of x'",
     source="Li et al., AAAI 2024",
     variant="head only",

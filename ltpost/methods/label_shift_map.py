@@ -72,6 +72,7 @@ METHOD = Method(
     "map-em",
     label_shift_map,
     title="maximum a posteriori label shift",
+    label="MAP-EM",
     equation="z_c - log π_c + log q_c",
     source="Ye et al., WACV 2024",
     how="EM twice",

@@ -54,6 +54,7 @@ METHOD = Method(
     "lade",
     lade_head,
     title="LADE head",
+    label="LADE",
     equation="Wx + b, fitted as Wx + b + log π with a bound",
     source="Hong et al., CVPR 2021",
     chosen="strength (convex)",

@@ -90,6 +90,7 @@ METHOD = Method(
     "layers",
     layer_discriminants,
     title="discriminants on earlier layers",
+    label="LA + layers",
     equation="z_c - τ log π_c + γ mean_j LDA_j,c",
     source="ltpost",
     chosen="τ",

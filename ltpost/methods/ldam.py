@@ -67,6 +67,7 @@ METHOD = Method(
     "ldam",
     ldam,
     title="LDAM head",
+    label="LDAM",
     equation="cos(x, w_c), fitted with margins ∝ n_c^-1/4",
     source="Cao et al., NeurIPS 2019",
     chosen="strength (convex)",

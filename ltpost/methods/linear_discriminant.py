@@ -85,6 +85,7 @@ METHOD = Method(
     "lda",
     linear_discriminant,
     title="linear discriminant analysis",
+    label="LDA",
     equation="x · S⁻¹m_c - ½ m_c · S⁻¹m_c",
     source="Fisher, 1936; Friedman, JASA 1989",
     chosen="shrinkage",

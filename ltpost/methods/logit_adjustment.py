@@ -43,6 +43,7 @@ METHOD = Method(
     "la",
     logit_adjustment,
     title="logit adjustment",
+    label="LA",
     equation="z_c - τ log π_c",
     source="Menon et al., ICLR 2021",
     chosen="τ",

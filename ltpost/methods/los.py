@@ -55,6 +55,7 @@ METHOD = Method(
     "los",
     los,
     title="label over-smoothing",
+    label="LOS",
     equation="Wx + b",
     source="Sun et al., ICLR 2025",
     chosen="strength (convex)",

@@ -42,6 +42,7 @@ METHOD = Method(
     "lws",
     lws,
     title="learnable weight scaling",
+    label="LWS",
     equation="f_c z_c",
     source="Kang et al., ICLR 2020",
     chosen="strength (convex)",

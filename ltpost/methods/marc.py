@@ -49,6 +49,7 @@ METHOD = Method(
     "marc",
     marc,
     title="margin calibration",
+    label="MARC",
     equation="a_c z_c + b_c ‖w_c‖",
     source="Wang et al., ACML 2022",
     chosen="strength (convex)",

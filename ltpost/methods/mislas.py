@@ -89,6 +89,7 @@ METHOD = Method(
     "mislas",
     mislas,
     title="MiSLAS stage 2",
+    label="MiSLAS",
     equation="f_c (Wx + b)_c",
     source="Zhong et al., CVPR 2021",
     chosen="strength (convex)",

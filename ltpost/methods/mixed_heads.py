@@ -57,6 +57,7 @@ METHOD = Method(
     "mix",
     mixed_heads,
     title="two heads mixed",
+    label="mixed heads",
     equation="(1-t) z_c/s + t z'_c/s'",
     source="folklore",
     chosen="t",

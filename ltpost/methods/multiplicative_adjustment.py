@@ -40,6 +40,7 @@ METHOD = Method(
     "mla",
     multiplicative_adjustment,
     title="multiplicative logit adjustment",
+    label="MLA",
     equation="z_c π_c^-τ",
     source="Hasegawa & Sato, ICLR 2024",
     chosen="τ",

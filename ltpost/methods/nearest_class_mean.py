@@ -74,6 +74,7 @@ METHOD = Method(
     "ncm",
     nearest_class_mean,
     title="nearest class mean",
+    label="NCM",
     equation="cos(x, μ_c)",
     source="Kang et al., ICLR 2020",
     how="one pass",

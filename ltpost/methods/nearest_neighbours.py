@@ -23,7 +23,8 @@ from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Head, NeighbourHead
 from ltpost.heads.normalized import normalized
 from ltpost.method import Method
-from ltpost.scores.curve import Curve, GridCurve
+from ltpost.scores.curve import Curve
+from ltpost.scores.tabulated import GridCurve
 
 
 def nearest_neighbours(
@@ -66,13 +67,14 @@ def nearest_neighbours(
     most = NeighbourHead(rows, train.labels, value, int(max(neighbours)), temperature)
 
     def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
-        correct = np.empty((len(neighbours), len(split)), dtype=bool)
+        predicted = np.empty((len(neighbours), len(split)), dtype=np.int32)
         for part, block in split.feature_blocks(size=1024):
             similarities, labels = most.nearest(block, most.k)
             for which, k in enumerate(neighbours):
                 scores = most.count_votes(similarities, labels, int(k))
-                correct[which, part] = scores.argmax(1) == split.labels[part]
-        return GridCurve("k", neighbours, correct, split.labels, groups, split.num_classes)
+                predicted[which, part] = scores.argmax(1)
+        known = (split.labels, groups, split.num_classes)
+        return GridCurve("k", neighbours, predicted == split.labels, *known, predicted=predicted)
 
     def head_at(k: float) -> Head:
         if k not in neighbours:
@@ -86,6 +88,7 @@ METHOD = Method(
     "knn",
     nearest_neighbours,
     title="k nearest neighbours",
+    label="kNN",
     equation="1/n_c Σ exp(cos(x, x_i) / T)",
     source="Oquab et al., TMLR 2024",
     chosen="k",

@@ -66,6 +66,7 @@ METHOD = Method(
     "pairwise",
     pairwise_adjustment,
     title="1-vs-1 boundary adjustment",
+    label="1-vs-1 adjuster",
     equation="share of c' with z_c κ(c,c') > z_c' κ(c',c)",
     source="Hasegawa & Sato, ICLR 2025",
     chosen="τ",

@@ -48,6 +48,7 @@ METHOD = Method(
     "pc-softmax",
     pc_softmax,
     title="post-compensated softmax",
+    label="PC-softmax",
     equation="z_c - log π_c + log π'_c",
     source="Hong et al., CVPR 2021",
     how="one offset",

@@ -42,6 +42,7 @@ METHOD = Method(
     "ic",
     prior_rebalancing,
     title="prior rebalancing",
+    label="IC",
     equation="z_c - β (log π_c - log π'_c)",
     source="Tian et al., NeurIPS 2020",
     chosen="β",

@@ -52,6 +52,7 @@ METHOD = Method(
     "p2p",
     prior_to_posterior,
     title="effective prior of train",
+    label="P2P",
     equation="z_c - τ log p_c",
     source="Bhat et al., WACV 2025",
     chosen="τ",

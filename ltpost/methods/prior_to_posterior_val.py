@@ -37,6 +37,7 @@ METHOD = Method(
     "p2p-val",
     prior_to_posterior_val,
     title="effective prior of val",
+    label="P2P (val)",
     equation="z_c - τ log p_c",
     source="Bhat et al., WACV 2025",
     chosen="τ",

@@ -98,6 +98,7 @@ METHOD = Method(
     "rlls",
     regularized_shift,
     title="regularized shift estimation",
+    label="RLLS",
     equation="z_c - log π_c + log q_c",
     source="Azizzadenesheli et al., ICLR 2019",
     how="L-BFGS-B, two passes",

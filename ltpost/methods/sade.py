@@ -191,6 +191,7 @@ METHOD = Method(
     "sade",
     sade,
     title="test-time weights of the experts",
+    label="SADE",
     equation="Σ_e a_e z_ec",
     source="Zhang et al., NeurIPS 2022",
     how="SGD recipe, or the optimum",

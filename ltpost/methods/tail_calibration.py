@@ -119,6 +119,7 @@ METHOD = Method(
     "tailcalib",
     tail_calibration,
     title="tail calibration",
+    label="TailCalib",
     equation="W x^p + b on generated rows",
     source="Vigneswaran et al., ICVGIP 2021",
     chosen="strength (convex)",

@@ -112,6 +112,7 @@ METHOD = Method(
     "tnorm",
     tau_norm,
     title="tau-normalization",
+    label="τ-norm",
     equation="w_c / ‖w_c‖^τ",
     source="Kang et al., ICLR 2020",
     chosen="τ",

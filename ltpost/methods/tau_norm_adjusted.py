@@ -51,6 +51,7 @@ METHOD = Method(
     "tnorm-la",
     tau_norm_adjusted,
     title="tau-normalization and logit adjustment",
+    label="τ-norm + LA",
     equation="w_c x / ‖w_c‖^κ - τ log π_c",
     source="Kang et al. and Menon et al.",
     chosen="κ, τ",

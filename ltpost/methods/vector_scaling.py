@@ -39,6 +39,7 @@ METHOD = Method(
     "vector-scaling",
     vector_scaling,
     title="vector scaling",
+    label="vector scaling",
     equation="f_c z_c + b_c",
     source="Guo et al., ICML 2017",
     chosen="strength (convex)",

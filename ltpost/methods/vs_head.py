@@ -52,6 +52,7 @@ METHOD = Method(
     "vs",
     vs_head,
     title="vector-scaling loss head",
+    label="VS",
     equation="Wx + b, fitted as (Wx + b)_c / Δ_c + τ log π_c",
     source="Kini et al., NeurIPS 2021",
     chosen="strength (convex)",

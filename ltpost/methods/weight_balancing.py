@@ -68,6 +68,7 @@ METHOD = Method(
     "wb",
     weight_balancing,
     title="weight balancing, stage 2",
+    label="WB",
     equation="Wx + b, ‖w_c‖ ≤ r",
     source="Alshammari et al., CVPR 2022",
     chosen="strength (convex)",

@@ -48,6 +48,7 @@ METHOD = Method(
     "rs",
     weight_rescaling,
     title="rescaled weights",
+    label="RS",
     equation="w_c / (n_c/n_max)^γ",
     source="Kim & Kim, IEEE Access 2020",
     chosen="γ",

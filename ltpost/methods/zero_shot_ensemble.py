@@ -53,6 +53,7 @@ METHOD = Method(
     "gla",
     zero_shot_ensemble,
     title="generalized logit adjustment",
+    label="GLA",
     equation="(1-t) (z_c/T - log π_c) + t (z'_c/T' - log q_c)",
     source="Zhu et al., NeurIPS 2023",
     chosen="t",

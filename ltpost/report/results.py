@@ -1,4 +1,4 @@
-"""Results: what classifiers do on splits, as a table for people, JSON and CSV for programs, HTML for notebooks.
+"""Reports: what classifiers do on splits, as tables for people, JSON and CSV for programs, HTML for notebooks.
 
 Percent with two decimals in text and HTML, fractions everywhere else. ± reaches to the farther end of the
 95 % interval (``scores.confidence``).
@@ -6,22 +6,23 @@ Percent with two decimals in text and HTML, fractions everywhere else. ± reache
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ltpost import plots
+from ltpost import methods, plots
 from ltpost.errors import DataError
-from ltpost.heads import Array
-from ltpost.output import replacing
-from ltpost.scores.metrics import FIGURES, Figures
-from ltpost.tables import HEADINGS, percent, text_table
+from ltpost.report import paired
+from ltpost.report.judgement import JudgedRows, Judgement, key_of, number
+from ltpost.report.per_class import PerClass
+from ltpost.scores.metrics import FIGURES
+from ltpost.tables import HEADINGS, WIDTH, Table, as_html, percent, render, write_csv
+
+__all__ = ["JudgedRows", "Report", "Result", "Style"]
 
 #: columns of ``Result.more`` that are no shares, so that they are not printed as percent
 NO_SHARES = (
@@ -30,82 +31,46 @@ NO_SHARES = (
     "nll before",
     "brier",
     "brier before",
+    "cost",
     *(f"set size{end}" for end in ("", " many", " medium", " few")),
 )
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one classifier does on one split.
-
-    Attributes:
-        name: the method.
-        split: the split, and how honest the choice was where that must be said ("val (5-fold cross-fitted)").
-        figures: fractions in 0..1, NaN for an empty group.
-        intervals: 95 % interval of each figure, for these classes and other rows of them.
-        hits: correct rows per class, (C,).
-        totals: rows per class, (C,).
-        detail: the hyperparameter, as text.
-        num_invalid: rows that could not be read, left out.
-        single_classes: classes with one row, or with views of one sample only.
-        remarks: sentences that a reader of these figures has to know.
-        more: other figures that were asked for: name of their table to column to value, NaN where there is none.
-    """
-
-    name: str
-    split: str
-    figures: Figures
-    intervals: dict[str, tuple[float, float]]
-    hits: NDArray[np.int64]
-    totals: NDArray[np.int64]
-    detail: str = ""
-    num_invalid: int = 0
-    single_classes: int = 0
-    remarks: tuple[str, ...] = ()
-    more: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    @property
-    def per_class(self) -> Array:
-        """Accuracy of each class, (C,); NaN for classes that the split does not have."""
-        with np.errstate(invalid="ignore"):
-            accuracy: Array = self.hits / self.totals
-        return accuracy
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of the figures has to know: the remarks, and where ± is not what it says."""
-        if not self.single_classes:
-            return list(self.remarks)
-        classes = "1 class has" if self.single_classes == 1 else f"{self.single_classes:,} classes have"
-        note = (
-            f"{classes} one sample in {self.split}, which does not say how sure its accuracy is; ± takes such classes "
-            "together, and is too wide where they differ"
-        )
-        return [*self.remarks, note]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: fractions, null for an empty group."""
-        bounds = {name: None if np.isnan(low) else [low, high] for name, (low, high) in self.intervals.items()}
-        missing = np.flatnonzero(self.totals == 0)
-        return {
-            **self.figures.as_dict(),
-            "interval95": bounds,
-            "rows": int(self.totals.sum()),
-            "unreadable_rows": self.num_invalid,
-            "classes_without_rows": [int(c) for c in missing],
-            "notes": self.notes,
-            **{_key(table): {_key(name): _number(v) for name, v in row.items()} for table, row in self.more.items()},
-        }
+class Result(Judgement):
+    """A judgement that shows itself as a table of one row; for its attributes see :class:`Judgement`."""
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with one row: the figures."""
         return Report([self]).to_frame()
 
     def _repr_html_(self) -> str:
-        return str(Report([self])._repr_html_())
+        return Report([self])._repr_html_()
+
+    def __repr__(self) -> str:
+        return f"Result({self.name} on {self.split}: All {percent(self.figures.all)})"
 
     def __str__(self) -> str:
         return str(Report([self]))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a report is printed.
+
+    Attributes:
+        intervals: print ±.
+        bold: let the best of every column stand out, in Markdown and LaTeX.
+        signature: print how every classifier was made under the table.
+        quiet: print results alone.
+        width: letters of a line of text; None for as wide as the tables are.
+    """
+
+    intervals: bool = True
+    bold: bool = True
+    signature: bool = False
+    quiet: bool = False
+    width: int | None = WIDTH
 
 
 class Report:
@@ -113,67 +78,149 @@ class Report:
 
     Args:
         results: see :class:`Result`.
+        per_class: give figures of every class too, in this order: one of ``per_class.SORTS``.
+        against: compare every method with this one on the same rows; "best" is the best of each split.
+        figure: by which figure.
     """
 
-    def __init__(self, results: Sequence[Result]):
-        self.results = list(results)
+    def __init__(
+        self,
+        results: Sequence[Result],
+        *,
+        per_class: str | None = None,
+        against: str | None = None,
+        figure: str = "all",
+    ):
+        self.results, self.sort, self.against, self.figure = list(results), per_class, against, figure
+
+    def by_split(self) -> dict[str, list[Result]]:
+        """The results of every split."""
+        splits: dict[str, list[Result]] = {}
+        for result in self.results:
+            splits.setdefault(result.split, []).append(result)
+        return splits
+
+    def per_class(self, split: str | None = None, sort: str = "class") -> PerClass:
+        """Figures of every class on a split; default the first.
+
+        Raises:
+            UsageError: an order that there is not.
+            DataError: no results of this split.
+        """
+        splits = self.by_split()
+        name = next(iter(splits), "") if split is None else split
+        if name not in splits:
+            raise DataError(f"there are no results on {name!r}, only on {', '.join(splits) or 'no split'}")
+        return PerClass(splits[name], sort)
+
+    def _compared(self, results: Sequence[Result]) -> Mapping[str, paired.Comparison]:
+        return {} if self.against is None else paired.compared(results, self.against, self.figure)
+
+    def blocks(self, style: Style = Style()) -> list[Table]:
+        """Every table, in the order of printing."""
+        tables = []
+        for split, results in self.by_split().items():
+            tables.append(self._table(split, results, style))
+            tables += [
+                _more_table(name, results) for name in dict.fromkeys(name for one in results for name in one.more)
+            ]
+            if self.sort is not None:
+                tables += self.per_class(split, self.sort).tables()
+        return tables
 
     def __str__(self) -> str:
-        splits = list(dict.fromkeys(result.split for result in self.results))
-        return "\n\n".join(self._table(split) for split in splits)
+        return render(self.blocks())
 
-    def _table(self, split: str) -> str:
-        results = [result for result in self.results if result.split == split]
+    def _table(self, split: str, results: Sequence[Result], style: Style) -> Table:
         first = results[0]
         present = int((first.totals > 0).sum())
         title = f"{split}: {int(first.totals.sum()):,} rows, {present:,} of {len(first.totals):,} classes"
         if first.num_invalid:
             title += f"; {first.num_invalid:,} unreadable rows left out"
-        rows = [[result.name, result.detail, *(_cell(result, name) for name in FIGURES)] for result in results]
+        headings = figure_headings(first)
+        comparisons, extra = self._compared(results), []
+        if comparisons:
+            other = next(iter(comparisons.values())).against
+            extra = paired.headings(other, self.figure)
         notes = [f"note: {note}" for note in dict.fromkeys(note for result in results for note in result.notes)]
-        tables = ["\n".join([title, text_table(["method", "", *HEADINGS.values()], rows, left=2), *notes])]
-        tables += [_more_table(name, results) for name in dict.fromkeys(name for one in results for name in one.more)]
-        return "\n\n".join(tables)
+        notes += [f"note: {paired.note(len(comparisons), str(self.against), self.figure)}"] if comparisons else []
 
-    def per_class_table(self) -> str:
-        """Accuracy of every class, as text."""
-        headings = ["class", "rows", *(result.name for result in self.results)]
-        rows = [
-            [str(c), str(total), *(percent(result.per_class[c]) for result in self.results)]
-            for c, total in enumerate(self.results[0].totals)
-        ]
-        return text_table(headings, rows)
+        notes += [result.signature for result in results if style.signature and result.signature]
+        bold = _best(results, list(headings)) if style.bold else frozenset()
+
+        def table(beside: bool, names: Sequence[str]) -> Table:
+            rows = [
+                [
+                    name,
+                    result.detail if beside else "",
+                    *(_cell(result, figure, style.intervals) for figure in headings),
+                    *(comparisons[result.name].cells if result.name in comparisons else [""] * len(extra)),
+                ]
+                for name, result in zip(names, results, strict=True)
+            ]
+            below = [] if beside else [_described(*pair) for pair in zip(names, results, strict=True)]
+            lines = [*(line for line in below if line), *notes]
+            return Table(title, ["method", "", *headings.values(), *extra], rows, 2, bold, lines)
+
+        names = [result.name for result in results]
+        for tried in (table(True, names), table(False, names)):
+            if style.width is None or tried.width <= style.width:
+                return tried
+        return table(False, _stems(names))
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Split, then method, then figures; for JSON."""
-        table: dict[str, dict[str, Any]] = {}
-        for result in self.results:
-            table.setdefault(result.split, {})[result.name] = result.as_dict()
+        return {split: self._split_as_dict(split, results) for split, results in self.by_split().items()}
+
+    def _split_as_dict(self, split: str, results: Sequence[Result]) -> dict[str, Any]:
+        table = {result.name: result.as_dict() for result in results}
+        for name, comparison in self._compared(results).items():
+            table[name]["paired"] = {"figure": self.figure, **comparison.as_dict()}
+        if self.sort is not None:
+            for record in self.per_class(split, self.sort).records():
+                del record["split"]
+                table[record.pop("method")].setdefault("per_class", []).append(record)
+            for result in results:
+                matrix = result.group_matrix
+                if matrix is not None:
+                    table[result.name]["group_confusion"] = [[number(value) for value in row] for row in matrix]
         return table
 
     def records(self) -> list[dict[str, Any]]:
         """One flat record per row: split, method, detail, the figures and the ends of their intervals."""
         records = []
-        for result in self.results:
-            record: dict[str, Any] = {"split": result.split, "method": result.name, "detail": result.detail}
-            record.update(result.figures.as_dict())
-            for name, (low, high) in result.intervals.items():
-                record[f"{name}_low"] = None if np.isnan(low) else low
-                record[f"{name}_high"] = None if np.isnan(high) else high
-            for table, row in result.more.items():
-                record.update({_key(f"{table}_{name}"): _number(value) for name, value in row.items()})
-            records.append(record)
+        for results in self.by_split().values():
+            comparisons = self._compared(results)
+            for result in results:
+                record: dict[str, Any] = {"split": result.split, "method": result.name, "detail": result.detail}
+                record.update(result.figures.as_dict())
+                for name, (low, high) in result.intervals.items():
+                    record[f"{name}_low"], record[f"{name}_high"] = number(low), number(high)
+                for table, row in result.more.items():
+                    record.update({key_of(f"{table}_{name}"): number(value) for name, value in row.items()})
+                if result.name in comparisons:
+                    record.update(comparisons[result.name].record())
+                records.append(record)
         return records
 
+    def class_records(self) -> list[dict[str, Any]]:
+        """One flat record per split, method and class; see :class:`~ltpost.report.per_class.PerClass`."""
+        splits = self.by_split()
+        return [record for split in splits for record in self.per_class(split, self.sort or "class").records()]
+
+    def table_records(self) -> list[dict[str, Any]]:
+        """What CSV on stdout has: :meth:`class_records` with ``per_class``, else :meth:`records`."""
+        return self.records() if self.sort is None else self.class_records()
+
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`records`, in one step; an empty cell for an empty group."""
-        records = self.records()
-        with replacing(path) as partial, partial.open("w", newline="") as file:
-            columns = dict.fromkeys(name for record in records for name in record)
-            writer = csv.DictWriter(file, fieldnames=list(columns))
-            writer.writeheader()
-            writer.writerows(records)
-        return Path(path)
+        """Write :meth:`records`, in one step; an empty cell for an empty group.
+
+        With ``per_class``, :meth:`class_records` are written beside it, to ``<name>-classes.csv``.
+        """
+        path = Path(path)
+        if self.sort is not None:
+            write_csv(self.class_records(), path.with_name(f"{path.stem}-classes{path.suffix}"))
+        return write_csv(self.records(), path)
 
     def to_frame(self) -> Any:
         """A pandas DataFrame of :meth:`records`, indexed by split and method."""
@@ -181,8 +228,12 @@ class Report:
 
         return pd.DataFrame(self.records()).set_index(["split", "method"])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Bars of many/medium/few/all per method, on the first split; returns the matplotlib axes.
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
+        """Many/medium/few/all of every method on the first split, as bars or dots; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
 
         Raises:
             DataError: there are no results.
@@ -190,28 +241,64 @@ class Report:
         """
         if not self.results:
             raise DataError("there are no results to draw")
-        split = self.results[0].split
-        shown = [result for result in self.results if result.split == split]
+        split, shown = next(iter(self.by_split().items()))
         return plots.plot_groups(
-            [result.name for result in shown],
+            [methods.label_of(result.name) for result in shown],
             {name: np.array([getattr(result.figures, name) for result in shown]) for name in FIGURES},
             {name: np.array([result.intervals[name] for result in shown]) for name in FIGURES},
-            title=f"accuracy on {split}",
+            headings=figure_headings(shown[0]),
+            split=split,
             ax=ax,
+            width=width,
         )
 
+    def __repr__(self) -> str:
+        splits = (f"{split}: {', '.join(one.name for one in results)}" for split, results in self.by_split().items())
+        return f"Report({'; '.join(splits)})"
+
     def _repr_html_(self) -> str:
-        frame = self.to_frame()[["detail", *FIGURES]].rename(columns={**HEADINGS, "detail": ""})
-        return str(frame.to_html(float_format=lambda value: f"{100 * value:.2f}", na_rep="–"))
+        return as_html(self.blocks(Style(width=None)))
 
 
-def _cell(result: Result, name: str) -> str:
+def figure_headings(result: Result) -> dict[str, str]:
+    """Figure to its heading; a figure that there cannot be is left out."""
+    groups = None if result.rows is None else result.rows.groups
+    return HEADINGS if groups is None else {**groups.headings, "all": HEADINGS["all"], "top1": HEADINGS["top1"]}
+
+
+def _described(name: str, result: Result) -> str:
+    """A line about a row, under the table."""
+    whole = "" if name == result.name else f"{result.name}: "
+    return f"  {name}: {whole}{result.detail}" if whole or result.detail else ""
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """Names of files without folder and ending, where they still differ."""
+    stems = [Path(name).stem for name in names]
+    return stems if len(set(stems)) == len(stems) else list(names)
+
+
+def _cell(result: Result, name: str, with_interval: bool) -> str:
     low, high = result.intervals[name]
     value = getattr(result.figures, name)
-    return "–" if np.isnan(value) else f"{percent(value)} ±{100 * max(high - value, value - low):.1f}"
+    if np.isnan(value) or not with_interval:
+        return percent(value)
+    reach = f"{100 * max(high - value, value - low):.1f}"
+    return f"{percent(value)} ±{'<0.1' if reach == '0.0' else reach}"
 
 
-def _more_table(name: str, results: Sequence[Result]) -> str:
+def _best(results: Sequence[Result], figures: Sequence[str]) -> frozenset[tuple[int, int]]:
+    """(row, column) of the largest value of every figure, as printed; none where there is one row only."""
+    best = set()
+    for column, name in enumerate(figures, start=2):
+        shown = [percent(getattr(result.figures, name)) for result in results]
+        known = [float(text) for text in shown if text != "–"]
+        if len(known) > 1:
+            best |= {(row, column) for row, text in enumerate(shown) if text != "–" and float(text) == max(known)}
+    return frozenset(best)
+
+
+def _more_table(name: str, results: Sequence[Result]) -> Table:
     """A table of other figures than accuracy by group."""
     shown = [result for result in results if name in result.more]
     columns = list(dict.fromkeys(column for result in shown for column in result.more[name]))
@@ -219,19 +306,10 @@ def _more_table(name: str, results: Sequence[Result]) -> str:
         [result.name, *(_plain_cell(column, result.more[name].get(column, np.nan)) for column in columns)]
         for result in shown
     ]
-    return f"{results[0].split}, {name}\n{text_table(['method', *columns], rows, left=1)}"
+    return Table(f"{results[0].split}, {name}", ["method", *columns], rows, left=1)
 
 
 def _plain_cell(column: str, value: float) -> str:
     if np.isnan(value):
         return "–"
     return f"{value:.3f}" if column in NO_SHARES else percent(value)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _key(name: str) -> str:
-    """A name for JSON and CSV."""
-    return name.replace(" ", "_").replace("-", "_")

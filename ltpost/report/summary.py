@@ -9,7 +9,7 @@ import numpy as np
 
 from ltpost.data.features import FeatureSet
 from ltpost.evaluation import evaluate
-from ltpost.tables import percent
+from ltpost.tables import Table, percent
 
 PROVENANCE = (
     "arch", "checkpoint", "checkpoint_sha256", "head_key", "dataset", "transform", "dtype", "created", "ltpost_version",
@@ -74,6 +74,19 @@ class Summary:
             values["class_counts"]["imbalance_factor"] = None
         return values
 
+    def record(self) -> dict[str, Any]:
+        """One flat record, for CSV."""
+        record: dict[str, Any] = {"file": self.name, "split": self.split, "rows": self.rows,
+                                  "unreadable_rows": self.unreadable_rows, "num_classes": self.num_classes,
+                                  "num_features": self.num_features}  # fmt: skip
+        for prefix, part in (("class_counts", self.class_counts), ("joint", self.joint)):
+            record.update({f"{prefix}_{key}": value for key, value in (part or {}).items()})
+        return {**record, **self.provenance}
+
+    def table(self) -> Table:
+        """The same as a table of two columns, for Markdown and LaTeX."""
+        return Table("", ["", self.name], [[key, _shown(value)] for key, value in self.record().items()], left=2)
+
     def __str__(self) -> str:
         lines = [f"{self.name}: split {self.split}, {self.rows:,} rows, {self.num_classes:,} classes"]
         if self.unreadable_rows:
@@ -100,3 +113,7 @@ class Summary:
         lines += [f"  {key:<18} {value}" for key, value in self.provenance.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

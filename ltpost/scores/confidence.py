@@ -1,4 +1,4 @@
-"""How sure one can be of figures: 95 % intervals for accuracies and for paired differences, from counts per class.
+"""How sure one can be of figures: 95 % intervals for accuracies, from counts per class.
 
 A figure is Σ_c w_c p̂_c, with an accuracy p̂_c over the k_c rows of each class. Within a class of two rows or more,
 p̂_c (1 - p̂_c) / (k_c - 1) estimates the variance of p̂_c without bias (Cochran, Sampling Techniques, 1977, eq. 5.15);
@@ -22,7 +22,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data.priors import GROUPS, ShotGroups
+from ltpost.data.priors import ShotGroups
 from ltpost.heads import Array
 from ltpost.scores.metrics import FIGURES, class_weights
 
@@ -94,7 +94,7 @@ def figure_intervals(moments: ClassMoments, groups: ShotGroups | None, level: fl
         intervals[name] = (np.nan, np.nan)
         if not np.isnan(weights).any():
             accuracy = round(float(weights @ moments.mean), 12)  # weights add up to 1 but for rounding
-            size = _effective_size(moments, weights, accuracy * (1 - accuracy))
+            size = effective_size(moments, weights, accuracy * (1 - accuracy))
             intervals[name] = wilson(accuracy, size, level)
     return intervals
 
@@ -112,7 +112,7 @@ def wilson(accuracy: float, size: float, level: float = 0.95) -> Interval:
     return float(max(0.0, min(accuracy, middle - reach))), float(min(1.0, max(accuracy, middle + reach)))
 
 
-def _effective_size(moments: ClassMoments, weights: Array, pooled: float) -> float:
+def effective_size(moments: ClassMoments, weights: Array, pooled: float) -> float:
     """How many independent rows without classes would be as sure of the weighted mean.
 
     Args:
@@ -136,73 +136,3 @@ def _effective_size(moments: ClassMoments, weights: Array, pooled: float) -> flo
     freedom = share.sum() ** 2 / doubt  # Satterthwaite's, for variances that are all alike
     variance_of_mean = (freedom * stratified + PRIOR_ROWS * unstratified) / (freedom + PRIOR_ROWS)
     return float(nominal * unstratified / variance_of_mean)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much better one classifier is than another on the same rows.
-
-    Attributes:
-        value: the difference of the figures, -1 to 1.
-        interval: its 95 % interval.
-        p: exact two-sided McNemar test that both are right equally often where they disagree, on the rows that the
-            figure is about (units, where several rows are views of one).
-    """
-
-    value: float
-    interval: Interval
-    p: float
-
-
-def paired_difference(
-    correct_a: NDArray[np.bool_],
-    correct_b: NDArray[np.bool_],
-    labels: NDArray[np.int64],
-    groups: ShotGroups | None = None,
-    *,
-    num_classes: int | None = None,
-    sample: NDArray[np.int64] | None = None,
-    level: float = 0.95,
-) -> dict[str, Difference]:
-    """Every figure of b minus that of a, on the same rows; figures of empty groups are left out.
-
-    The interval is that of Agresti and Min (Statistics in Medicine 2005): half a row is added to each cell of the
-    table (a right, b right), here of the effective number of rows (see the module).
-
-    Args:
-        correct_a: (N,), which rows the first classifier has right.
-        correct_b: (N,), the same of the second.
-        labels: (N,).
-        groups: many/medium/few-shot classes, or None.
-        num_classes: C; default from ``groups`` or the labels.
-        sample: (N,), which sample a row shows, where several rows show one.
-        level: of confidence.
-    """
-    if num_classes is None:
-        num_classes = len(groups.many) if groups is not None else int(labels.max(initial=-1)) + 1
-    gain = np.asarray(correct_b, dtype=np.float64) - np.asarray(correct_a, dtype=np.float64)
-    moments = ClassMoments.of_rows(gain, labels, num_classes, sample)
-    unit, of_class = units(labels, sample)
-    gain_of_unit = np.bincount(unit, gain) / np.bincount(unit)
-    square = np.bincount(of_class, gain_of_unit**2, num_classes) / np.maximum(moments.units, 1)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    differences = {}
-    for name, weights in zip(FIGURES, class_weights(moments.totals, groups), strict=True):
-        if np.isnan(weights).any():
-            continue
-        value, disagree = float(weights @ moments.mean), float(weights @ square)
-        size = _effective_size(moments, weights, disagree - value**2)
-        middle = value * size / (size + 2)
-        reach = z * np.sqrt((disagree * size + 1) - (value * size) ** 2 / (size + 2)) / (size + 2)
-        members = getattr(groups, name)[of_class] if name in GROUPS else np.ones(len(of_class), dtype=bool)
-        interval = (float(max(-1.0, middle - reach)), float(min(1.0, middle + reach)))
-        differences[name] = Difference(value, interval, _mcnemar(gain_of_unit[members]))
-    return differences
-
-
-def _mcnemar(gain: Array) -> float:
-    """Exact two-sided p of as many units above as below 0."""
-    better, worse = int((gain > 0).sum()), int((gain < 0).sum())
-    from scipy.stats import binom  # takes longer to import than most commands run
-
-    return float(min(1.0, 2 * binom.cdf(min(better, worse), better + worse, 0.5)))

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ltpost.heads import Array
 from ltpost.scores.curve import Best, Curve
+from ltpost.scores.goal import SAME, Goal
 from ltpost.scores.metrics import Figures
-
-_SAME = 1e-9  # accuracies that differ by less are the same number of rows
 
 
 class CrossedCurve(Curve):
@@ -31,20 +30,22 @@ class CrossedCurve(Curve):
         self.is_tabulated = first.is_tabulated
 
     def best(
-        self, select: str = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
+        self, select: str | Goal = "all", low: float = -np.inf, high: float = np.inf, multiplicity: Array | None = None
     ) -> Best:
         """See :meth:`Curve.best`; ``low`` and ``high`` bound the inner parameter."""
         return self._top([curve.best(select, low, high, multiplicity) for curve in self.curves.values()])
 
-    def _best_of_resamples(self, select: str, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
+    def _best_of_resamples(self, select: str | Goal, low: float, high: float, num: int, seed: int) -> Iterator[Best]:
         curves = self.curves.values()  # all of them draw the same resamples from the seed
         each = (curve._best_of_resamples(select, low, high, num, seed) for curve in curves)
         return map(self._top, zip(*each, strict=True))
 
     def _top(self, bests: Sequence[Best]) -> Best:
         """The best of the best of each curve, with the value of the outer parameter."""
-        top = max(best.score for best in bests)
-        value, best = next(pair for pair in zip(self.curves, bests, strict=True) if pair[1].score >= top - _SAME)
+        least = min(best.missed for best in bests)
+        eligible = [pair for pair in zip(self.curves, bests, strict=True) if pair[1].missed <= least + SAME]
+        top = max(best.score for _, best in eligible)
+        value, best = next(pair for pair in eligible if pair[1].score >= top - SAME)
         return replace(best, others={self.outer: value, **best.others})
 
     def along(self, best: Best) -> Curve:
@@ -58,6 +59,10 @@ class CrossedCurve(Curve):
     def correct(self, value: float) -> NDArray[np.bool_]:
         """(N,), which rows are right at a value of the inner parameter, the outer one as in :meth:`at`."""
         return self.along(self.best()).correct(value)
+
+    def predicted(self, value: float) -> NDArray[np.int64] | None:
+        """(N,), the answer to each row at a value of the inner parameter, the outer one as in :meth:`at`."""
+        return self.along(self.best()).predicted(value)
 
     def grid(self) -> Array:
         """Values of the inner parameter."""

@@ -9,6 +9,7 @@ NOTE[DIFF]: the reference code (classifier-balancing, ``shot_acc``) reports an e
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ def row_weights(
     groups: ShotGroups | None,
     num_classes: int,
     multiplicity: Array | None = None,
-    only: str | None = None,
+    only: Collection[str] | None = None,
 ) -> Array:
     """What a correct row adds to each figure, (5, N) in the order of ``FIGURES``; NaN rows for empty groups.
 
@@ -69,13 +70,13 @@ def row_weights(
         groups: None where the training counts are not known.
         num_classes: C.
         multiplicity: (N,), how often each row counts (folds); default once.
-        only: a figure to select by; what it does not need is left NaN.
+        only: names of figures; the others are left NaN.
     """
     times = np.ones(len(labels)) if multiplicity is None else multiplicity
     totals = np.bincount(labels, weights=times, minlength=num_classes)
     weights = np.full((len(FIGURES), len(labels)), np.nan)
     for row, name, share in zip(weights, FIGURES, class_weights(totals, groups), strict=True):
-        if only in (None, name) or (only == "harmonic" and name in GROUPS):
+        if only is None or name in only:
             row[:] = (share / np.where(totals > 0, totals, 1.0))[labels] * times
     return weights
 

@@ -10,6 +10,7 @@ from ltpost.errors import DataError
 from ltpost.heads import Array, Head
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores import on_cpu
+from ltpost.scores.answers import Answers, answers_between, mixed_answers
 from ltpost.scores.curve import ExactCurve
 from ltpost.scores.intervals import Slopes, affine_interval
 
@@ -60,8 +61,7 @@ def affine_curve(
     Other uses than logit adjustment (slope log π): the strength of a target prior π' (head: the joint one with offset
     -log π; slope: -log π'), or the mixing of two heads (:func:`mixing_curve`).
     """
-    low, high = intervals(feature_set, slope, feature_set.joint if head is None else head, scaled=False, device=device)
-    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes, feature_set.sample)
+    return _curve(feature_set, slope, groups, head, parameter, device, scaled=False)
 
 
 def scaled_curve(
@@ -74,8 +74,27 @@ def scaled_curve(
     device: str = "cpu",
 ) -> ExactCurve:
     """The exact curve of s_c(t) = z_c · exp(-t · slope_c); arguments as for :func:`affine_curve`."""
-    low, high = intervals(feature_set, slope, feature_set.joint if head is None else head, scaled=True, device=device)
-    return ExactCurve(parameter, low, high, feature_set.labels, groups, feature_set.num_classes, feature_set.sample)
+    return _curve(feature_set, slope, groups, head, parameter, device, scaled=True)
+
+
+def _curve(
+    feature_set: FeatureSet,
+    slope: Array,
+    groups: ShotGroups | None,
+    head: Head | None,
+    parameter: str,
+    device: str,
+    *,
+    scaled: bool,
+) -> ExactCurve:
+    head = feature_set.joint if head is None else head
+
+    def answers(low: float, high: float) -> Answers:
+        return answers_between(feature_set, head, slope, low, high, scaled=scaled)
+
+    low, high = intervals(feature_set, slope, head, scaled=scaled, device=device)
+    known = (feature_set.labels, groups, feature_set.num_classes, feature_set.sample)
+    return ExactCurve(parameter, low, high, *known, answers)
 
 
 def mixing_curve(
@@ -107,4 +126,7 @@ def mixing_curve(
         a = z.astype(np.float64)[:, None]
         ends = affine_interval(a, one.labels[rows], a - z_other[:, None])
         low[rows], high[rows] = ends[0][:, 0], ends[1][:, 0]
-    return ExactCurve(parameter, low, high, one.labels, groups, one.num_classes, one.sample)
+    known = (one.labels, groups, one.num_classes, one.sample)
+    return ExactCurve(
+        parameter, low, high, *known, lambda *range_: mixed_answers(one, head, other, other_head, *range_)
+    )

@@ -10,4 +10,11 @@ A kind is a module with two functions, and one line in ``KINDS``:
 """
 
 #: kind of file to the module that makes and reads it
-KINDS = {"features": "tests.fuzz.features", "heads": "tests.fuzz.heads"}
+KINDS = {
+    "features": "tests.fuzz.features",
+    "heads": "tests.fuzz.heads",
+    "checkpoints": "tests.fuzz.checkpoints",
+    "convert": "tests.fuzz.convert",
+    "images": "tests.fuzz.images",
+    "layouts": "tests.fuzz.layouts",
+}

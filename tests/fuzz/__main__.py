@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import select
@@ -13,10 +14,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks.pages import section, write_section
 from ltpost.tables import text_table
 from tests.fuzz import KINDS
 
+PAGE = Path(__file__).parents[2] / "benchmarks" / "RELIABILITY.md"
 LIMIT = 20.0  # seconds for one file
 OUTCOMES = ("ok", "refused", "traceback", "crash", "hang", "wrong")
 
@@ -115,12 +119,36 @@ def table(results: Iterable[Result]) -> str:
     return text_table(["damage", *OUTCOMES], rows, left=1)
 
 
+def row(kind: str, seed: int, results: list[Result]) -> str:
+    """A row of the table in RELIABILITY.md."""
+    total = Counter(result.outcome for result in results)
+    cells = [kind, str(datetime.date.today()), str(seed), *(f"{total[name]:,}" for name in OUTCOMES)]
+    return f"| {' | '.join([*cells[:3], f'{len(results):,}', *cells[3:]])} |"
+
+
+def write(kind: str, seed: int, results: list[Result]) -> None:
+    """Put the row of a kind into RELIABILITY.md, in place of an earlier one."""
+    lines = section(PAGE, "Fuzz").splitlines()
+    rows = {name: line for line in lines for name in KINDS if line.startswith(f"| {name} |")}
+    rows[kind] = row(kind, seed, results)
+    head = [
+        "Damaged and hostile files of each kind, made from seeds and read in a child process by",
+        "`python -m tests.fuzz --kind KIND --runs 10000 --write`. *Wrong* is a file that was read as something else",
+        "than it holds, or that had to be refused; a hang is 20 seconds without an end.",
+        "",
+        f"| kind | date | first seed | runs | {' | '.join({'ok': 'read'}.get(name, name) for name in OUTCOMES)} |",
+        f"| --- | --- |{' ---: |' * (2 + len(OUTCOMES))}",
+    ]
+    write_section(PAGE, "Fuzz", "\n".join([*head, *(rows[name] for name in KINDS if name in rows)]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--kind", choices=[*KINDS], required=True)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the next ones count on")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/RELIABILITY.md")
     options = parser.parse_args()
     started = time.monotonic()
     results = list(run(options.kind, range(options.seed, options.seed + options.runs), options.workers))
@@ -137,6 +165,8 @@ def main() -> None:
     sys.stdout.write(
         f"\n{options.kind}: {len(results):,} cases from seed {options.seed}, {len(bad)} bad, {took:.0f} s\n"
     )
+    if options.write:
+        write(options.kind, options.seed, results)
     sys.exit(bool(bad))
 
 

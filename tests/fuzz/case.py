@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ltpost import LtpostError
+
 
 @dataclass(frozen=True)
 class Case:
@@ -17,6 +19,14 @@ class Case:
     how: str
     must_be_refused: bool = False
     more: Any = None
+
+
+def refusal(error: LtpostError, place: Path | None = None) -> str:
+    """Whether a refusal is as it has to be: one line that names the file, or the folder that it lies in."""
+    text = str(error)
+    if "\n" in text:
+        return "wrong: more than one line"
+    return "refused" if place is None or place.name in text else f"wrong: does not name {place.name}: {text[:200]}"
 
 
 _SPECIAL = [0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
