@@ -238,6 +238,15 @@ def test_precision_and_type(x, y, tmp_path):
     np.testing.assert_allclose(found.logits, found.head.logits(found.features[:]), atol=1e-5)
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_layers_come_with_the_rows(x, y, tmp_path, once):
+    data = [(x[:20], y[:20]), (x[20:], y[20:])] if once else TensorDataset(x, y)
+    found = ltpost.load(extract_features(mlp(), data, "val", tmp_path, layers="1,3", layers_dtype="float32"))
+    with torch.no_grad():
+        np.testing.assert_allclose(found.layers["1"].rows[:], mlp().eval()[:2](x), atol=1e-6)
+        np.testing.assert_allclose(found.layers["3"].rows[:], mlp().eval()[:4](x), atol=1e-6)
+
+
 def test_files_go_together(x, y, tmp_path, capsys):
     """Counts come from the training split of the folder, and splits of equal size are not taken for the same data."""
     extract_features(mlp(), TensorDataset(x, y), "train", tmp_path)
