@@ -13,16 +13,18 @@ from ltpost.extract.option_types import Names, Numbers
 
 
 @click.command()
-@click.option("--ckpt", "model", required=True, metavar="FILE", help="Checkpoint (.pth, .pt, .tar, .safetensors, …).")
+@click.option(
+    "--ckpt", "model", required=True, metavar="FILE", help="Checkpoint (.pth, .safetensors, …), or a model folder."
+)
 @click.option(
     "--split",
     "splits",
     type=Names(),
     multiple=True,
     default=["val"],
-    show_default="val",
+    show_default=False,
     metavar="NAME",
-    help="Which split of the data, or several: train,val,test.",
+    help="Which split of the data, or several: train,val,test.  [default: val]",
 )
 @click.option(
     "--data",
@@ -31,7 +33,7 @@ from ltpost.extract.option_types import Names, Numbers
     show_default=True,
     show_envvar=True,
     help="Folder with SPLIT/CLASS/ folders, SPLIT.npz, a list SPLIT.txt, SPLIT*.tar (WebDataset), CIFAR pickles or a "
-    "data set of Hugging Face; or an .npz file.",
+    "data set of Hugging Face; or an .npz file. For models of texts or sounds a table SPLIT.csv or SPLIT.parquet.",
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")

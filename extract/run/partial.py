@@ -204,7 +204,8 @@ def is_finished(path: Path, spec: Spec) -> bool:
     """Whether ``path`` is a complete file of the same extraction."""
     try:
         with h5py.File(path, "r") as file:
-            return file.attrs.get("state") == "complete" and not differences(file.attrs, spec.attrs)
+            same = not differences(file.attrs, spec.attrs) and ("logits" in file) == spec.logits
+            return same and file.attrs.get("state") == "complete"
     except OSError:
         return False
 

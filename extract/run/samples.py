@@ -153,7 +153,8 @@ def feed_of_loader(network: Network, data: Any, given: Mapping[str, Any], names:
         given: ``batch_size``, ``workers``, ``inputs`` and ``labels`` of :func:`~ltpost.extract.extract_features`.
         names: the class names that are given, or None.
     """
-    loader, own = open_loader(data, given["batch_size"], given["workers"] or 0), _names_of(data)
+    loader = open_loader(data, given["batch_size"], given["workers"] or 0)
+    own = _names_of(data) or names_of(network.model)
     reader = BatchReader(network.model, given["inputs"], given["labels"], names or own, loader.name)
     return SampleFeed(loader, reader, own)
 
