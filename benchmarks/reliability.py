@@ -61,7 +61,7 @@ def main() -> None:
             tallies = kills(made, max(len(SIGNALS), round(args.kills / len(chosen))), rng)
             struck += [(scenario.name, name, tally) for name, tally in tallies.items()]
             filled.append((scenario.name, "files of limited size", full_disk(made)))
-            number = min(args.at_once, 12) if scenario.resumes else args.at_once
+            number = min(args.at_once, 12) if scenario.resumes or made.seconds > 1 else args.at_once
             together.append((scenario.name, f"{number} processes", at_once(made, number)))
             parts = [("Kills", struck), ("Disk full", filled), ("At once", together)]
             text = "\n".join(table(title, rows) for title, rows in parts)

@@ -95,10 +95,11 @@ def whole(path: Path, known: Sequence[Any]) -> bool:
         return False
 
 
-def strays(folder: Path, scenario: Scenario, before: set[str]) -> tuple[list[str], list[str]]:
+def strays(made: Prepared) -> tuple[list[str], list[str]]:
     """Files that were not there before, in two lists: explained by a kill, and not explained."""
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    new = sorted(there - before - set(scenario.outputs))
+    scenario = made.scenario
+    new = sorted(inventory(made.folder) - made.before - set(scenario.outputs))
+    new = [name for name in new if not (name.endswith(".safetensors") and _is_earlier(made, name))]
     explained = [
         name for name in new
         if TEMPORARY.fullmatch(Path(name).name)
@@ -106,6 +107,11 @@ def strays(folder: Path, scenario: Scenario, before: set[str]) -> tuple[list[str
         or (scenario.locks and LOCK.fullmatch(Path(name).name))
     ]  # fmt: skip
     return explained, [name for name in new if name not in explained]
+
+
+def _is_earlier(made: Prepared, name: str) -> bool:
+    """Whether it is an earlier head, which a command has kept under a second name as it had other settings."""
+    return (made.folder / name).read_bytes() in made.earlier.values()
 
 
 def inventory(folder: Path) -> set[str]:
@@ -179,7 +185,7 @@ def judge(made: Prepared, ended: Ended, what: str, tally: Tally, *, had_earlier:
                 tally.blame(f"{what}: {name} is lost")
         elif not whole(path, made.allowed[name]):
             tally.blame(f"{what}: {name} is neither the earlier nor the new one")
-    explained, unexplained = strays(made.folder, made.scenario, made.before)
+    explained, unexplained = strays(made)
     if unexplained or (explained and not killed and not made.scenario.resumes):
         tally.blame(f"{what}: left {unexplained or explained}")
     if "Traceback" in ended.said or "Exception ignored" in ended.said:
@@ -195,7 +201,7 @@ def finish(made: Prepared, what: str, tally: Tally) -> None:
     for name in made.scenario.outputs:
         if not whole(made.folder / name, [made.right[name]]):
             tally.blame(f"{what}: then {name} is wrong")
-    explained, unexplained = strays(made.folder, made.scenario, made.before)
+    explained, unexplained = strays(made)
     if explained or unexplained:
         tally.blame(f"{what}: then {explained + unexplained} are left")
 

@@ -205,7 +205,9 @@ def merge(files: tuple[str, ...]) -> None:
 
 @click.command()
 @click.option("--head", required=True, metavar="FILE", help="heads/METHOD.safetensors, as the methods write it.")
-@click.option("--ckpt", metavar="FILE", help="The checkpoint that the features came from.")
+@click.option(
+    "--ckpt", metavar="FILE", help="The checkpoint that the features came from, or a model folder of transformers."
+)
 @click.option("--out", metavar="FILE", help="What to write.  [default: the checkpoint's name with -METHOD]")
 @click.option(
     "--format",
@@ -225,11 +227,14 @@ def merge(files: tuple[str, ...]) -> None:
 @click.option("--arch", help="As for extract; needed for --data and for onnx only.")
 @click.option("--data", metavar="PATH", help="Images to run through the exported checkpoint as a further proof.")
 @click.option("--split", default="val", show_default=True, help="Which split of --data.")
+@click.option(
+    "--card", is_flag=True, help="Write beside it what was done, with figures: <name>.md, or a folder's README.md."
+)
 def export(**options: Any) -> None:
     """Write a rebalanced head back into its checkpoint: container, keys and types stay, only the classifier is new.
 
-    The written file gets its name only after it was loaded again and gave the head's logits on stored rows. A head that
-    is not one linear layer, such as one that reads earlier layers, is written with its network.
+    The written file gets its name only after it was loaded again and gave the head's logits on stored rows.
+    A head that is not one linear layer, such as one that reads earlier layers, is written with its network.
 
     \b
     For example:
@@ -242,7 +247,7 @@ def export(**options: Any) -> None:
 
 
 @click.command("inspect-ckpt")
-@click.argument("ckpt", metavar="FILE")
+@click.argument("ckpt", metavar="FILE_OR_FOLDER")
 def inspect_ckpt(ckpt: str) -> None:
     """Show the content of a checkpoint: container, candidates for architecture and classifier, unused tensors.
 

@@ -27,6 +27,7 @@ from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
 from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
+from ltpost.ladder import Ladder, best
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.page import write_report
@@ -39,6 +40,7 @@ __all__ = [
     "FeatureFolder",
     "FeatureSet",
     "Head",
+    "Ladder",
     "LinearHead",
     "LtpostError",
     "Method",
@@ -47,6 +49,7 @@ __all__ = [
     "RescaledHead",
     "UsageError",
     "__version__",
+    "best",
     "compare",
     "compare_report",
     "diagnose",

@@ -26,6 +26,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import GROUPS, ShotGroups
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head, RescaledHead
+from ltpost.heads.arrays import scale_and_offset
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores.posteriors import Passes, softmax
 from ltpost.scores.reliability import calibration_error
@@ -74,11 +75,7 @@ class Calibration:
     @classmethod
     def of_info(cls, info: Mapping[str, Any]) -> Calibration:
         """The calibration that is saved with a head; softmax(z) where there is none."""
-        if "calibration" in info:
-            saved = info["calibration"]
-            offset = None if saved["offset"] is None else np.asarray(saved["offset"])
-            return cls(saved["kind"], np.asarray(saved["scale"]), offset)
-        return cls("temperature", np.asarray(1 / info.get(TEMPERATURE, 1.0)))
+        return cls(info.get("calibration", {}).get("kind", "temperature"), *scale_and_offset(info))
 
 
 NONE = Calibration("none", np.asarray(1.0))

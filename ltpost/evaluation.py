@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ltpost.calibration import saved_calibration_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, class_list, minority_class
+from ltpost.data.view_means import has_plain_views, mean_of_views
 from ltpost.errors import DataError
 from ltpost.heads import Array, Head
 from ltpost.outcome import Outcome
@@ -37,7 +38,8 @@ def evaluate(
     """Figures of a head on a split.
 
     Args:
-        head: any head, or the outcome of a method; C must be that of the split.
+        head: any head, or the outcome of a method; C must be that of the split. One that ``ltpost best`` made for the
+            mean of several views reads the mean over the views of each sample, where they are stored.
         feature_set: N rows.
         groups: many/medium/few-shot classes; default from its ``class_counts``.
         name: what to call the row; default the method of an outcome, or "head".
@@ -58,6 +60,8 @@ def evaluate(
             "it was made for other features"
         )
     groups = feature_set.shot_groups() if groups is None else groups
+    if head.info.get("views") == "mean" and has_plain_views(feature_set):
+        feature_set = mean_of_views(feature_set)
     predicted = predict(head, feature_set, device)
     seen = _seen(head, feature_set.split)
     detail = ", ".join(part for part in (detail, seen and f"{seen} these rows") if part)

@@ -46,6 +46,7 @@ from ltpost.scores.folds import FOLDS
 from ltpost.scores.goal import GOALS, Goal, costs_of, parse_limits
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.test_priors import figures_under, named_priors
+from ltpost.turn import Turn
 from ltpost.wording import (
     chosen_params,
     detail_of,
@@ -175,6 +176,10 @@ class Experiment:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
 
+    def watch(self) -> Turn:
+        """A judge of one path of heads, which ends where they have clearly become worse on the rows of the choice."""
+        return Turn(self.selection, self.chosen_on)
+
     @property
     def figure(self) -> str:
         """The figure that methods are compared by: the selected one, or the mean over classes."""
@@ -195,7 +200,7 @@ class Experiment:
             results, self.joint, self._after(Choice(self.joint, Family.single(self.joint)), self.selection)
         )
 
-    def _family(self, method: Method, options: Mapping[str, Any], fit_to: FeatureSet, target: FeatureSet) -> Family:
+    def family(self, method: Method, options: Mapping[str, Any], fit_to: FeatureSet, target: FeatureSet) -> Family:
         """The heads of a method that may fit to the labelled rows ``fit_to``, and see ``target`` without labels."""
         needs = self.material.of(method, fit_to, target)
         settings = {name: getattr(self, name) for name in method.settings}
@@ -222,27 +227,18 @@ class Experiment:
             DataError: the files lack what the method needs.
         """
         method = methods.get(method) if isinstance(method, str) else method
-        method.check_options(options)
-        if grid is not None and not method.grid:
-            raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
-        values = tuple(float(value) for value in grid or method.grid)
-        selection = replace(self.selection, grid=values, grid_is_given=grid is not None)
-
-        def family_of(fit_to: FeatureSet, target: FeatureSet) -> Family:
-            return self._family(method, options, fit_to, target)
-
-        fits = "val" in method.needs
-        split = self.chosen_on
-        choice = selection.choose_fitted(split, family_of) if fits else selection.choose(split, family_of(split, split))
+        selection = self.selection_of(method, grid)
+        choice, family_of = self.choose(method, grid=grid, **options)
+        fits, split = family_of is not None, self.chosen_on
         choice = selection.with_interval(choice)
         results: list[Result] = []
         final = choice  # of the split that is reported first
         if split is not self.report_set and set(TRANSDUCTIVE) & set(method.needs):
-            family = self._family(method, options, split, self.report_set)
+            family = self.family(method, options, split, self.report_set)
             head = family.head_of(choice.best)
             final = replace(choice, head=head, family=family)
-        params = chosen_params(method, options, final)
-        detail = detail_of(method, options, final, params)
+        info, detail = self.description(method, options, final)
+        params, selected_on, signature = info["params"], info["selected_on"], info["signature"]
         for part in self.reported:
             name, head = method.key, (choice if part is split else final).head
             chosen_here = part is split and (choice.best is not None or fits)
@@ -252,30 +248,16 @@ class Experiment:
                 how = "chosen" if choice.best is not None else "fitted"
                 results.append(self._judge(head, part, name, joined(detail, f"oracle: {how} on {part.split}")))
             else:
-                found = selection.cross_fit_fitted(part, family_of) if fits else selection.cross_fit(choice)
+                found = selection.cross_fit_fitted(part, family_of) if family_of else selection.cross_fit(choice)
                 what = joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 known = (found.correct, part, self.groups)
                 answers = found.predicted
                 results.append(result_of(*known, name=name, detail=label, predicted=answers, goal=self.goal))
-        step = self._after(choice, selection, family_of if fits else None)
-        selected_on = None
-        if choice.best is not None or fits:
-            selected_on = split.split + (" (oracle)" if self.oracle else "")
-        signature = self._signature(method, params, selected_on)
+        step = self._after(choice, selection, family_of)
         results = [replace(result, signature=signature) for result in self._with_more(results, final.head, step)]
         results = [*self.joint_results, *results]
         results.sort(key=lambda result: result.split != self.report_set.split)
-        fitted_to = [name for need, name in (("train", "train"), ("val", split.split)) if need in method.needs]
-        info = {
-            "method": method.key,
-            "params": params,
-            "parameter": choice.family.parameter,
-            "selected_on": selected_on,
-            "select": self.select if choice.best is not None else None,
-            "fitted_to": fitted_to,
-            "signature": signature,
-        }
         final.head.info.clear()
         if step is not None and self.calibration is not None:
             info.update(step.calibration.info())
@@ -285,6 +267,48 @@ class Experiment:
         about_choice = (*limit_notes(choice), *unchanged_notes(choice, results), *range_notes(choice, self.select))
         notes = (*final.family.notes, *about_groups, *about_choice, *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
+
+    def choose(
+        self, method: Method, *, grid: Sequence[float] | None = None, **options: Any
+    ) -> tuple[Choice, FamilyOf | None]:
+        """What :meth:`run` reports: the choice on val, and of a method that fits to val, how it is fitted anew."""
+        method.check_options(options)
+
+        def family_of(fit_to: FeatureSet, target: FeatureSet) -> Family:
+            return self.family(method, options, fit_to, target)
+
+        selection, split = self.selection_of(method, grid), self.chosen_on
+        if "val" in method.needs:
+            return selection.choose_fitted(split, family_of), family_of
+        return selection.choose(split, family_of(split, split)), None
+
+    def selection_of(self, method: Method, grid: Sequence[float] | None = None) -> Selection:
+        """The rules of the choice, with the values of ``grid``, default those of the method.
+
+        Raises:
+            UsageError: a grid for a method that has none.
+        """
+        if grid is not None and not method.grid:
+            raise UsageError(f"grid= is no option of {method.key}; {listed_names('it has', method.options)}")
+        values = tuple(float(value) for value in grid or method.grid)
+        return replace(self.selection, grid=values, grid_is_given=grid is not None)
+
+    def description(self, method: Method, options: Mapping[str, Any], choice: Choice) -> tuple[dict[str, Any], str]:
+        """What a head of a method says of itself (``info``), and what stands beside its name."""
+        params = chosen_params(method, options, choice)
+        split, selected_on = self.chosen_on, None
+        if choice.best is not None or "val" in method.needs:
+            selected_on = split.split + (" (oracle)" if self.oracle else "")
+        info = {
+            "method": method.key,
+            "params": params,
+            "parameter": choice.family.parameter,
+            "selected_on": selected_on,
+            "select": self.select if choice.best is not None else None,
+            "fitted_to": [name for need, name in (("train", "train"), ("val", split.split)) if need in method.needs],
+            "signature": self._signature(method, params, selected_on),
+        }
+        return info, detail_of(method, options, choice, params)
 
     def _per_group(self, head: Head) -> dict[str, dict[str, float]]:
         """What a head did differently from row to row, as its mean over the rows of each group, and over all."""

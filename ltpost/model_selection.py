@@ -21,7 +21,7 @@ from ltpost.heads import Array, Head
 from ltpost.scores.answers import Answers
 from ltpost.scores.crossed import CrossedCurve
 from ltpost.scores.curve import Best, Curve, ExactCurve
-from ltpost.scores.folds import CrossFitted, cross_fit, each_fold, stratified_folds
+from ltpost.scores.folds import FOLDS, CrossFitted, cross_fit, each_fold, stratified_folds
 from ltpost.scores.goal import GOALS, OF_ANSWERS, Goal, Limit
 from ltpost.scores.predict import predict
 from ltpost.scores.tabulated import GridCurve
@@ -76,6 +76,7 @@ class Selection:
         keep: limits of other figures; see ``goal.Goal``.
         cost: (C, C), for the figure ``cost``.
         grid_is_given: whether the user gave the grid. If not, thresholds of two classes are free.
+        num_folds: of cross-fitting.
     """
 
     select: str = "all"
@@ -86,6 +87,7 @@ class Selection:
     keep: tuple[Limit, ...] = ()
     cost: Array | None = None
     grid_is_given: bool = False
+    num_folds: int = FOLDS
 
     def __post_init__(self) -> None:
         if self.select not in GOALS:
@@ -112,7 +114,7 @@ class Selection:
         ``target`` are the rows that it is for, of which a transductive method sees no labels; default the split.
         """
         family = family_of(split, split if target is None else target)
-        if family.parameter is None:
+        if family.parameter is None or family.only is not None:  # nothing to choose
             return self._only(family, split)
         return self._on(self._cross_fitted_curve(split, family_of), family, split)
 
@@ -125,7 +127,7 @@ class Selection:
 
     def _only(self, family: Family, split: FeatureSet) -> Choice:
         """The one head of a family."""
-        head = family.head()
+        head = family.head(family.only)
         if not self.keep:
             return Choice(head, family)
         goal, known = self.goal(split), (split.labels, self.groups, split.num_classes)
@@ -144,7 +146,7 @@ class Selection:
     def cross_fit(self, choice: Choice) -> CrossFitted:
         """The rows of the choice, each at the value that is best on the other folds."""
         assert choice.curve is not None
-        return cross_fit(choice.curve, choice.goal, *choice.ends, seed=self.seed)
+        return cross_fit(choice.curve, choice.goal, *choice.ends, num_folds=self.num_folds, seed=self.seed)
 
     def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> CrossFitted:
         """The rows, each answered by a head that was fitted and chosen on the other folds alone."""
@@ -193,7 +195,7 @@ class Selection:
         return _merged(parts, split.labels, split.sample)
 
     def _folds(self, split: FeatureSet) -> NDArray[np.int64]:
-        return stratified_folds(split.labels, seed=self.seed, sample=split.sample)
+        return stratified_folds(split.labels, self.num_folds, self.seed, split.sample)
 
 
 def _merged(

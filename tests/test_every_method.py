@@ -263,7 +263,7 @@ def another_value(option, tmp_path):
     if option.name == "target_prior" and not option.choices:
         tmp_path.joinpath("prior.txt").write_text("5\n1\n2\n1\n1\n")
         return [str(tmp_path / "prior.txt")]
-    if option.name == "other":
+    if option.name in ("other", "base"):
         return [str(one_split("train").head.save(tmp_path / "other.safetensors"))]
     if option.name == "neighbours" and option.type is tuple:
         return [(3.0, 8.0)]

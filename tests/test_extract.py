@@ -536,6 +536,7 @@ def test_command_defaults_are_the_library_s():
 
     defaults = {p.name: p.default for p in inspect.signature(extract_features).parameters.values()}
     given = extract.make_context("extract", ["--ckpt", "x"]).params
+    assert (given.pop("images"), given.pop("as_json")) == (None, False)  # of the probe
     only_in_python = {"inputs", "labels", "skip_finished"}
     assert set(given) == {"splits"} | set(defaults) - {"split"} - only_in_python
     assert given.pop("splits") == ((defaults["split"],),)
@@ -624,15 +625,15 @@ def test_compiled(tmp_path):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     save_npz(tmp_path / "val.npz")
-    model = Small()
+    model, options = Small(), {"batch_size": 4, "workers": 0, "layers": "conv@2"}
     plain, compiled = (
-        ltpost.load(
-            extract_features(model, tmp_path, "val", tmp_path / f"{flag}.h5", batch_size=4, compile=flag, workers=0)
-        )
+        ltpost.load(extract_features(model, tmp_path, "val", tmp_path / f"{flag}.h5", compile=flag, **options))
         for flag in (False, True)
     )
     np.testing.assert_allclose(compiled.features, plain.features, atol=1e-5)
     np.testing.assert_allclose(compiled.logits, plain.logits, atol=1e-5)
+    layers = [found.read_layer("conv@2", slice(None)) for found in (compiled, plain)]
+    np.testing.assert_allclose(*layers, atol=1e-3)
     frames = torch._dynamo.utils.counters["frames"]
     assert (frames["total"], frames["ok"]) == (1, 1)  # once, though the last batch is smaller
     assert not model.fc._forward_pre_hooks

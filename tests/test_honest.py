@@ -8,7 +8,8 @@ from ltpost import Experiment, Family, FeatureSet, LinearHead, Method, RescaledH
 from ltpost.data.priors import log_prior
 from ltpost.data.unlabelled import UnlabelledRows
 from ltpost.heads.blocks import score_blocks
-from ltpost.model_selection import FOLDS, Selection, stratified_folds
+from ltpost.model_selection import Selection, stratified_folds
+from ltpost.scores.folds import FOLDS
 from ltpost.scores.predict import predict
 
 WORDS = {"title": "a test", "equation": "z", "source": "nobody", "grid": (0.0, 0.5, 1.0)}

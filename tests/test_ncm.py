@@ -10,6 +10,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.heads import LinearHead, load_head
+from ltpost.scores.predict import predict
 
 METRICS = ltpost.nearest_class_mean.options["metric"].choices
 TRAIN = long_tail(num_classes=7, num_features=9)
@@ -78,6 +79,20 @@ def test_sums_are_exact_where_float32_is_not():
     rows[0] = 2.0**24
     train = FeatureSet(rows, np.zeros(len(rows), int))
     assert class_sums(train)[0, 0] == pytest.approx(2.0**24 + 200_000 * float(np.float32(1 / 3)), rel=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e6])
+def test_a_large_constant_column_changes_no_decision(size):
+    """‖x - m‖² in float32 as ‖x‖² - 2 x m + ‖m‖² would lose what tells the classes apart."""
+
+    def wider(features):
+        return np.c_[features, np.full(len(features), size, np.float32)]
+
+    plain = nearest_class_mean(TRAIN, "euclidean").logits(QUERIES).argmax(1)
+    train = FeatureSet(wider(TRAIN.features), TRAIN.labels, class_counts=TRAIN.class_counts)
+    head = nearest_class_mean(train, "euclidean")
+    rows = FeatureSet(wider(QUERIES), np.zeros(len(QUERIES), int), head=LinearHead(np.zeros((7, 10))))
+    np.testing.assert_array_equal(predict(head, rows), plain)
 
 
 def test_every_float16_is_added_exactly():

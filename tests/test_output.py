@@ -194,11 +194,14 @@ def _write_often(kind, path, size):
     for _ in range(10):
         if kind == "features":
             make_split("val", size).save(path)
+        elif kind == "ending":  # as export and convert write
+            with replacing(path, keep_ending=True) as partial:
+                LinearHead(np.full((size, 300), float(size))).save(partial)
         else:
             LinearHead(np.full((size, 300), float(size))).save(path)
 
 
-@pytest.mark.parametrize("kind", ["features", "head"])
+@pytest.mark.parametrize("kind", ["features", "head", "ending"])
 def test_several_processes_write_one_file(tmp_path, kind):
     path = tmp_path / "x.h5"
     context = multiprocessing.get_context("fork")
@@ -280,6 +283,17 @@ def test_a_stop_between_any_two_steps_leaves_no_temporary_file(tmp_path, monkeyp
     assert stop is None
     assert step > 100
     assert left > 0  # it does happen
+
+
+def test_rows_that_are_in_use_stay_when_their_file_is_written_anew(tmp_path):
+    """Large features are mapped into memory: a file changed in place changes them, a shorter one ends the process."""
+    path = make_split("val", 20).save(tmp_path / "val.h5")
+    found = load(path)
+    assert isinstance(found.features.base, np.memmap)
+    before = found.features[:].copy()
+    make_split("val", 1).save(path)
+    np.testing.assert_array_equal(found.features[:], before)
+    assert len(load(path)) < len(found)
 
 
 def test_long_names(tmp_path):

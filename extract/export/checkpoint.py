@@ -20,8 +20,17 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, number_of_experts
+from ltpost.extract.checkpoints.container import SUFFIXES as CHECKPOINT_SUFFIXES
 from ltpost.extract.checkpoints.layouts import Location
+from ltpost.extract.export.card import write_card
 from ltpost.extract.export.formats import SUFFIXES, save, write
+from ltpost.extract.export.model_folder import (
+    head_key_in,
+    prove_folder,
+    replacing_folder,
+    weights_in,
+    without_origin,
+)
 from ltpost.extract.export.network import SUFFIXES as NETWORK_SUFFIXES
 from ltpost.extract.export.network import write_network
 from ltpost.extract.export.parts import parts_in
@@ -44,26 +53,29 @@ def export_head(
     arch: str | None = None,
     data: str | os.PathLike[str] | None = None,
     split: str = "val",
+    card: bool = False,
 ) -> Path:
     """Write a head for other programs.
 
     Args:
         head: a head, or the file of one.
-        ckpt: the checkpoint that the features were extracted from.
-        out: the file to write; default: the checkpoint's name with the head's, ``r50-crt.pth``.
+        ckpt: the checkpoint that the features were extracted from, or a model folder of transformers.
+        out: the file to write, or the folder; default: the checkpoint's name with the head's, ``r50-crt.pth``.
         format: "checkpoint" replaces the classifier in a copy of ``ckpt``; "safetensors" and "torch-head" hold
             ``<head_key>.weight`` and ``.bias`` alone; "onnx" the head as one Gemm, or with ``ckpt``
             the whole model with it; "torch-export" the whole model as a program of ``torch.export``. A head that is not
             one linear layer is written as "onnx" or "torch-export", with ``ckpt``: images to its scores.
-        head_key: name of the classifier in the checkpoint; None takes the one whose values are the joint classifier's.
-        features: a feature file, or a folder of them, to prove the result on; None, or the default where there is
-            none, proves the tensors only.
+        head_key: name of the classifier in the checkpoint; None takes the one that the features were extracted with.
+        features: a feature file, or a folder of them, to prove the result on; without one, only the tensors are
+            proved.
         arch: of the model, to run images; see :func:`ltpost.extract.extract_features`.
         data: images to run through the exported model as a further proof.
         split: of ``data``.
+        card: write beside it what was done, with figures on the features: ``r50-crt.md``, or into the README.md of a
+            folder.
 
     Returns:
-        The file.
+        The file, or the folder.
 
     Raises:
         UsageError: an argument cannot be used, or it is not clear which tensor is the classifier.
@@ -79,7 +91,7 @@ def export_head(
                 f"ckpt= is needed for {name} and format={format}, which is the whole network with its head"
             )
         target = Path(out) if out is not None else Path(f"{name}{NETWORK_SUFFIXES[format]}")
-        return write_network(
+        write_network(
             any_head,
             target,
             format,
@@ -90,23 +102,50 @@ def export_head(
             data=data,
             split=split,
         )
-    if layer is None:
+    elif layer is None:
         raise DataError(
-            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier; "
-            "write the whole network with it as format=onnx or torch-export, or use ltpost.extract.WithHead in Python"
+            f"{name}: the head is not one linear layer over the features, so it cannot replace the classifier. "
+            "Write the whole network with it as format=onnx or torch-export, or use ltpost.extract.WithHead in Python"
         )
-    head = layer
-    if format != "checkpoint":
+    elif format != "checkpoint":
         target = Path(out) if out is not None else Path(f"{name}{SUFFIXES[format]}")
-        return write(head, target, format, head_key, ckpt, arch, feature_set)
-    if ckpt is None:
+        write(layer, target, format, head_key, ckpt, arch, feature_set)
+    elif ckpt is None:
         raise UsageError("ckpt= is needed: the checkpoint whose classifier is to be replaced")
-    source = Path(ckpt)
-    if source.is_dir():
-        weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(source.glob(name))), None)
-        hint = "" if weights is None else f", as in ckpt={weights}"
-        raise UsageError(f"ckpt={source}: is a folder; name the file of its weights{hint}")
-    target = Path(out) if out is not None else source.with_name(f"{source.stem}-{name}{source.suffix}")
+    else:
+        source = Path(ckpt)
+        target = Path(out) if out is not None else named_after(source, name)
+        into = _into_folder if source.is_dir() else _into_file
+        proofs = into(source, target, layer, head_key, feature_set, arch, data, split)
+        tell(f"{target}: loaded again, it gives the head's logits ({', '.join(proofs)})")
+    if card:
+        tell(f"{write_card(any_head, name, target, ckpt, features)}: says what was done")
+    return target
+
+
+def named_after(source: Path, name: str) -> Path:
+    """The name of a checkpoint with that of a head before its endings.
+
+    >>> named_after(Path("runs/r32.pth.tar"), "tnorm").name, named_after(Path("vit-base.v2/"), "crt").name
+    ('r32-tnorm.pth.tar', 'vit-base.v2-crt')
+    """
+    ending, stem = "", source.name
+    while (suffix := Path(stem).suffix) in CHECKPOINT_SUFFIXES:
+        ending, stem = suffix + ending, stem.removesuffix(suffix)
+    return source.with_name(f"{stem}-{name}{ending}")
+
+
+def _into_file(
+    source: Path,
+    target: Path,
+    head: LinearHead,
+    head_key: str | None,
+    feature_set: FeatureSet | None,
+    arch: str | None,
+    data: str | os.PathLike[str] | None,
+    split: str,
+) -> list[str]:
+    """Write a copy of a checkpoint file with the head in it; returns what it was proven on."""
     if target.exists() and target.samefile(source):
         raise UsageError(f"out={target}: is the checkpoint itself; choose another name")
     _warn_of_one_expert(source, feature_set)
@@ -122,9 +161,29 @@ def export_head(
         if data is not None:
             prove_on_images(partial, parts, head, arch, feature_set, data, split)
     proofs = ["its tensors" if feature_set is None or proof is None else f"{len(proof)} rows of {feature_set.name}"]
-    proofs += [] if data is None else [f"images of {data}"]
-    tell(f"{target}: loaded again, it gives the head's logits ({', '.join(proofs)})")
-    return target
+    return proofs if data is None else [*proofs, f"images of {data}"]
+
+
+def _into_folder(
+    source: Path,
+    target: Path,
+    head: LinearHead,
+    head_key: str | None,
+    feature_set: FeatureSet | None,
+    arch: str | None,
+    data: str | os.PathLike[str] | None,
+    split: str,
+) -> list[str]:
+    """The same for a model folder of transformers, of which all other files stay as they are."""
+    key, known_features = head_key_in(feature_set, head_key), without_origin(feature_set, source)
+    weights = weights_in(source, key)
+    with replacing_folder(source, target) as place:
+        proofs = _into_file(weights, place / weights.name, head, head_key, known_features, arch, None, split)
+        prove_folder(place, head, proof_rows(feature_set, head), key)
+        if data is not None:
+            parts = parts_in(place / weights.name, head, head_key, known_features)
+            prove_on_images(place, parts, head, arch, known_features, data, split)
+    return [*proofs, "by transformers"] if data is None else [*proofs, "by transformers", f"images of {data}"]
 
 
 # -- which tensors -----------------------------------------------------------------------------------------------------

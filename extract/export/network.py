@@ -94,8 +94,9 @@ def _open(
     scale = float(attrs.get("head_scale", HEAD_SCALE))
     found_anew = attrs.get("expert") == "all" or "head_scale" in attrs  # their classifiers are made from the checkpoint
     key = head_key or (None if found_anew else attrs.get("head_key"))
-    expert = attrs.get("expert")
-    network = open_network(ckpt, arch or (stored if known(stored) else None), key, expert=expert, head_scale=scale)
+    arch = arch or (stored if known(stored) else None)
+    which = {"expert": attrs.get("expert"), "weights": attrs.get("weights")}
+    network = open_network(ckpt, arch, key, head_scale=scale, **which)
     sha = network.attrs.get("checkpoint_sha256")
     if feature_set is not None and attrs.get("checkpoint_sha256", sha) != sha:
         raise DataError(

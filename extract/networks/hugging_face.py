@@ -35,6 +35,21 @@ def is_model_folder(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a model folder, sorted.
+
+    Raises:
+        DataError: it is no model folder, or holds none.
+    """
+    files = next((found for pattern in ("*.safetensors", "*.bin") if (found := sorted(folder.glob(pattern)))), [])
+    if not is_model_folder(folder) or not files:
+        raise DataError(
+            f"{folder}: must be a checkpoint file, or a model folder of transformers with config.json and "
+            "*.safetensors or *.bin"
+        )
+    return files
+
+
 def kind_of(folder: Path) -> str:
     """What a model folder classifies: "image", "text" or "audio", by the name of its class or else of its family.
 

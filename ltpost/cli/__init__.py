@@ -30,6 +30,7 @@ COMMANDS = {
     "info": "info",
     "split": "split",
     "compare": "method_commands",
+    "best": "best",
     "evaluate": "evaluate",
     "diagnose": "diagnose",
     "report": "report",
@@ -38,7 +39,7 @@ COMMANDS = {
 #: heading of ``ltpost --help`` to the commands under it; methods and commands of other packages have their own
 SECTIONS = {
     "Files": ("extract", "merge", "info", "split", "inspect-ckpt", "convert", "export"),
-    "Results": ("compare", "evaluate", "diagnose", "report", "demo"),
+    "Results": ("best", "compare", "evaluate", "predict", "diagnose", "report", "demo"),
 }
 
 
@@ -145,6 +146,7 @@ def cli() -> None:
     ltpost extract --ckpt r50.pth --split val      run the backbone once: features/val.h5
     ltpost tnorm --tau-grid 0:2:0.1                choose tau on val, report on test
     ltpost compare                                 every method in one table
+    ltpost best                                    the best head that val can tell
     ltpost demo                                    all of it on real images, in seconds
     """
 

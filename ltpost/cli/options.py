@@ -61,7 +61,8 @@ methods_option = click.option(
 cost_option = click.option(
     "--cost",
     type=click.Path(path_type=Path),
-    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.",
+    help="File of costs, C x C: a row for every class, a column for every answer. Reports the mean cost too.  "
+    "[default: none]",
 )
 
 
@@ -149,8 +150,8 @@ def shot_options(command: Command) -> Command:
     )(command)
 
 
-def experiment_options(command: Command) -> Command:
-    """Options of :class:`ltpost.experiment.Experiment`; the command gets them as ``experiment``."""
+def split_options(command: Command) -> Command:
+    """Options of :class:`ltpost.experiment.Experiment` that say which rows decide; the command gets ``experiment``."""
 
     @click.option(
         "--features",
@@ -171,41 +172,18 @@ def experiment_options(command: Command) -> Command:
         help="Figure to choose by: all is the mean per-class accuracy, harmonic the harmonic mean of the groups; f1, "
         "precision and recall are those of the rarer of two classes, else means over classes; cost needs --cost.",
     )
-    @click.option(
-        "--keep",
-        callback=_names,
-        help="What the choice must keep: many:-2, at most 2 points below the joint classifier; 'precision>=50', at "
-        "least 50 %; several parted by commas.  [default: nothing]",
-    )
-    @cost_option
-    @click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so.")
     @shot_options
     @click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, bootstrap and sampling."
     )
     @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, auto.")
     @click.option("--expert", type=int, help="One of several experts, 0, 1, …  [default: their mean]")
-    @click.option(
-        "--calibration",
-        is_flag=False,
-        flag_value="temperature",
-        type=click.Choice(["temperature", "bias", "bcts", "vector"]),
-        help="Fit probabilities on val after every choice, and report NLL, ECE and Brier; without a "
-        "value, by one temperature.  [default: none]",
-    )
-    @click.option(
-        "--coverage",
-        type=float,
-        help="Make sets of classes on val that hold the right one with this probability, such as 0.9; report their "
-        "size and coverage on test.  [default: none]",
-    )
-    @test_prior_option
     @functools.wraps(command)
     def wrapper(*args: Any, folder: Path, **kwargs: Any) -> Any:
         from ltpost.data import distributed
         from ltpost.experiment import Experiment
 
-        settings = {name: kwargs.pop(name) for name in EXPERIMENT}
+        settings = {name: kwargs.pop(name) for name in EXPERIMENT if name in kwargs}
         distributed.start(settings["device"])
         try:
             return command(*args, experiment=Experiment(folder, **settings), **kwargs)
@@ -213,3 +191,35 @@ def experiment_options(command: Command) -> Command:
             distributed.stop()
 
     return wrapper  # type: ignore[return-value]
+
+
+def experiment_options(command: Command) -> Command:
+    """All options of :class:`ltpost.experiment.Experiment`; the command gets them as ``experiment``."""
+    more = (
+        test_prior_option,
+        click.option(
+            "--coverage",
+            type=float,
+            help="Make sets of classes on val that hold the right one with this probability, such as 0.9; report their "
+            "size and coverage on test.  [default: none]",
+        ),
+        click.option(
+            "--calibration",
+            is_flag=False,
+            flag_value="temperature",
+            type=click.Choice(["temperature", "bias", "bcts", "vector"]),
+            help="Fit probabilities on val after every choice, and report NLL, ECE and Brier; without a "
+            "value, by one temperature.  [default: none]",
+        ),
+        click.option("--oracle", is_flag=True, help="Choose on the reported split itself; the row says so."),
+        cost_option,
+        click.option(
+            "--keep",
+            callback=_names,
+            help="What the choice must keep: many:-2, at most 2 points below the joint classifier; 'precision>=50', "
+            "at least 50 %; several parted by commas.  [default: nothing]",
+        ),
+    )
+    for option in more:
+        command = option(command)
+    return split_options(command)

@@ -56,13 +56,18 @@ class Output:
         if self.is_for_people:
             click.echo(f"\n{sentence}" if self.form != "latex" else f"\n% {sentence}")
 
+    def note(self, *lines: str) -> None:
+        """Lines of which some may be empty; on stderr where the output is for a program."""
+        for line in filter(None, lines):
+            click.echo(line if self.form != "latex" else f"% {line}", err=not self.is_for_people)
+
 
 def output_options(command: Command) -> Command:
     """``--format`` and its companions; the command gets them as ``output``."""
 
     @click.option(
         "--format",
-        "form",
+        "output_format",
         type=click.Choice([*FORMATS, "csv", "json"]),
         default="text",
         show_default=True,
@@ -80,7 +85,7 @@ def output_options(command: Command) -> Command:
     @functools.wraps(command)
     def wrapper(
         *args: Any,
-        form: str,
+        output_format: str,
         as_json: bool,
         csv_file: Path | None,
         intervals: bool,
@@ -91,7 +96,7 @@ def output_options(command: Command) -> Command:
         **kwargs: Any,
     ) -> Any:
         style = Style(intervals, bold, signature or verbose, quiet, None if verbose else WIDTH)
-        return command(*args, output=Output("json" if as_json else form, csv_file, style), **kwargs)
+        return command(*args, output=Output("json" if as_json else output_format, csv_file, style), **kwargs)
 
     return wrapper  # type: ignore[return-value]
 
@@ -105,14 +110,14 @@ def report_options(command: Command) -> Command:
         flag_value="class",
         type=click.Choice(SORTS),
         help="Show every class too, and which group the rows of a group are taken for; sorted by class, gain (over the "
-        "joint classifier), count, accuracy or name.",
+        "joint classifier), count, accuracy or name.  [default: no classes; without a value: class]",
     )
     @click.option(
         "--paired",
         "against",
         metavar="NAME",
         help="Compare every row of the table with this one, or with best: the difference on the same rows, its 95 % "
-        "interval, and p, corrected by Holm.",
+        "interval, and p, corrected by Holm.  [default: none]",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, per_class: str | None, against: str | None, **kwargs: Any) -> Any:

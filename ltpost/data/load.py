@@ -68,7 +68,7 @@ def _text(file: File, key: str) -> list[str] | None:
 
 def _near(source: Path) -> str:
     """What to do about a file that is not there."""
-    if partial_name(source).is_file():
+    if source.name and partial_name(source).is_file():
         return f", only an unfinished {partial_name(source).name}; run the same ltpost extract command again"
     others = sorted(other.name for other in source.parent.glob("*.h5")) if source.parent.is_dir() else []
     if others:

@@ -31,6 +31,11 @@ class ClassScatter:
     means: NDArray[np.float64]
     within: NDArray[np.float64]
 
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(D, D), the scatter divided by the number of rows."""
+        return self.within / max(1, int(self.counts.sum()))
+
 
 def class_scatter(
     blocks: Iterator[tuple[slice, Array]],

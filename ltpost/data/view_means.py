@@ -7,6 +7,7 @@ import numpy as np
 from ltpost.data.features import FeatureSet
 from ltpost.data.layers import Layer
 from ltpost.data.rows import Rows
+from ltpost.data.views import augmentation
 from ltpost.errors import DataError
 from ltpost.heads import Array
 
@@ -65,3 +66,18 @@ def mean_of_views(rows: FeatureSet) -> FeatureSet:
         attrs=rows.attrs,
         name=rows.name,
     )
+
+
+def has_plain_views(rows: FeatureSet) -> bool:
+    """Whether the rows show each sample in the same number of views, two or more, that are no random augmentations."""
+    if rows.sample is None or rows.view is None or augmentation(rows) not in (None, "none"):
+        return False
+    _, counts = np.unique(rows.sample, return_counts=True)
+    return bool(len(counts) and counts.min() == counts.max() >= 2)
+
+
+def first_view(rows: FeatureSet) -> FeatureSet:
+    """One row per sample: its view of the least number, in the order of the samples' numbers; unread."""
+    assert rows.sample is not None
+    order = np.lexsort((np.zeros(len(rows)) if rows.view is None else rows.view, rows.sample))
+    return rows.subset(order[np.unique(rows.sample[order], return_index=True)[1]])

@@ -52,7 +52,7 @@ def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
         raise DataError(
             f"{rows.name}: has no views of its rows; write them beside it with ltpost extract --split {split} --views 2"
         )
-    if _augment(views) == "none":
+    if augmentation(views) == "none":
         raise DataError(
             f"{views.name}: must hold augmented views, but each image is shown several times as it is; extract it with "
             "--augment standard"
@@ -72,7 +72,7 @@ def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
     return index
 
 
-def _augment(views: Viewed) -> str | None:
+def augmentation(views: Viewed) -> str | None:
     """How images were augmented, as ``ltpost extract`` says it; None where nothing is said."""
     try:
         return str(json.loads(str(views.attrs.get("views", "{}")))["augment"])

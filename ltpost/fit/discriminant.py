@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data.scatter import ClassScatter
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
 
@@ -20,22 +19,15 @@ class Discriminants:
 
     Args:
         means: (C, D) m, those of the data or shrunk ones.
-        scatter: of the training rows; its covariance is the scatter divided by the number of rows.
+        covariance: (D, D) S, of the rows around the means of their classes.
         name: what to call the rows in a message.
 
     Raises:
         DataError: no class has two rows that differ, so that there is no covariance.
     """
 
-    def __init__(self, means: NDArray[np.float64], scatter: ClassScatter, name: str):
-        covariance = scatter.within / max(1, int(scatter.counts.sum()))
-        # rounding leaves about 1e-16 of the squared means where rows do not differ
-        scale = float(np.square(scatter.means).max(initial=0.0)) * len(covariance)
-        if not np.trace(covariance) > 1e-12 * scale:
-            raise DataError(
-                f"{name}: a covariance needs two rows that differ in at least one class, but there are none; "
-                "extract the whole training split, or use ncm"
-            )
+    def __init__(self, means: NDArray[np.float64], covariance: NDArray[np.float64], name: str):
+        _check(means, covariance, name)
         spectrum, self._basis = np.linalg.eigh(covariance)
         self._spectrum = np.maximum(spectrum, 0)
         self.means = means
@@ -47,6 +39,29 @@ class Discriminants:
         inverse = np.where(usable, 1 / np.where(usable, shrunk, 1), 0)
         weight = (self.means @ self._basis * inverse) @ self._basis.T
         return LinearHead(weight, -0.5 * np.einsum("cd,cd->c", weight, self.means))
+
+
+def discriminant(
+    means: NDArray[np.float64], covariance: NDArray[np.float64], shrinkage: float, name: str
+) -> LinearHead:
+    """The classifier at one shrinkage, as :class:`Discriminants` gives it, in a tenth of the time."""
+    if shrinkage == 0:
+        return Discriminants(means, covariance, name).head(0)
+    _check(means, covariance, name)
+    size = len(covariance)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / size * np.eye(size)
+    weight = np.linalg.solve(shrunk, means.T).T
+    return LinearHead(weight, -0.5 * np.einsum("cd,cd->c", weight, means))
+
+
+def _check(means: NDArray[np.float64], covariance: NDArray[np.float64], name: str) -> None:
+    # rounding leaves about 1e-16 of the squared means where rows do not differ
+    scale = float(np.square(means).max(initial=0.0)) * len(covariance)
+    if not np.trace(covariance) > 1e-12 * scale:
+        raise DataError(
+            f"{name}: a covariance needs two rows that differ in at least one class, but there are none; "
+            "extract the whole training split, or use ncm"
+        )
 
 
 def means_towards_the_centre(means: NDArray[np.float64], class_counts: Array) -> NDArray[np.float64]:

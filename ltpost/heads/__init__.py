@@ -23,7 +23,7 @@ from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader, RowFigures
 from ltpost.heads.prototypes import PrototypeHead
 from ltpost.heads.rescaled import RescaledHead
 from ltpost.heads.routed import RoutedHead
-from ltpost.heads.summed import SummedHead
+from ltpost.heads.summed import SummedHead, weighted_sum
 
 __all__ = [
     "AggregatedHead",
@@ -50,4 +50,5 @@ __all__ = [
     "RowFigures",
     "SummedHead",
     "load_head",
+    "weighted_sum",
 ]

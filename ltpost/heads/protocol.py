@@ -130,6 +130,12 @@ class Head(Protocol):
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """What :meth:`save` writes: the spec, and the tensors by name."""
 
+    def predict(self, features: Any = None, *, logits: Any = None) -> NDArray[np.int64]:
+        """The class of every row, (N,)."""
+
+    def predict_proba(self, features: Any = None, *, logits: Any = None) -> NDArray[np.float64]:
+        """The probability of every class, (N, C)."""
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a head file; :func:`ltpost.load_head` reads it."""
 

@@ -1,4 +1,4 @@
-"""Writing a head to a safetensors file (``loading`` reads it).
+"""What all heads have in common: writing to a safetensors file (``loading`` reads it), and answers to rows.
 
 The file holds the tensors of the head, and one metadata entry: a JSON text with the spec of the head (its kind) and its
 ``info``. One entry, because safetensors writes several in an order that differs from run to run.
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ltpost.errors import DataError
-from ltpost.heads.protocol import Array, Spec
+from ltpost.heads.arrays import ArrayRows, probabilities
+from ltpost.heads.blocks import score_blocks
+from ltpost.heads.protocol import Array, HeadRows, Layer, Reader, Spec
 from ltpost.output import replacing
 
 
@@ -30,9 +33,60 @@ ENTRY = "ltpost-head"
 
 
 class Saved:
-    """Gives ``save`` to a head that has ``state`` and ``info``."""
+    """Gives ``save``, ``predict`` and ``predict_proba`` to a head that has ``state``, ``reader`` and ``info``."""
 
     info: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        raise NotImplementedError
+
+    def is_stored(self, rows: HeadRows) -> bool:
+        """See :class:`~ltpost.heads.protocol.Head`."""
+        raise NotImplementedError
+
+    def reader(self, rows: HeadRows) -> Reader:
+        """See :class:`~ltpost.heads.protocol.Head`."""
+        raise NotImplementedError
+
+    def linear(self) -> Layer | None:
+        """See :class:`~ltpost.heads.protocol.Head`."""
+        raise NotImplementedError
+
+    def predict(self, features: Any = None, *, logits: Any = None) -> NDArray[np.int64]:
+        """The class of the highest logit of every row, (N,).
+
+        Args:
+            features: (N, D), or a feature set.
+            logits: (N, C) of the joint classifier, for heads that were made from logits alone.
+
+        Raises:
+            DataError: the rows do not hold what the head reads.
+        """
+        rows = self._rows(features, logits)
+        return np.concatenate(
+            [np.empty(0, np.int64), *(scores.argmax(axis=1) for _, scores in score_blocks(self, rows))]
+        )
+
+    def predict_proba(self, features: Any = None, *, logits: Any = None) -> NDArray[np.float64]:
+        """The probability of every class, (N, C), calibrated where a temperature is saved with the head.
+
+        Args:
+            features: as of :meth:`predict`.
+            logits: as of :meth:`predict`.
+
+        Raises:
+            DataError: the rows do not hold what the head reads.
+        """
+        rows = self._rows(features, logits)
+        blocks = [probabilities(scores, self.info) for _, scores in score_blocks(self, rows)]
+        return np.concatenate([np.empty((0, self.num_classes)), *blocks])
+
+    def _rows(self, features: Any, logits: Any) -> Any:
+        if hasattr(features, "read_features"):
+            return features
+        return ArrayRows(features, logits, num_classes=self.num_classes)
 
     def state(self) -> tuple[Spec, dict[str, Array]]:
         """See :class:`~ltpost.heads.protocol.Head`."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.errors import DataError
+from ltpost.heads.linear import LinearHead
 from ltpost.heads.protocol import Array, Head, HeadRows, Key, Reader, Spec
 from ltpost.heads.saving import Saved
 
@@ -82,6 +83,34 @@ class SummedHead(Saved):
             for number, one in enumerate(spec["heads"])
         ]
         return cls(heads, spec["weights"])
+
+
+def weighted_sum(heads: Sequence[Head], weights: Sequence[float]) -> Head:
+    """The sum of the logits of several heads, up to a constant per row: one linear layer where all of them are linear.
+
+    A constant that all classes of a row share changes neither a decision nor a probability.
+
+    Args:
+        heads: K heads of the same C.
+        weights: (K,), what the logits of each count.
+
+    Raises:
+        DataError: numbers of heads or of classes differ.
+
+    >>> one, two = LinearHead(np.eye(2)), LinearHead(np.ones((2, 2)), bias=np.array([1.0, 0.0]))
+    >>> weighted_sum([one, two], [1.0, 0.5]).weight
+    array([[1.5, 0.5],
+           [0.5, 1.5]], dtype=float32)
+    """
+    summed = SummedHead(heads, weights)
+    layers = [layer for head in heads if (layer := head.linear()) is not None]
+    if len(layers) < len(heads) or len({layer.num_features for layer in layers}) > 1:
+        return summed
+    weight, bias = np.zeros(layers[0].weight.shape), np.zeros(summed.num_classes)
+    for layer, share in zip(layers, summed.weights, strict=True):
+        weight += share * layer.weight.astype(np.float64)
+        bias += 0 if layer.bias is None else share * layer.bias.astype(np.float64)
+    return LinearHead(weight, bias if np.any(bias) else None)
 
 
 def log_softmax(logits: Array) -> Array:

@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "mix": "mixed_heads",
         "tnorm-la": "tau_norm_adjusted",
         "crt-la": "crt_adjusted",
+        "lda-la": "discriminant_adjusted",
         "gla": "zero_shot_ensemble",
     },
     "Fitted heads": {
@@ -65,6 +66,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "bias-only": "bias_only",
         "disalign": "disalign",
         "class-offsets": "class_offsets",
+        "crt-val": "crt_train_val",
     },
     "Several experts": {
         "mean": "expert_mean",
@@ -81,10 +83,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "map-em": "label_shift_map",
         "bbse": "black_box_shift",
         "rlls": "regularized_shift",
+        "sinkhorn": "sinkhorn",
     },
     "Feature space": {
         "lda": "linear_discriminant",
         "layers": "layer_discriminants",
+        "eb-lda": "empirical_bayes_discriminant",
+        "eb-layers": "empirical_bayes_layers",
         "knn": "nearest_neighbours",
         "prototypes": "prototype_classifier",
         "tailcalib": "tail_calibration",

@@ -20,7 +20,7 @@ from ltpost.data.priors import log_prior
 from ltpost.data.scatter import class_scatter
 from ltpost.errors import UsageError
 from ltpost.family import Family
-from ltpost.fit.discriminant import Discriminants, means_towards_the_centre
+from ltpost.fit.discriminant import discriminant, means_towards_the_centre
 from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, ChangedHead, Head, SummedHead
 from ltpost.heads.changed import change
@@ -82,7 +82,7 @@ def _discriminant(train: FeatureSet, layer: str, class_counts: Array, shrinkage:
     scatter = class_scatter(train.layer_blocks(layer), train.labels, train.num_classes, width, root)
     means = means_towards_the_centre(scatter.means, class_counts)
     own = (0.3 if width >= WIDE else 0.1) if shrinkage is None else shrinkage
-    head = Discriminants(means, scatter, f"{train.name}, layers/{layer}").head(own)
+    head = discriminant(means, scatter.covariance, own, f"{train.name}, layers/{layer}")
     return ChangedHead(head, power=0.5, source=layer)
 
 

@@ -67,7 +67,7 @@ def linear_discriminant(
     means = scatter.means
     if pulled:
         means = means_towards_the_centre(means, sum_array(train.count_samples()))
-    discriminants = Discriminants(means, scatter, train.name)
+    discriminants = Discriminants(means, scatter.covariance, train.name)
     return Family.tabulated(discriminants.head, tuple(shrinkages), parameter="shrinkage")
 
 

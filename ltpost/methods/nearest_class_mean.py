@@ -30,7 +30,8 @@ def nearest_class_mean(
 
     Args:
         train: training features (N, D) and labels; several views of a sample are several rows.
-        metric: cosine and euclidean to the class mean give linear heads; un is euclidean by its name in the reference
+        metric: cosine and euclidean to the class mean give linear heads (euclidean with weights μ_c - m, m the mean of
+            the means); un is euclidean by its name in the reference
             code; l2n: Euclidean to the mean of x / ‖x‖; cl2n: of (x - m) / ‖x - m‖ with m the mean of all training
             rows, so mostly that of the many-shot classes.
 
@@ -46,7 +47,7 @@ def nearest_class_mean(
     array([[1., 0.],
            [0., 1.]], dtype=float32)
     >>> nearest_class_mean(train, metric="euclidean").head().bias
-    array([ -2. , -12.5], dtype=float32)
+    array([ 1.625, -8.875], dtype=float32)
     """
     counts = rows_per_class(train)[:, None]
     # NOTE[DIFF]: the reference's "cos" divides x · μ by D and normalises neither, so it is no cosine. Here it is one,
@@ -62,7 +63,10 @@ def nearest_class_mean(
         return Family.single(LinearHead(means / norms))
     if metric in ("euclidean", "un"):
         means = class_sums(train) / counts
-        return Family.single(LinearHead(means, -np.square(means).sum(1) / 2))
+        middle = means.mean(axis=0)
+        # NOTE[DIFF]: less x · m - ‖m‖²/2, which is the same for all classes. In float32 a large column that all rows
+        # share would leave nothing of the rest.
+        return Family.single(LinearHead(means - middle, -((means - middle) * (means + middle)).sum(1) / 2))
     centre = np.zeros(train.num_features or 0)
     if metric == "cl2n":
         centre = class_sums(train).sum(0) / counts.sum()

@@ -49,6 +49,8 @@ def paired_difference(
     num_classes: int | None = None,
     sample: NDArray[np.int64] | None = None,
     level: float = 0.95,
+    only: str | None = None,
+    test: bool = True,
 ) -> dict[str, Difference]:
     """Every figure of b minus that of a, on the same rows; figures of empty groups are left out.
 
@@ -63,6 +65,8 @@ def paired_difference(
         num_classes: C; default from ``groups`` or the labels.
         sample: (N,), which sample a row shows, where several rows show one.
         level: of confidence.
+        only: the one figure that is wanted; default all.
+        test: whether to give p, which may take longer than all else; without, it is NaN.
     """
     if num_classes is None:
         num_classes = len(groups.many) if groups is not None else int(labels.max(initial=-1)) + 1
@@ -75,7 +79,7 @@ def paired_difference(
     z = NormalDist().inv_cdf((1 + level) / 2)
     differences = {}
     for name, weights in zip(FIGURES, class_weights(moments.totals, groups), strict=True):
-        if np.isnan(weights).any():
+        if np.isnan(weights).any() or only not in (None, name):
             continue
         value, disagree = float(weights @ moments.mean), float(weights @ square)
         size = effective_size(moments, weights, disagree - value**2)
@@ -83,7 +87,8 @@ def paired_difference(
         reach = z * np.sqrt((disagree * size + 1) - (value * size) ** 2 / (size + 2)) / (size + 2)
         weight = (weights / np.maximum(moments.totals, 1))[of_class] * rows_of_unit
         interval = (float(max(-1.0, middle - reach)), float(min(1.0, middle + reach)))
-        differences[name] = Difference(value, interval, sign_test(gain_of_unit * weight))
+        p = sign_test(gain_of_unit * weight) if test else float("nan")
+        differences[name] = Difference(value, interval, p)
     return differences
 
 
