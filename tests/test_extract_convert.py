@@ -125,6 +125,10 @@ def test_flat_tables(feature_set, tmp_path, suffix):
     np.testing.assert_allclose(found.features, feature_set.features, rtol=1e-6)
     np.testing.assert_allclose(found.logits, feature_set.logits, rtol=1e-6)
     assert (found.split, found.labels.tolist()) == ("test", feature_set.labels.tolist())
+    plain = {**{key.replace("_", ""): column for key, column in columns.items()}, "p1": 0.5, "_x": 1}
+    again = ltpost.load(convert(write(pd.DataFrame(plain), tmp_path / f"plain{suffix}"), tmp_path / "plain.h5"))
+    np.testing.assert_array_equal(again.logits, found.logits)
+    np.testing.assert_array_equal(again.features, found.features)
 
 
 def test_npy_and_npy(feature_set, tmp_path):

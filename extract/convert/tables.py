@@ -73,21 +73,26 @@ def _numbered_columns(
     path: Path, columns: Sequence[str], prefixes: Sequence[str]
 ) -> tuple[list[str] | None, list[str]] | None:
     """The names after the prefix (None where they are numbers) and the columns, in order; None without any."""
-    found = {
-        match[1]: column
-        for column in columns
-        if (match := re.fullmatch(rf"(?:{'|'.join(prefixes)})[_.](.+)", column, re.DOTALL))
-    }
-    numbers = {key: column for key, column in found.items() if re.fullmatch(r"[0-9]{1,9}", key)}
+    numbers = _after(columns, prefixes, "[_.]([0-9]{1,9})")
+    if not numbers:  # f0, f1, …; but a column f1 alone is something else
+        plain = _after(columns, prefixes, "([0-9]{1,9})")
+        numbers = plain if "0" in plain else {}
     if not numbers:
-        found = {key: column for key, column in found.items() if column.startswith(BEFORE_NAMES)}
-        return (list(found), list(found.values())) if len(found) > 1 else None
+        named = _after(columns, [prefix for prefix in prefixes if prefix in BEFORE_NAMES], "[_.](.+)")
+        return (list(named), list(named.values())) if len(named) > 1 else None
     ordered = sorted(numbers, key=int)
     missing = next((number for number, key in enumerate(ordered) if int(key) != number), None)
     if missing is not None:
         example = re.sub(r"[0-9]+$", str(missing), numbers[ordered[0]])
         raise DataError(f"{path}: the columns of a matrix must be numbered from 0 on, but '{example}' is missing")
     return None, [numbers[key] for key in ordered]
+
+
+def _after(columns: Sequence[str], prefixes: Sequence[str], rest: str) -> dict[str, str]:
+    """What follows one of the prefixes, to the column; ``rest`` is its pattern."""
+    begin = "|".join(prefixes)
+    matches = {column: re.fullmatch(f"(?:{begin}){rest}", column, re.DOTALL) for column in columns if begin}
+    return {match[1]: column for column, match in matches.items() if match is not None}
 
 
 def _stacked(path: Path, arrays: dict[str, Any], columns: Sequence[str]) -> NDArray[np.float32]:
