@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.export.torch_heads import module_of
-from ltpost.extract.networks.backbone import head_key_of, keys_of, logits_of
+from ltpost.extract.networks.classifier import head_key_of, keys_of, logits_of
 from ltpost.extract.networks.taps import Tap, Taps, parse_taps
 from ltpost.heads import Head, load_head
 
@@ -58,7 +58,7 @@ class WithHead(nn.Module):
         self.model, self.head, self.flip = model, module_of(known), flip
         self.head_key = head_key_of(model, head_key)
         self._classifiers: list[Any] = [model.get_submodule(key) for key in keys_of(self.head_key)]
-        widths = [layer.in_features for layer in self._classifiers]
+        widths = [layer.weight.shape[1] for layer in self._classifiers]
         needed = getattr(known.linear() or known, "num_features", None)
         if needed is not None and not layers_of(known) and needed != sum(widths):
             raise DataError(
