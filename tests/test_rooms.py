@@ -23,7 +23,7 @@ FLOORS = [
     ["method", "model_selection", "fit.*"],
     ["methods.*"],
     ["report.*", "evaluation", "outcome", "material", "predictions"],
-    ["wording"],
+    ["wording", "more_figures"],
     ["experiment"],
     ["comparison", "page.*"],
     ["ladder.*"],
