@@ -24,7 +24,7 @@ FLOORS = [
     ["turn"],
     ["methods.*"],
     ["report.*", "evaluation", "outcome", "material", "predictions"],
-    ["wording"],
+    ["wording", "more_figures"],
     ["experiment"],
     ["comparison", "page.*"],
     ["ladder.*"],
