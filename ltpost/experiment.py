@@ -42,6 +42,7 @@ from ltpost.scores.folds import FOLDS
 from ltpost.scores.goal import GOALS, Goal, costs_of, parse_limits
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.test_priors import named_priors
+from ltpost.turn import Turn
 from ltpost.wording import (
     choice_notes,
     chosen_params,
@@ -168,6 +169,10 @@ class Experiment:
     def reported(self) -> list[FeatureSet]:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
+
+    def watch(self) -> Turn:
+        """A judge of one path of heads, which ends where they have clearly become worse on the rows of the choice."""
+        return Turn(self.selection, self.chosen_on)
 
     @property
     def figure(self) -> str:
