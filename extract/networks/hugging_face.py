@@ -68,6 +68,13 @@ def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
 def _preprocess(folder: Path) -> Preprocess:
     """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
+    try:
+        return _read_settings(file)
+    except UsageError as error:  # it names an argument, which has come from the file
+        raise DataError(f"{file}: {error}") from None
+
+
+def _read_settings(file: Path) -> Preprocess:
     with reading(file, "the settings of an image processor"):
         return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
 
