@@ -154,8 +154,8 @@ def test_honest_equals_the_slow_loop():
 
 def test_the_ladder_finds_the_layers_and_reports_them(climbed, splits):
     names = [step.name for step in climbed.steps]
-    assert names[:5] == ["single methods", "tau-norm x la", "LDA on the last layer", "mixed heads", "earlier layers"]
-    assert names[5:] == ["fitted on val too", "known class prior"]
+    assert names[:5] == ["single methods", "tau-norm x la", "last-layer LDA", "mixed heads", "earlier layers"]
+    assert names[5:] == ["fits on val", "known prior"]
     assert any(step.kept for step in climbed.steps)
     table = {(row.split, row.name): row for row in climbed.results}
     for name, winner in (("best", climbed.overall), ("best linear", climbed.linear)):
@@ -238,7 +238,7 @@ def test_no_label_of_test_is_read_before_everything_is_decided(splits, monkeypat
 def test_few_val_rows_are_not_fitted_to(splits):
     val = splits["val"].subset(np.flatnonzero(np.arange(300) % 30 < 12))
     found = best(experiment({**splits, "val": val}), fit_on_val=True, singles=("la",))
-    (step,) = [step for step in found.steps if step.name == "fitted on val too"]
+    (step,) = [step for step in found.steps if step.name == "fits on val"]
     assert step.candidates
     assert not step.kept
     assert not found.linear.candidate.fits_on_val

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ltpost import methods
 from ltpost.comparison import missing
+from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, log_target_prior
 from ltpost.data.view_means import first_view, has_plain_views, mean_of_views
@@ -94,7 +95,7 @@ def best(
             found: list[Candidate] = []
             for attempt in rung.attempts:
                 bar.set_description(attempt.name)
-                late = budget is not None and time.monotonic() - begin > budget and bool(state.pool or found)
+                late = _is_spent(budget, begin) and bool(state.pool or found)
                 made = (
                     f"{attempt.name}: not tried, the budget of {budget:g} s was spent"
                     if late
@@ -121,6 +122,12 @@ def best(
     results += _on_val(state, foot, {"best linear": linear, "best": overall})
     seconds = time.monotonic() - begin
     return Ladder(steps, overall, linear, results, (*notes, *experiment.notes), seconds, len(val.chosen_on), val.select)
+
+
+def _is_spent(budget: float | None, begin: float) -> bool:
+    """Whether the budget is spent; of several processes, for any of them, so that all do the same."""
+    spent = budget is not None and time.monotonic() - begin > budget
+    return bool(distributed.sum_array(np.array([int(spent)])).any())
 
 
 def _check(experiment: Experiment, only: str | None) -> None:

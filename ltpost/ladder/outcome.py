@@ -15,6 +15,8 @@ from ltpost.report.results import Report, Result, Style
 from ltpost.scores.paired import Difference
 from ltpost.tables import Table, percent, render
 
+_NAME = 26  # letters of a name in the table
+
 
 @dataclass(frozen=True)
 class Step:
@@ -145,18 +147,19 @@ class Ladder:
             "seconds": self.seconds,
         }
 
+    @property
+    def heads(self) -> dict[str, Head]:
+        """``best`` and ``best-linear``, those of them that there are."""
+        named = {"best": self.overall, "best-linear": self.linear}
+        return {name: winner.head for name, winner in named.items() if winner is not None}
+
     def save(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write ``best.safetensors`` and ``best-linear.safetensors``, those of them that there are.
 
         Raises:
             DataError: a file cannot be written.
         """
-        named = {"best": self.overall, "best-linear": self.linear}
-        return {
-            name: winner.head.save(Path(folder) / f"{name}.safetensors")
-            for name, winner in named.items()
-            if winner is not None
-        }
+        return {name: head.save(Path(folder) / f"{name}.safetensors") for name, head in self.heads.items()}
 
     def kept_before(self, rung: str) -> Candidate | None:
         """What is kept before a rung is tried; None where that is the joint classifier."""
@@ -173,7 +176,8 @@ class Ladder:
         for step in self.steps:
             score = "–" if step.score is None else percent(step.score)
             gain = "" if step.gain is None else _points(step.gain)
-            label = "nothing to try" if step.best is None else step.best.label
+            name = "nothing to try" if step.best is None else step.best.name
+            label = name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
             rows.append([step.name, label, score, gain, "kept" if step.kept else "–"])
         title = f"ladder on val, {self.num_rows:,} rows, each judged by a head that was chosen on other folds"
         return Table(title, ["rung", "best of it", self.select, "gain, 90 % interval", ""], rows, left=2)
@@ -207,7 +211,8 @@ class Ladder:
 
 
 def _signed(value: float) -> str:
-    return f"{'+' if value >= 0 else '-'}{percent(abs(value))}"
+    text = percent(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _points(difference: Difference) -> str:

@@ -89,7 +89,7 @@ def rungs_for(
     rungs = [
         Rung("single methods", [_method(key) for key in singles]),
         Rung("tau-norm x la", [_method("tnorm-la")]),
-        Rung("LDA on the last layer", [_method("lda"), _method("lda-la"), *_unless(only_linear, "lda-la", root=True)]),
+        Rung("last-layer LDA", [_method("lda"), _method("lda-la"), *_unless(only_linear, "lda-la", root=True)]),
         Rung("mixed heads", [_method("mix"), Attempt("mean of the near-best", _near_best)]),
     ]
     if not only_linear:
@@ -97,7 +97,7 @@ def rungs_for(
     if fit_on_val:
         more = [*_unless(only_linear, "eb-lda", root=True), *_unless(only_linear, "eb-layers")]
         rungs.append(
-            Rung("fitted on val too", [_method("eb-lda"), *more, Attempt("crt-val", _crt_val, _REFITTED, "crt-val")])
+            Rung("fits on val", [_method("eb-lda"), *more, Attempt("crt-val", _crt_val, _REFITTED, "crt-val")])
         )
     if with_views and not only_linear:
         rungs.append(Rung("mean of views", [Attempt("mean of views", _of_views, _FITTED)]))
@@ -108,7 +108,7 @@ def rungs_for(
             base = _kept(state)
             return None if base is None else shifted_to_prior(_experiment_of(base, state), base, prior)
 
-        rungs.append(Rung("known class prior", [Attempt("sinkhorn", shift), _method("em")]))
+        rungs.append(Rung("known prior", [Attempt("sinkhorn", shift), _method("em")]))
     return rungs
 
 
@@ -138,6 +138,8 @@ def _near_best(state: State) -> Candidate | None:
     if len(pool) < 2:
         return None
     correct = [candidate.correct for candidate in pool]
+    if len(state.judge.near_best(correct)) < 2:
+        return None
     return mean_of(state.experiment, pool, lambda rows: state.judge.near_best(correct, rows))
 
 
