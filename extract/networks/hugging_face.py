@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ltpost.errors import DataError, LtpostError
+from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract.checkpoints.container import sha256_of_file
 from ltpost.extract.data.class_names import in_order
 from ltpost.extract.messages import first_line, need, reading, some
