@@ -7,8 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from conftest import make_split
+
+from ltpost import cli
+from ltpost.extract.export.formats import signals_held_back
 
 #: a command that says when it has started and then writes for long; ``stuck`` is a clean-up that does not end
 SLOW = """
@@ -141,6 +145,43 @@ def test_a_full_standard_output_is_one_sentence(tmp_path):
     assert done.returncode != 0
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_signal_that_a_library_made_another_error_of_is_one_sentence(monkeypatch, capsys):
+    """HDF5 calls Python to write; a signal that comes there ends in a SystemError."""
+
+    @click.command()
+    def interrupted():
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    @click.command()
+    def broken():
+        raise SystemError("something else")
+
+    monkeypatch.setattr(cli.signals, "catch", lambda: None)
+    for command, expected in ((interrupted, SystemExit), (broken, SystemError)):
+        monkeypatch.setattr(type(cli.cli), "get_command", lambda *_, command=command: command)
+        with pytest.raises(expected):
+            cli.main(["x"])
+    assert capsys.readouterr().err == "Stopped by SIGINT; no file is half-written.\n"
+
+
+def signalled(passed):
+    with signals_held_back():
+        signal.raise_signal(signal.SIGTERM)
+        passed.append("the block went on")
+
+
+def test_a_signal_that_is_held_back_comes_afterwards():
+    before, passed = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signalled(passed)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed == ["the block went on"]
 
 
 def test_a_signal_while_torch_writes_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):

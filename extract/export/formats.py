@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +89,28 @@ def _first_cause(error: BaseException) -> BaseException:
     return OSError(str(error)) if cause is None else cause
 
 
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let signals take effect after the block: protobuf crashes where one raises an exception while it is imported."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def _onnx() -> Any:
     try:
-        import onnx
+        with signals_held_back():
+            import onnx
     except ImportError:
         raise UsageError("format=onnx needs onnx; install it with: pip install onnx onnxscript") from None
     return onnx

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ltpost.errors import DataError, LtpostError
+from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract.checkpoints.container import sha256_of_file
 from ltpost.extract.data.class_names import in_order
 from ltpost.extract.messages import first_line, need, reading, some
@@ -137,6 +137,13 @@ def _transformers(folder: Path) -> Any:
 def _preprocess(folder: Path) -> Preprocess:
     """The transform in preprocessor_config.json, as transformers' image processors read it."""
     file = folder / "preprocessor_config.json"
+    try:
+        return _read_settings(file)
+    except UsageError as error:  # it names an argument, which has come from the file
+        raise DataError(f"{file}: {error}") from None
+
+
+def _read_settings(file: Path) -> Preprocess:
     with reading(file, "the settings of an image processor"):
         return _from_config(file, json.loads(file.read_text()) if file.is_file() else {})
 

@@ -75,7 +75,8 @@ class Gated(nn.Module):
 
 def build_gated(arch: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, Preprocess]:
     """A ResNet whose ``fc`` is :class:`Gated`."""
-    shape = tuple(state["fc.weight"].shape) if "fc.weight" in state else (0, 0)
+    weight = state.get("fc.weight")
+    shape = tuple(weight.shape) if weight is not None and weight.ndim == 2 else (0, 0)
     gate = {"confidence_layer.weight": shape[1:], "confidence_layer.bias": (1,)}
     for name, sizes in (gate | dict.fromkeys(("logit_scale", "logit_bias"), shape[:1])).items():
         if name not in state or state[name].numel() != sizes[0]:

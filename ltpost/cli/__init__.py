@@ -162,4 +162,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(signals.say())
+    except SystemError as error:  # a signal came as HDF5, say, called Python
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        sys.exit(signals.say())
     sys.exit(code if isinstance(code, int) else 0)
