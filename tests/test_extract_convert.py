@@ -214,6 +214,11 @@ def test_labels_that_are_texts(tmp_path, capsys):
     (tmp_path / "names.json").write_text('{"0": "cat", "1": "ant", "2": "bee"}')
     found = ltpost.load(convert(table(numbered), tmp_path / "d.h5", class_names=tmp_path / "names.json"))
     assert (found.labels.tolist(), found.class_names) == ([0, 1, 0, 2], ["cat", "ant", "bee"])
+    np.savez(tmp_path / "digits.npz", logits=np.zeros((3, 12)), labels=np.array([b"10", b"2", b"11"]))
+    digits = ltpost.load(convert(tmp_path / "digits.npz", tmp_path / "e.h5"))
+    assert (digits.labels.tolist(), digits.class_names) == ([10, 2, 11], None)  # numbers, not names to be sorted
+    named = convert(tmp_path / "digits.npz", tmp_path / "e.h5", class_names=["11", "10", "2", *map(str, range(20, 29))])
+    assert ltpost.load(named).labels.tolist() == [1, 2, 0]
     for options, labels_, message in (
         ({"class_names": ["cat", "ant"]}, labels, "label 'bee' of row 3 is none of the 2 class names"),
         ({}, ["cat", None, "cat", "cat"], "every row must have a label, but row 1 has none"),

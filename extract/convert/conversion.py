@@ -16,9 +16,9 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.convert.probabilities import log_probabilities
 from ltpost.extract.convert.reading import READERS, feature_set_of, named_arrays, read_labels
 from ltpost.extract.convert.writing import WRITERS
-from ltpost.extract.data.class_names import names_in_checkpoint, read_class_names, texts
+from ltpost.extract.data.class_names import are_names, names_in_checkpoint, read_class_names, texts
 from ltpost.extract.data.source import check_split, read_class_counts
-from ltpost.extract.messages import tell
+from ltpost.extract.messages import reading, tell
 from ltpost.extract.run.lock import held
 from ltpost.heads import LinearHead
 
@@ -88,7 +88,7 @@ def convert(
         fields = named_arrays(str(origin), split, arrays)
         if labels is not None:
             fields["labels"] = read_labels(labels)
-        names = names or _known_names(fields, ckpt, target)
+        names = names or _known_names(origin, fields, ckpt, target)
         feature_set = feature_set_of(str(origin), split, fields, names, probabilities=probabilities, held=list(arrays))
     for note in feature_set.notes:
         tell(f"warning: {note}; ltpost convert --probabilities does")
@@ -124,17 +124,22 @@ def _of_ours(path: Path, names: list[str] | None, *, probabilities: bool) -> Fea
     return _changed(feature_set, **changes) if changes else feature_set
 
 
-def _known_names(fields: dict[str, Any], ckpt: str | os.PathLike[str] | None, target: Path) -> list[str] | None:
+def _known_names(
+    source: Path, fields: dict[str, Any], ckpt: str | os.PathLike[str] | None, target: Path
+) -> list[str] | None:
     """The class names of the source, of the checkpoint or, for labels that are texts, of another file of the folder."""
     if "class_names" in fields:
-        return texts(fields["class_names"])
+        with reading(source, "features ('class_names')"):
+            return texts(fields["class_names"])
     if ckpt is not None:
         from ltpost.extract.checkpoints.container import read_container
 
         stored = names_in_checkpoint(read_container(Path(ckpt))) if Path(ckpt).is_file() else None
         if stored is not None:
             return stored
-    return _names_beside(target) if np.asarray(fields.get("labels", 0)).dtype.kind in "OSUT" else None
+    with reading(source, "labels"):
+        named = are_names(fields.get("labels", 0))
+    return _names_beside(target) if named else None
 
 
 def _names_beside(target: Path) -> list[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ltpost.errors import DataError
 from ltpost.extract.data.source import as_labels
 from ltpost.extract.messages import reading, some, tell
 
+_EXACT = 2**53  # whole numbers below are exact in floating point
 #: where training code stores the names: lists, or a name to its number, or a number to its name
 _IN_CHECKPOINTS = ("class_names", "classes", "class_to_idx", "idx_to_class", "id2label", "label2id")
 
@@ -32,6 +34,8 @@ def read_class_names(file: str | os.PathLike[str]) -> list[str]:
     names = in_order(stored)
     while names and not names[-1]:
         names.pop()
+    if any("\0" in name for name in names or []):
+        raise DataError(f"{source}: a class name must not hold the character NUL")
     twice = next((one for number, one in enumerate(names or []) if one in (names or [])[:number]), None)
     if not names or twice is not None:
         raise DataError(
@@ -61,8 +65,15 @@ def names_in_checkpoint(container: Mapping[str, Any]) -> list[str] | None:
 
 
 def texts(values: Any) -> list[str]:
-    """A column of texts or of bytes."""
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).tolist()]
+    """A column of texts or of bytes.
+
+    Raises:
+        ValueError: a text holds the character NUL, which no feature file can.
+    """
+    found = [value.decode() if isinstance(value, bytes) else str(value) for value in np.asarray(values).tolist()]
+    if odd := next((text for text in found if "\0" in text), None):
+        raise ValueError(f"a text must not hold the character NUL, but one is {odd!r}")
+    return found
 
 
 def numbered(name: str, values: Any, names: Sequence[str] | None) -> tuple[NDArray[np.int64], list[str] | None]:
@@ -78,7 +89,10 @@ def numbered(name: str, values: Any, names: Sequence[str] | None) -> tuple[NDArr
     """
     array = np.asarray(values)
     _require_all(name, array)
-    if array.dtype.kind in "OSUT":
+    if array.ndim == 1 and len(array):
+        array = _as_whole_numbers(array, names)
+    values = array.tolist() if array.dtype.kind == "O" else []
+    if array.dtype.kind in "SUT" or (values and all(isinstance(value, str | bytes) for value in values)):
         words = texts(array)
         if names is None:
             names = sorted(set(words))
@@ -94,10 +108,32 @@ def numbered(name: str, values: Any, names: Sequence[str] | None) -> tuple[NDArr
                 f"({some(list(names))})"
             )
         return np.array([numbers[word] for word in words], np.int64), list(names)
-    if array.dtype.kind == "f" and array.ndim == 1 and (array == np.round(array)).all():
-        array = array.astype(np.int64)  # a table has turned whole numbers into floating-point ones
     array = array.astype(np.int64) if array.dtype == bool else array
     return as_labels(f"{name}: labels", array), None if names is None else list(names)
+
+
+def are_names(values: Any) -> bool:
+    """Whether labels are names of classes, not numbers in any form."""
+    array = np.asarray(values)
+    return array.ndim == 1 and _as_whole_numbers(array, None).dtype.kind in "OSUT"
+
+
+def _as_whole_numbers(array: NDArray[Any], names: Sequence[str] | None) -> NDArray[Any]:
+    """The same as integers, where all are whole numbers in another form: as objects, floating point, or digits.
+
+    Digits that are names of classes stay texts.
+    """
+    if array.dtype.kind == "f":  # a table has turned whole numbers into these
+        whole = (array == np.round(array)).all() and (np.abs(array) < _EXACT).all()
+        return array.astype(np.int64) if whole else array
+    values = array.tolist() if array.dtype.kind in "OSUT" else []
+    if values and all(type(value) is int and abs(value) < _EXACT for value in values):
+        return np.array(values, np.int64)
+    if values and all(isinstance(value, str | bytes) for value in values):
+        words = texts(array)
+        if all(re.fullmatch("[0-9]{1,15}", word) for word in words) and not set(words) <= set(names or ()):
+            return np.array([int(word) for word in words], np.int64)
+    return array
 
 
 def _require_all(name: str, array: NDArray[Any]) -> None:

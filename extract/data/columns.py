@@ -106,8 +106,9 @@ def open_columns(
     names = class_names or table.class_names(label)
     if names is None and others is not None and others.dtype.kind in "OSU":
         names = sorted({str(text) for text in others})  # of train, which has every class
-    labels, names = numbered(str(file), table[label], names)
-    train_labels = None if others is None else numbered(str(train), others, names)[0]
+    with reading(file, "a table with labels"):
+        labels, names = numbered(str(file), table[label], names)
+        train_labels = None if others is None else numbered(str(train), others, names)[0]
     values = [table[one] for one in columns]
     return ColumnRows(
         f"{file}, column {' and '.join(columns)}",
