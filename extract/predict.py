@@ -16,6 +16,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
+from ltpost.extract.data.batches import Arguments
 from ltpost.extract.data.image_files import IMAGE_SUFFIXES, ImageFiles, image_files, walk
 from ltpost.extract.data.source import Unreadable, storable
 from ltpost.extract.export.with_head import averaged_variants, mean_of_pairs, stored_taps, taps_of
@@ -105,7 +106,7 @@ def predict(
                     pixels.append(preprocess.cut(image))
             for same in _of_one_size(pixels):
                 batch = preprocess.normalise(torch.from_numpy(same).to(backbone.device))
-                outputs = backbone.outputs(torch.cat([batch, batch.flip(3)]) if flipped else batch)
+                outputs = backbone.outputs(Arguments.of(torch.cat([batch, batch.flip(3)]) if flipped else batch))
                 tensors = {"features": outputs.features, "logits": outputs.logits}
                 tensors.update({name: outputs.layers[tap.name] for name, tap in taps.items()})
                 if flipped:
