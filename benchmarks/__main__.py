@@ -4,6 +4,8 @@ python -m benchmarks                          small and imagenet-lt; about 20 mi
 python -m benchmarks --size small             seconds; what CI runs
 python -m benchmarks --size inat18 --only fitting
 python -m benchmarks --only gpu --device cuda  on a machine with a GPU; see benchmarks/gpu.py
+python -m benchmarks --only path --size imagenet-lt      convex cRT in bfloat16 and float32; an hour
+python -m benchmarks --only costs --size imagenet-lt   every method at an eighth of the rows; hours
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from benchmarks.measure import Row
 
 PARTS = ("sweep", "fitting", "scaling", "extract")
+LONG_PARTS = ("path", "costs", "gpu")  # run where they are named
 RESULTS = Path(__file__).parent / "RESULTS.md"
 KEPT = Path(__file__).parent / "cache" / "results.json"
 
@@ -42,7 +45,7 @@ def main() -> None:
     """Run what was asked for; what was not keeps its last figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=["small", "imagenet-lt", "inat18"])
-    parser.add_argument("--only", action="append", choices=[*PARTS, "gpu"])
+    parser.add_argument("--only", action="append", choices=[*PARTS, *LONG_PARTS])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-write", action="store_true", help="print only, leave RESULTS.md alone")
     args = parser.parse_args()

@@ -29,7 +29,7 @@ import torch
 import ltpost
 import ltpost.data.tensors
 from benchmarks.data import folder as feature_folder
-from benchmarks.measure import Row, medians
+from benchmarks.measure import Row, medians, resident_of_no_file
 from ltpost import FeatureSet
 from ltpost.data import distributed
 from ltpost.fit.options import HeadFit, Recipe
@@ -417,8 +417,7 @@ def _fit_and_watch(path: Path, method: str, sender: Connection) -> None:
     def watch() -> None:
         nonlocal peak
         while not done.is_set():
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            peak = max(peak, 1024 * int(status["RssAnon"].split()[0]))
+            peak = max(peak, resident_of_no_file())
             done.wait(0.02)
 
     watcher = threading.Thread(target=watch)

@@ -86,6 +86,11 @@ def _resident() -> dict[str, int]:
     return {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines if words[-1] == "kB"}
 
 
+def resident_of_no_file() -> int:
+    """Bytes of this process in memory that are no file's."""
+    return _resident()["RssAnon"]
+
+
 @contextmanager
 def cores(number: int) -> Iterator[None]:
     """Only so many cores for this process and its threads."""

@@ -28,7 +28,8 @@ from ltpost import FeatureSet, LinearHead
 from ltpost.data.tensors import training_features, training_logits
 from ltpost.evaluation import evaluate
 from ltpost.fit.loss import Loss
-from ltpost.fit.problems import Regression, Rescaling
+from ltpost.fit.regression import Regression
+from ltpost.fit.rescaling import Rescaling
 from ltpost.fit.sampling import row_weights
 
 SLACK = 0.15  # of an exponent: caches, and what does not grow

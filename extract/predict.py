@@ -74,8 +74,8 @@ def predict(
     if ckpt is None:
         raise UsageError("ckpt= is needed: the network that gives the features of images")
     known = _known(features)
-    network = open_network(ckpt, arch, head_key, expert=expert)
     attrs = {} if known is None else known.attrs
+    network = open_network(ckpt, arch, head_key, expert=expert, weights=attrs.get("weights"))
     _check_origin(chosen, network.attrs, known)
     stored = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else None
     preprocess = network.preprocess if stored is None else stored

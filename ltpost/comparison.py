@@ -9,11 +9,15 @@ from typing import Any
 from ltpost import methods
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.experiment import Experiment
+from ltpost.fit.options import quiet
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.report.front import Front
 from ltpost.report.results import Report, Result
 from ltpost.scores.front import Point
+
+PASSES_OF_A_FIT = 30  # over the training rows, about
+_BAR = "{desc} |{bar}| {percentage:3.0f} % [{elapsed}, about {remaining} left]"
 
 
 def missing(experiment: Experiment, method: str | Method) -> list[str]:
@@ -48,8 +52,11 @@ def compare(
             (see :func:`missing`).
         **options: per key of a method, its options.
 
+    On a terminal a bar shows the method that runs and the time left, which a method's passes over the rows tell.
+
     Raises:
         UsageError: options for a method that is not run.
+        Interrupted: Ctrl-C came when a method was finished; it has the outcomes so far.
     """
     if keys is None:
         keys = [key for key in methods.DEFAULT if not missing(experiment, key)]
@@ -64,7 +71,43 @@ def compare(
             close = difflib.get_close_matches(name, chosen, 1)
             meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
             raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
-    return [experiment.run(method, **options.get(name, {})) for name, method in chosen.items()]
+    from tqdm.auto import tqdm  # not at the top: every command would wait for it
+
+    outcomes: list[Outcome] = []
+    works = {name: _work(experiment, method) for name, method in chosen.items()}
+    with tqdm(total=sum(works.values()), bar_format=_BAR, disable=quiet(experiment.progress)) as bar:
+        for number, (name, method) in enumerate(chosen.items(), start=1):
+            bar.set_description(f"{name} ({number} of {len(chosen)})")
+            try:
+                outcomes.append(experiment.run(method, **options.get(name, {})))
+            except KeyboardInterrupt:
+                if not outcomes:
+                    raise
+                raise Interrupted(outcomes, tuple(chosen)[len(outcomes) :]) from None
+            bar.update(works[name])
+    return outcomes
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a comparison of which some methods are finished.
+
+    Attributes:
+        outcomes: of the methods that were finished.
+        unfinished: keys of the others, in their order.
+    """
+
+    def __init__(self, outcomes: list[Outcome], unfinished: tuple[str, ...]):
+        super().__init__(f"{len(outcomes)} of {len(outcomes) + len(unfinished)} methods are finished")
+        self.outcomes, self.unfinished = outcomes, unfinished
+
+
+def _work(experiment: Experiment, method: str | Method) -> float:
+    """About how many rows a method passes over, for the time left."""
+    method = methods.get(method) if isinstance(method, str) else method
+    judged = float(sum(len(part) for part in experiment.reported))
+    if "train" not in method.needs:
+        return judged
+    return judged + len(experiment.train) * (PASSES_OF_A_FIT if "device" in method.settings else 1)
 
 
 def compare_report(outcomes: Iterable[Outcome], **shown: Any) -> Report:

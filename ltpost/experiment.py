@@ -46,6 +46,7 @@ from ltpost.scores.folds import FOLDS
 from ltpost.scores.goal import GOALS, Goal, costs_of, parse_limits
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.test_priors import figures_under, named_priors
+from ltpost.turn import Turn
 from ltpost.wording import (
     chosen_params,
     detail_of,
@@ -174,6 +175,10 @@ class Experiment:
     def reported(self) -> list[FeatureSet]:
         """The splits that are reported: test, and val where it is another one."""
         return self.material.reported
+
+    def watch(self) -> Turn:
+        """A judge of one path of heads, which ends where they have clearly become worse on the rows of the choice."""
+        return Turn(self.selection, self.chosen_on)
 
     @property
     def figure(self) -> str:

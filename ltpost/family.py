@@ -22,13 +22,15 @@ import numpy as np
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import ShotGroups
 from ltpost.errors import UsageError
-from ltpost.heads import Array, Head, MixedHead, RescaledHead
+from ltpost.heads import Array, Head, LinearHead, MixedHead, RescaledHead
+from ltpost.heads.blocks import score_blocks
 from ltpost.scores.crossed import CrossedCurve
 from ltpost.scores.curve import Best, Curve
 from ltpost.scores.sweep import affine_curve, mixing_curve, scaled_curve
 from ltpost.scores.tabulated import GridCurve
 
 _LARGEST_EXPONENT = 300.0
+_SHARED_LOGITS = 2**27  # 512 MiB
 
 #: a split, its groups, the values of the grid and the device, to the curve on that split
 CurveOn = Callable[[FeatureSet, "ShotGroups | None", Sequence[float], str], Curve]
@@ -46,6 +48,7 @@ class Family:
         notes: sentences that belong beside the numbers.
         family_at: of a crossed family, the family at a value of the outer parameter.
         outer: name of the outer parameter, or None.
+        base: the head whose logits all heads rescale and shift, or None.
         only: of a tabulated family with one value, that value.
     """
 
@@ -56,6 +59,7 @@ class Family:
     notes: tuple[str, ...] = ()
     family_at: Callable[[float], Family] | None = None
     outer: str | None = None
+    base: Head | None = None
     only: float | None = None
 
     def __repr__(self) -> str:
@@ -131,7 +135,7 @@ class Family:
         def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
             return affine_curve(split, slope, groups, head=head, parameter=parameter, device=device)
 
-        return cls(lambda t: RescaledHead(head, offset=-t * slope), curve, parameter, **more)
+        return cls(lambda t: RescaledHead(head, offset=-t * slope), curve, parameter, base=_base_of(head), **more)
 
     @classmethod
     def scaled(cls, head: Head, slope: Array, *, parameter: str = "tau", **more: Any) -> Family:
@@ -141,7 +145,9 @@ class Family:
         def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
             return scaled_curve(split, slope, groups, head=head, parameter=parameter, device=device)
 
-        return cls(lambda t: RescaledHead(head, scale=_powers(-t * slope)), curve, parameter, **more)
+        return cls(
+            lambda t: RescaledHead(head, scale=_powers(-t * slope)), curve, parameter, base=_base_of(head), **more
+        )
 
     @classmethod
     def tabulated(
@@ -210,6 +216,8 @@ class Family:
 
         def curve(split: FeatureSet, groups: ShotGroups | None, grid: Sequence[float], device: str) -> Curve:
             inner = {float(value): family_at(float(value)) for value in values}
+            if device == "cpu":
+                split = _multiplied_once(split, [family.base for family in inner.values()])
             return CrossedCurve(
                 parameter,
                 {value: family.curve(split, groups, grid=grid, device=device) for value, family in inner.items()},
@@ -224,6 +232,34 @@ class Family:
     def single(cls, head: Head, **more: Any) -> Family:
         """One head, nothing to choose; ``more`` are ``params`` and ``notes``."""
         return cls(lambda _: head, **more)
+
+
+def _base_of(head: Head) -> Head:
+    return head.base if isinstance(head, RescaledHead) else head
+
+
+def _multiplied_once(split: FeatureSet, bases: Sequence[Head | None]) -> FeatureSet:
+    """The rows with the logits of the linear layer that several families share, so that each only rescales them.
+
+    Where the logits are stored, are more than ``_SHARED_LOGITS`` numbers, or belong to several layers, it is the split
+    itself.
+    """
+    base, size = bases[0], len(split) * split.num_classes
+    if not isinstance(base, LinearHead) or any(other is not base for other in bases) or base.is_stored(split):
+        return split
+    if len(bases) < 2 or size > _SHARED_LOGITS:
+        return split
+    logits = np.empty((len(split), split.num_classes), dtype=np.float32)
+    for part, block in score_blocks(base, split):
+        logits[part] = block
+    return FeatureSet(
+        labels=split.labels,
+        logits=logits,
+        head=base,
+        class_counts=split.class_counts,
+        sample=split.sample,
+        name=split.name,
+    )
 
 
 def _powers(exponents: Array) -> Array:

@@ -41,7 +41,7 @@ NEEDS = {
 }
 #: needs that let a method see the rows that it is applied to, without their labels: it is made anew for every split
 TRANSDUCTIVE = ("target", "views")
-SETTINGS = ("seed", "device", "progress")
+SETTINGS = ("seed", "device", "progress", "watch")
 #: signs of chosen values, as options spell them
 _IN_LETTERS = {"τ": "tau", "β": "beta", "γ": "gamma", "α": "alpha", "t": "weight"}
 #: fields of an option dataclass that are no options

@@ -11,7 +11,8 @@ import ltpost
 from ltpost.data.features import FeatureSet
 from ltpost.data.tensors import training_features, training_logits
 from ltpost.fit.loss import Loss
-from ltpost.fit.problems import Regression, Rescaling
+from ltpost.fit.regression import Regression
+from ltpost.fit.rescaling import Rescaling
 from ltpost.fit.sampling import row_weights, rows_per_class
 from ltpost.heads import LinearHead
 

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,11 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they choose cores and read /proc, as Linux has them")
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import data, fitting, gpu, measure, scaling, sweep  # noqa: E402
+from benchmarks import costs, data, fitting, gpu, measure, path, scaling, sweep  # noqa: E402
 from benchmarks.measure import Row, medians, peak_memory  # noqa: E402
+from ltpost.data.matrices import Matrices  # noqa: E402
+from ltpost.data.tensors import Matrix  # noqa: E402
+from ltpost.methods import nearest_class_mean  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +62,32 @@ def test_ratios_and_seconds_are_positive(part):
             assert 0 <= row.value < 1e-3, row
         else:
             assert 0 < row.value < math.inf, row
+
+
+def test_both_paths_end_in_the_same_minimum():
+    rows = {row.unit: row.value for row in path.run("small") if "ended" not in row.name}
+    assert rows["above the objective of float32 throughout, relative"] < 1e-6
+    assert rows["passes in float32"] < rows["passes"]
+    assert rows["passes in bfloat16"] > 0
+
+
+@pytest.mark.parametrize(("key", "passes"), [("ncm", (1, 1)), ("la", (0, 2))])
+def test_passes_of_a_method_are_counted(tmp_path, monkeypatch, key, passes):
+    for kind, names in (
+        (Matrices, ("read_features", "read_logits", "feature_blocks")),
+        (Matrix, ("blocks", "batches")),
+    ):
+        for name in names:
+            monkeypatch.setattr(kind, name, getattr(kind, name))  # as it is now, again after the test
+    monkeypatch.setattr(nearest_class_mean, "class_sums", nearest_class_mean.class_sums)
+    costs.make_folder(tmp_path, "small", Fraction(1, 8))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    costs._measure(tmp_path, key, "cpu", sender)
+    found = receiver.recv()
+    assert (found["train"], found["val"]) == passes
+    assert costs.line(key, found).startswith(f"| {key} | ")
+    assert 0 <= found["memory"] < 1
+    assert "needs" not in costs.line(key, found)
 
 
 def test_gpu_script_agrees_with_the_cpu_on_the_cpu():

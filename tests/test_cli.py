@@ -136,7 +136,7 @@ def test_compare_and_evaluate(at_home):
     head = load_head("heads/la.safetensors")
     expected = ltpost.evaluate(head, ltpost.load("features/test.h5")).figures.all
     assert printed["test"]["heads/la.safetensors"]["all"] == pytest.approx(expected)
-    assert "class  train  group   rows  joint\n0      400    Many      30" in good("evaluate", "--per-class")
+    assert "class  train  group   rows   joint\n0      400    Many      30   80.00" in good("evaluate", "--per-class")
     assert {"methods", "results"} == set(json.loads(good("compare", "--methods", "la", "--json")))
 
 
@@ -183,7 +183,7 @@ def test_defaults_are_those_of_the_library():
             if option in EXPERIMENT:
                 assert default == library[option], (name, option)
                 checked += 1
-    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 3
+    assert checked == len(EXPERIMENT) * (len(methods.all_keys()) + 1) + 4
 
 
 def test_help_groups_the_commands_and_cuts_no_summary():

@@ -122,7 +122,7 @@ def test_commands_of_the_readme_run(at_home):
             result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
             assert result.exit_code == 0, result.stderr
             ran.append(words[1])
-    assert ran == ["tnorm", "info", "compare", "evaluate", "diagnose", "split"]
+    assert ran == ["tnorm", "info", "compare", "evaluate", "diagnose", "predict", "split"]
     assert (at_home / "results.csv").is_file()
 
 

@@ -15,7 +15,7 @@ from ltpost.fit.cloud_loss import CloudLoss
 from ltpost.fit.loss import Loss, WholeLoss
 from ltpost.fit.models import Linear
 from ltpost.fit.one_vs_rest import FocalLoss, SoftmaxBCE
-from ltpost.fit.problems import Regression
+from ltpost.fit.regression import Regression
 from ltpost.fit.sampling import row_weights
 from ltpost.fit.sgd import _RowLoss
 from ltpost.fit.whole_losses import GeometricMeanLoss, LadeLoss

@@ -40,6 +40,12 @@ def test_only_the_chosen_value_differs(tmp_path):
     assert other_settings(path, head()) == "tau 0.25"  # other rows
 
 
+def test_another_method_is_named_alone(tmp_path):
+    path = tmp_path / "best.safetensors"
+    head("method:y|norms:all|gamma:0.25|select:all|seed:0").save(path)
+    assert other_settings(path, head()) == "method y"
+
+
 def test_names_that_are_taken(tmp_path):
     path, few = tmp_path / "x.safetensors", tmp_path / "x-select-few.safetensors"
     OTHER.save(path)

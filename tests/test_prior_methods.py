@@ -426,6 +426,31 @@ def test_families_may_be_crossed_twice():
     assert (predict(family.head_of(best), val) == val.labels).mean() == pytest.approx(best.score, abs=1e-9)
 
 
+@pytest.mark.parametrize("most", [2**27, 0])
+def test_a_shared_layer_is_multiplied_once_where_its_logits_fit(monkeypatch, most):
+    monkeypatch.setattr("ltpost.family._SHARED_LOGITS", most)
+    stored = make_split("val")
+    val = FeatureSet(np.asarray(stored.features), stored.labels, head=stored.head, class_counts=COUNTS)
+    read, plain = [], FeatureSet.read_features
+    monkeypatch.setattr(FeatureSet, "read_features", lambda rows, key: (read.append(plain(rows, key)), read[-1])[1])
+    best = crossed(val).curve(val).best("all", 0.0, 2.0)
+    assert sum(map(len, read)) == len(val) * (1 if most else 3)
+    expected = crossed(stored).curve(stored).best("all", 0.0, 2.0)
+    assert best.others == expected.others
+    assert (best.value, best.score) == pytest.approx((expected.value, expected.score), rel=1e-5)
+
+
+def test_different_layers_are_multiplied_each():
+    """One that is not shared must not take the place of the others."""
+    val = make_split("val", logits=False)
+    heads = {0.0: val.head, 1.0: LinearHead(val.head.weight[::-1])}
+    family = Family.crossed("layer", (0.0, 1.0), lambda value: Family.affine(heads[value], log_prior(COUNTS)))
+    curve = family.curve(val)
+    for value, head in heads.items():
+        expected = Family.affine(head, log_prior(COUNTS)).curve(val)
+        np.testing.assert_array_equal(curve.curves[value].low, expected.low)
+
+
 def test_a_head_of_two_parameters_needs_both():
     val = make_split("val")
     with pytest.raises(UsageError, match="a head has a exponent too"):

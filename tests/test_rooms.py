@@ -21,6 +21,7 @@ FLOORS = [
     ["diagnostics.*"],
     ["family"],
     ["method", "model_selection", "fit.*"],
+    ["turn"],
     ["methods.*"],
     ["report.*", "evaluation", "outcome", "material", "predictions"],
     ["wording"],
@@ -125,7 +126,8 @@ def test_only_the_demo_and_nobody_else_loads_the_extraction():
 
 #: modules that may import torch when they are imported themselves: they load when something is computed with it
 FIT = (
-    "combined", "full_batch", "lbfgs", "models", "path", "problems", "projected", "prototypes", "sgd", "solve",
+    "combined", "full_batch", "lbfgs", "models", "path", "precision", "projected", "prototypes", "regression",
+    "rescaling", "sgd", "solve",
 )  # fmt: skip
 WITH_TORCH = {"data.tensors", "scores.on_device", "demo", *(f"fit.{name}" for name in FIT)}
 

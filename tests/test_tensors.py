@@ -37,7 +37,7 @@ def from_file(monkeypatch):
     """Rows stay in the file, and blocks are small enough for there to be several."""
     monkeypatch.setattr(ltpost.data.tensors, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(ltpost.data.tensors.Matrix.blocks, "__defaults__", (150,))
-    monkeypatch.setattr("ltpost.fit.problems._SCALING_ELEMENTS", 150)
+    monkeypatch.setattr("ltpost.fit.rescaling._SCALING_ELEMENTS", 150)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 from ltpost.extract.run.race import Measured
 from ltpost.extract.run.reading import Reading, command_options
-from ltpost.scores.confidence import Difference
+from ltpost.scores.paired import Difference
 from ltpost.tables import percent, text_table
 
 

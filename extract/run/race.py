@@ -24,7 +24,7 @@ from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.run.loop import checked, deaths_are_told, loader_of
 from ltpost.extract.run.reading import Reading
-from ltpost.scores.confidence import Difference, paired_difference
+from ltpost.scores.paired import Difference, paired_difference
 
 #: a reading is left out when it is worse than the best one at this level
 _WORSE = 0.001

@@ -57,6 +57,7 @@ def best(
 
     Example: ltpost best --fit-on-val
     """
+    from ltpost.heads.keeping import save_and_keep
     from ltpost.ladder import best as climb
 
     ladder = climb(
@@ -69,7 +70,8 @@ def best(
     )
     if distributed.rank() > 0:
         return
-    saved = ladder.save(heads)
+    written = {name: save_and_keep(head, heads / f"{name}.safetensors") for name, head in ladder.heads.items()}
+    saved = {name: path for name, (path, _) in written.items()}
     if output.csv_file is not None:
         ladder.report.to_csv(output.csv_file)
     output.show(
@@ -78,3 +80,4 @@ def best(
         as_json=lambda: {**ladder.as_dict(), "heads": {name: str(path) for name, path in saved.items()}},
     )
     output.say(f"heads: {', '.join(map(str, saved.values()))}")
+    output.note(*(line for _, line in written.values()))

@@ -13,6 +13,7 @@ from ltpost.cli.options import Grid, Numbers, experiment_options, methods_option
 from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
+from ltpost.heads.keeping import save_and_keep
 from ltpost.method import NEEDS, Method, Option
 
 if TYPE_CHECKING:
@@ -138,14 +139,19 @@ def compare(
     output: Output,
     draw: Draw,
 ) -> None:
-    """Several methods, chosen on val, in one table.
+    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import comparison
 
     keys, lacking = comparison.runnable(experiment, names)
-    outcomes = comparison.compare(experiment, keys)
+    unfinished: tuple[str, ...] = ()
+    stop: comparison.Interrupted | None = None
+    try:
+        outcomes = comparison.compare(experiment, keys)
+    except comparison.Interrupted as interrupted:
+        stop, outcomes, unfinished = interrupted, interrupted.outcomes, interrupted.unfinished
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
@@ -162,20 +168,24 @@ def compare(
     for key, needs in lacking.items():
         words = " and ".join(NEEDS[need] for need in needs)
         blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    if unfinished:
+        blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
     output.show(
         blocks,
         records=report.table_records,
         as_json=lambda: {
             "methods": [outcome.as_dict() for outcome in outcomes],
             "results": report.as_dict(),
+            **({"unfinished": list(unfinished)} if unfinished else {}),
             **({} if front is None else {"front": [point.record() for point in front.points]}),
         },
     )
-    lines = [_save(outcome, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
+    lines = [save_and_keep(outcome.head, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
     draw(report)
     output.say(f"heads: {heads}/")
-    for line in filter(None, lines):
-        click.echo(line, err=not output.is_for_people)
+    output.note(*lines)
+    if stop is not None:
+        raise stop
 
 
 def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw, **shown: Any) -> None:
@@ -184,7 +194,8 @@ def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw,
         return
     place = head_file or Path("heads") / f"{outcome.method}.safetensors"
     named = head_file is not None and not place.is_dir()
-    saved, line = _save(outcome, place / f"{outcome.method}.safetensors" if place.is_dir() else place, replace=named)
+    place = place / f"{outcome.method}.safetensors" if place.is_dir() else place
+    saved, line = save_and_keep(outcome.head, place, replace=named)
     report = outcome.report_with(**shown)
     if output.csv_file is not None:
         report.to_csv(output.csv_file)
@@ -195,21 +206,4 @@ def finish(outcome: Outcome, head_file: Path | None, output: Output, draw: Draw,
     )
     draw(outcome)
     output.say(f"head: {saved}")
-    if line:
-        click.echo(line, err=not output.is_for_people)
-
-
-def _save(outcome: Outcome, place: Path, *, replace: bool = False) -> tuple[Path, str]:
-    """Save the head, and keep one of other settings that is there, unless the user has named the file.
-
-    Returns:
-        The file, and a line on the head that was there, if it is not one of the same settings.
-    """
-    from ltpost.heads.keeping import keep_other, other_settings
-
-    what = other_settings(place, outcome.head)
-    kept = None if replace else keep_other(place, outcome.head)
-    saved = outcome.save_head(place)
-    if what is None:
-        return saved, ""
-    return saved, f"the head that was there ({what}) is {'replaced' if kept is None else f'kept as {kept}'}"
+    output.note(line)

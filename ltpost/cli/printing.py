@@ -56,6 +56,11 @@ class Output:
         if self.is_for_people:
             click.echo(f"\n{sentence}" if self.form != "latex" else f"\n% {sentence}")
 
+    def note(self, *lines: str) -> None:
+        """Lines of which some may be empty; on stderr where the output is for a program."""
+        for line in filter(None, lines):
+            click.echo(line if self.form != "latex" else f"% {line}", err=not self.is_for_people)
+
 
 def output_options(command: Command) -> Command:
     """``--format`` and its companions; the command gets them as ``output``."""

@@ -17,7 +17,7 @@ from ltpost.errors import UsageError
 from ltpost.family import Family
 from ltpost.fit.layer import Layer
 from ltpost.fit.loss import HeadLoss
-from ltpost.fit.options import Fit, HeadFit
+from ltpost.fit.options import Fit, HeadFit, Watch
 from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, Head, LinearHead
 
@@ -60,7 +60,7 @@ def refit(
         DataError: a class without a row; features that are missing or not finite.
         UsageError: an option that cannot be used.
     """
-    solver, notes = fit.chosen_solver(name, train)
+    solver = fit.chosen_solver(name)
     if shares is not None and "sampler" in fit.given:
         raise UsageError(f"sampler= is no option of {name}, which says itself how rows are drawn; leave it out")
     if only_sgd and solver != "sgd":
@@ -74,10 +74,9 @@ def refit(
     if solver == "sgd":
         recipe = fit.recipe(train)
         head = solve.refit_sgd(train, loss, fit, recipe, name, layer, shares, mix)
-        return Family.single(
-            head, params={**fit.params(solver), **asdict(recipe), "precision": fit.precision}, notes=notes
-        )
-    return _along_strengths(solve.refit_convex(train, counts, loss, fit, name, layer, shares, starts), fit, notes)
+        return Family.single(head, params={**fit.params(solver), **asdict(recipe), "precision": fit.precision})
+    watch = fit.watch() if fit.watch is not None and starts == 1 and fit.is_much_work(train) else None
+    return _along_strengths(solve.refit_convex(train, counts, loss, fit, name, layer, shares, starts), fit, watch)
 
 
 def rescale(
@@ -106,16 +105,16 @@ def rescale(
     Returns, raises:
         As :func:`refit`.
     """
-    solver, notes = fit.chosen_solver(name, train)
+    solver = fit.chosen_solver(name)
     counts = rows_per_class(train, absent)
     from ltpost.fit import solve
 
     if solver == "sgd":
         recipe = fit.recipe(train)
         head = solve.rescale_sgd(train, joint, loss, fit, recipe, name, shift_unit, factors)
-        return Family.single(head, params={**fit.params(solver), **asdict(recipe)}, notes=notes)
+        return Family.single(head, params={**fit.params(solver), **asdict(recipe)})
     path = solve.rescale_convex(train, counts, joint, loss, fit, name, shift_unit, factors)
-    return _along_strengths(path, fit, notes)
+    return _along_strengths(path, fit)
 
 
 def gated(
@@ -136,7 +135,7 @@ def gated(
     Returns, raises:
         As :func:`refit`.
     """
-    solver, notes = fit.chosen_solver(name, train)
+    solver = fit.chosen_solver(name)
     counts = rows_per_class(train)
     Layer(start=head).check(train.name, train.num_classes, train.features.shape[1])
     from ltpost.fit import solve
@@ -144,15 +143,27 @@ def gated(
     recipe = fit.recipe(train) if solver == "sgd" else None
     heads = solve.gate(train, counts, head, loss, fit, recipe, name, unit, scale)
     if recipe is not None:
-        return Family.single(next(heads), params={**fit.params(solver), **asdict(recipe)}, notes=notes)
-    return _along_strengths(heads, fit, notes)
+        return Family.single(next(heads), params={**fit.params(solver), **asdict(recipe)})
+    return _along_strengths(heads, fit)
 
 
-def _along_strengths(path: Iterator[Head], fit: Fit, notes: tuple[str, ...]) -> Family:
-    heads: dict[Any, Head] = {head.info["strength"]: head for head in path}
-    stopped = [f"{strength:g}" for strength, head in heads.items() if not head.info["converged"]]
-    if stopped:
-        notes = (*notes, f"strength {', '.join(stopped)} did not reach the tolerance")
-    return Family.tabulated(
-        heads.__getitem__, tuple(heads), parameter="strength", params=fit.params("convex"), notes=notes
-    )
+def _along_strengths(path: Iterator[Head], fit: Fit, watch: Watch | None = None) -> Family:
+    """The heads of a path, to its end or to where a watch stops it."""
+    heads: dict[Any, Head] = {}
+    for head in path:
+        heads[head.info["strength"]] = head
+        if watch is not None and watch(head):
+            break
+    params, notes = fit.params("convex"), []
+    left = [strength for strength in params["strengths"] if strength not in heads]
+    if left:
+        params["strengths"] = list(heads)
+        notes.append(
+            f"the path of strengths ended at {head.info['strength']:g}, which is clearly worse than a stronger one on "
+            f"the rows of the choice; {', '.join(f'{strength:g}' for strength in left)} "
+            f"{'was' if len(left) == 1 else 'were'} not fitted"
+        )
+    slow = [f"{strength:g}" for strength, head in heads.items() if not head.info["converged"]]
+    if slow:
+        notes.append(f"strength {', '.join(slow)} did not reach the tolerance")
+    return Family.tabulated(heads.__getitem__, tuple(heads), parameter="strength", params=params, notes=tuple(notes))

@@ -5,7 +5,7 @@ algorithm 2.1. The line search has the approximate Wolfe conditions of Hager and
 with guaranteed descent", SIAM J. Optim. 16 (2005), equation 4.1: near the minimum, float32 rounding hides the ordinary
 ones.
 
-What this module does not do: know what is being minimised (``problems``).
+What this module does not do: know what is being minimised (``regression``, ``rescaling``).
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def lbfgs(
     gradient_norm: float,
     refresh: Callable[[Tensor], float] = lambda x: 0.0,
     curvature: Curvature | None = None,
+    gain: float = 0.0,
+    rounding: float = 1e-6,
     max_passes: int = 1000,
     after_pass: Callable[[], Any] = lambda: None,
 ) -> Minimum:
@@ -98,6 +100,8 @@ def lbfgs(
         refresh: called with x before the first iteration and after every ``REFRESH`` iterations. It adapts
             ``precondition`` to x, and returns how much of a pass that took.
         curvature: pairs of an earlier, similar problem; new pairs are added to it.
+        gain: stop, too, where a Newton step would lower the value by no more than this part of it, ½ gᵀ H⁻¹ g.
+        rounding: the error of a value, as a part of it.
         max_passes: give up after so many passes.
         after_pass: called after each evaluation.
 
@@ -122,7 +126,10 @@ def lbfgs(
         if iterations % REFRESH == 0:
             passes += refresh(x)
         direction = distributed.agree_(curvature.solve(gradient, precondition).neg_())
-        reached = _line_search(evaluate, x, direction, value, gradient)
+        slope = agreed_number(gradient @ direction)
+        if gain and 0 <= -slope / 2 <= gain * abs(value):
+            return Minimum(x, value, gradient, norm, iterations, passes, True)
+        reached = _line_search(evaluate, x, direction, value, slope, rounding)
         if reached is None:
             return Minimum(x, value, gradient, norm, iterations, passes, False)
         new_x, value, new_gradient = reached
@@ -134,14 +141,13 @@ def lbfgs(
 
 
 def _line_search(
-    evaluate: Objective, x: Tensor, direction: Tensor, value: float, gradient: Tensor
+    evaluate: Objective, x: Tensor, direction: Tensor, value: float, slope: float, rounding: float
 ) -> tuple[Tensor, float, Tensor] | None:
     """A step along ``direction`` that lowers the value enough; None where rounding errors are larger than the gain.
 
     The slope of a convex function grows along the step. The step is too long where the slope has become steep. It is
     never lengthened: its curvature is positive, and the next direction makes use of it.
     """
-    slope = agreed_number(gradient @ direction)
     if not slope < 0:
         return None
     step = 1.0
@@ -149,7 +155,7 @@ def _line_search(
         new_x = torch.add(x, direction, alpha=step)
         new_value, new_gradient = evaluate(new_x)
         new_slope = agreed_number(new_gradient @ direction)
-        if new_value <= value + 1e-6 * abs(value) and new_slope <= -0.8 * slope:
+        if new_value <= value + rounding * abs(value) and new_slope <= -0.8 * slope:
             return new_x, new_value, new_gradient
         secant = slope / (slope - new_slope) if math.isfinite(new_slope) and new_slope > slope else 0.0
         step *= min(max(secant, 0.01), 0.9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,13 +12,16 @@ import numpy as np
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.errors import UsageError
+from ltpost.heads import Head
 
 SOLVERS = ("convex", "sgd")
 #: options of one solver only
 CONVEX_ONLY = ("strengths", "tolerance")
 SGD_ONLY = ("learning_rate", "weight_decay", "batch_size", "epochs", "precision")
-#: N · C · D beyond which a path of strengths takes hours on a CPU; ImageNet-LT is half of it, iNaturalist 15 times
-LONG_WORK = 5e11
+#: N · C · D from which a pass over the data takes seconds; ImageNet-LT has 2.4e11, iNaturalist 2018 has 7.3e12
+MUCH_WORK = 1e10
+#: judges the heads of a path one after the other; true where the path need not go on
+Watch = Callable[[Head], bool]
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Fit:
         seed: of the start and of the batches.
         device: cpu, cuda, cuda:<number> or auto.
         progress: show a bar, on a terminal.
+        watch: makes a judge for each path of whole heads that is much work; the path ends where it says so.
         given: names of the options that the caller set.
     """
 
@@ -54,23 +59,18 @@ class Fit:
     seed: int = 0
     device: str = "cpu"
     progress: bool = True
+    watch: Callable[[], Watch] | None = field(default=None, repr=False)
     given: frozenset[str] = field(default=frozenset(), repr=False)
 
-    def chosen_solver(self, method: str, train: FeatureSet) -> tuple[str, tuple[str, ...]]:
-        """The solver, and notes on why.
+    def chosen_solver(self, method: str) -> str:
+        """The solver.
 
         Raises:
             UsageError: an option of the other solver was given, or an option cannot be used.
         """
         solver: str | None = self.solver
-        notes: tuple[str, ...] = ()
         if solver is None:
             solver = "sgd" if self.given & set(SGD_ONLY) or self.sampler == "progressive" else "convex"
-            rows = int(distributed.sum_array(np.array([len(train)]))[0])
-            work = float(rows) * train.num_classes * (train.num_features or 1)
-            if not self.given and self.device == "cpu" and work > LONG_WORK:
-                note = f"fitted by sgd, as {rows:,} rows of {train.num_classes:,} classes take the convex solver hours"
-                solver, notes = "sgd", (note,)
         if solver not in SOLVERS:
             raise UsageError(f"solver= must be one of {', '.join(SOLVERS)}, but is {solver!r}")
         for name in sorted(self.given & set(SGD_ONLY if solver == "convex" else CONVEX_ONLY)):
@@ -79,7 +79,12 @@ class Fit:
             )
         if solver == "convex":
             self._check_convex()
-        return solver, notes
+        return solver
+
+    def is_much_work(self, train: FeatureSet) -> bool:
+        """Whether a pass of a whole head over the rows, of all processes together, takes seconds."""
+        rows = int(distributed.sum_array(np.array([len(train)]))[0])
+        return float(rows) * train.num_classes * (train.num_features or 1) >= MUCH_WORK
 
     def _check_convex(self) -> None:
         if not self.strengths:

@@ -16,9 +16,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ltpost.data import distributed
-from ltpost.fit.lbfgs import Curvature, agreed_number, lbfgs
+from ltpost.fit.lbfgs import Curvature, Minimum, Objective, agreed_number, lbfgs
 from ltpost.fit.options import quiet
 from ltpost.heads import Head
+
+ABOVE_ERROR = 3.0  # rough gradients serve as long as they are so many times as long as their error
+ROUGH_VALUE = 1e-3  # the error of a rough value, as a part of it
 
 
 class Problem(Protocol):
@@ -26,6 +29,7 @@ class Problem(Protocol):
 
     strength: float  # of the penalty, for the preconditioner
     cost: float  # passes over the data that one evaluation takes
+    rough: Objective | None  # value and gradient with an error of about 1e-3, but faster; None where nothing is
 
     def start(self) -> Tensor:
         """The solution for an infinite strength."""
@@ -54,6 +58,7 @@ def convex_path(
     description: str,
     progress: bool,
     begin: Tensor | None = None,
+    gain: float = 0.0,
 ) -> Iterator[Head]:
     """Minimise for every strength, strong to weak, each started where the last two point to along log strength.
 
@@ -62,46 +67,78 @@ def convex_path(
     L-BFGS is therefore the tangent of the path. ``begin`` is another point to begin with, for a loss that is not
     convex. The path then goes from weak to strong: under a strong penalty all descents would end in one minimum.
 
+    Where the problem has a rough objective, it leads the descent until its gradient is ``ABOVE_ERROR`` times as long as
+    its error, which is measured at the points where the exact one takes over. The end is that of the exact one.
+
+    A descent ends where the gradient is short enough (``tolerance``). Where ``gain`` is given, it ends where a Newton
+    step would lower the objective by no more than this part of it: under a strong penalty that is much earlier, under a
+    weak one a little later.
+
     Yields:
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like
-        ``tolerance``), iterations, passes over the data, and whether that converged.
+        ``tolerance``), iterations, passes over the data, those in bfloat16 where there are any, and whether that
+        converged.
     """
     start = problem.start()
     theta = start.clone() if begin is None else begin.clone()
     curvature, ends = Curvature(len(start)), deque[tuple[float, Tensor]](maxlen=2)
     value, gradient = problem(theta)
-    at_start, passes = agreed_number(gradient.norm()), 1
-    problem.strength = 0.0
+    at_start, passes, rough_passes = agreed_number(gradient.norm()), 1.0, 0.0
+    problem.strength, error = 0.0, math.inf
 
-    def objective(x: Tensor) -> tuple[float, Tensor]:
-        return penalised(*problem(x), problem.strength, problem.penalised(x - start))
+    def with_penalty(loss: Objective) -> Objective:
+        return lambda x: penalised(*loss(x), problem.strength, problem.penalised(x - start))
+
+    exact = with_penalty(problem)
+    rough = None if problem.rough is None else with_penalty(problem.rough)
+    if rough is not None:
+        error = agreed_number((rough(theta)[1] - gradient).norm())
+        rough_passes = 1.0
 
     with tqdm(desc=description, unit="pass", disable=quiet(progress)) as bar:
-        for strength in sorted(set(strengths), reverse=begin is None):
-            change, problem.strength = strength - problem.strength, strength
-            value, gradient = penalised(value, gradient, change, problem.penalised(theta - start))
-            curvature.strengthen(change, problem.penalised)
-            bar.set_postfix(strength=strength)
-            if len(ends) == 2 and agreed_number(gradient.norm()) > tolerance * at_start:
-                step = distributed.agree_(_secant(ends, strength))
-                predicted = objective(theta + step)
-                passes += 1
-                bar.update()
-                if agreed_number(predicted[1].norm()) < agreed_number(gradient.norm()):
-                    curvature.add(step, predicted[1] - gradient)
-                    theta, (value, gradient) = theta + step, predicted
-            minimum = lbfgs(
+
+        def descend(objective: Objective, norm: float, gain: float = 0.0, rounding: float = 1e-6) -> Minimum:
+            return lbfgs(
                 objective,
                 theta,
                 (value, gradient),
                 precondition=problem.precondition,
                 refresh=problem.refresh,
-                gradient_norm=tolerance * at_start,
+                gradient_norm=norm,
                 curvature=curvature,
                 after_pass=bar.update,
+                gain=gain,
+                rounding=rounding,
             )
+
+        for strength in sorted(set(strengths), reverse=begin is None):
+            change, problem.strength = strength - problem.strength, strength
+            value, gradient = penalised(value, gradient, change, problem.penalised(theta - start))
+            curvature.strengthen(change, problem.penalised)
+            bar.set_postfix(strength=strength)
+            norm, iterations = agreed_number(gradient.norm()), 0
+            objective = exact if rough is None or norm <= ABOVE_ERROR * error else rough
+            if len(ends) == 2 and norm > tolerance * at_start:
+                step = distributed.agree_(_secant(ends, strength))
+                predicted = objective(theta + step)
+                passes, rough_passes = passes + (objective is exact), rough_passes + (objective is rough)
+                bar.update()
+                if agreed_number(predicted[1].norm()) < norm:
+                    curvature.add(step, predicted[1] - gradient)
+                    theta, (value, gradient) = theta + step, predicted
+            if objective is rough:
+                far = descend(rough, max(ABOVE_ERROR * error, tolerance * at_start), rounding=ROUGH_VALUE)
+                theta, iterations = far.x, far.iterations
+                rough_passes += far.passes
+                value, gradient = exact(theta)
+                passes += 1
+                error = agreed_number((far.gradient - gradient).norm())
+            minimum = descend(exact, 0.0 if gain else tolerance * at_start, gain=gain)
             theta, value, gradient = minimum.x, minimum.value, minimum.gradient
             ends.append((strength, theta))
+            counted = {"passes": round((minimum.passes + passes) * problem.cost, 2)}
+            if rough is not None:
+                counted["bfloat16_passes"] = round(rough_passes * problem.cost, 2)
             yield problem.head(
                 theta,
                 {
@@ -110,12 +147,12 @@ def convex_path(
                     "tolerance": tolerance,
                     "objective": minimum.value,
                     "gradient_norm": minimum.gradient_norm / at_start if at_start else 0.0,
-                    "iterations": minimum.iterations,
-                    "passes": round((minimum.passes + passes) * problem.cost, 2),
-                    "converged": minimum.converged,
+                    "iterations": iterations + minimum.iterations,
+                    **counted,
+                    "converged": minimum.converged or minimum.gradient_norm <= tolerance * at_start,
                 },
             )
-            passes = 0
+            passes = rough_passes = 0.0
 
 
 def _secant(ends: Iterable[tuple[float, Tensor]], strength: float) -> Tensor:

@@ -20,7 +20,7 @@ from ltpost.data import distributed
 from ltpost.fit.lbfgs import agreed_number
 from ltpost.fit.options import quiet
 from ltpost.fit.path import penalised
-from ltpost.fit.problems import Regression
+from ltpost.fit.regression import Regression
 from ltpost.heads import Head
 
 MAX_PASSES = 1000  # for one strength

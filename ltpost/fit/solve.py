@@ -23,12 +23,16 @@ from ltpost.fit.loss import HeadLoss
 from ltpost.fit.models import Cosine, Factors, Gated, Linear, Model, Scaled
 from ltpost.fit.options import Fit, HeadFit, Recipe
 from ltpost.fit.path import convex_path
-from ltpost.fit.problems import Regression, Rescaling
+from ltpost.fit.precision import has_bfloat16
 from ltpost.fit.projected import ball_path
+from ltpost.fit.regression import Regression
+from ltpost.fit.rescaling import Rescaling
 from ltpost.fit.sampling import check_sampler, row_weights
 from ltpost.fit.sgd import Mix, sgd
 from ltpost.heads import Array, Head, LinearHead
 
+#: a step is not worth a pass of seconds where it lowers the objective by no more than this part times the tolerance
+GAIN = 1e-3
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -48,7 +52,7 @@ def refit_convex(
     descents the lowest end is kept.
     """
     device = find_device(fit.device)
-    features = _features(train, device, torch.float32, layer.cosine)
+    features, much = _features(train, device, torch.float32, layer.cosine), fit.is_much_work(train)
     problem = Regression(
         features,
         *_labels_and_weights(train, counts, loss, fit.sampler if shares is None else shares, device),
@@ -56,13 +60,17 @@ def refit_convex(
         loss.on(device),
         start=layer.start if layer.pull else None,
         bias=not layer.cosine,
+        rough=much and has_bfloat16(device),
     )
     if layer.max_norm is not None:
         return ball_path(problem, layer.max_norm, fit.strengths, fit.tolerance, description=name, progress=fit.progress)
 
     begins = [None, *(problem.random_start(fit.seed + number) for number in range(1, starts))]
+    gain = GAIN * fit.tolerance if much else 0.0
     paths = (
-        convex_path(problem, fit.strengths, fit.tolerance, description=name, progress=fit.progress, begin=begin)
+        convex_path(
+            problem, fit.strengths, fit.tolerance, description=name, progress=fit.progress, begin=begin, gain=gain
+        )
         for begin in begins
     )
     return next(paths) if starts == 1 else _lowest(chain.from_iterable(paths))

@@ -34,9 +34,33 @@ def other_settings(path: str | os.PathLike[str], head: Head) -> str | None:
     if old == new and old:
         return None
     differing = {key: old.get(key, "none") for key in {**old, **new} if old.get(key) != new.get(key)}
+    if "method" in differing:
+        differing = {"method": differing["method"]}
     chosen = str(head.info.get("parameter"))
     settings = {key: value for key, value in differing.items() if key != chosen} or differing
     return ", ".join(f"{key} {value}" for key, value in settings.items()) if old else "unknown settings"
+
+
+def save_and_keep(head: Head, path: str | os.PathLike[str], *, replace: bool = False) -> tuple[Path, str]:
+    """Write a head, and keep one of other settings that is there.
+
+    Args:
+        head: the head.
+        path: its file.
+        replace: do not keep the other one, as the user has named this file.
+
+    Returns:
+        The file, and a line on the head that was there; "" where nothing is lost.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    what = other_settings(path, head)
+    kept = None if replace else keep_other(path, head)
+    saved = head.save(path)
+    if what is None:
+        return saved, ""
+    return saved, f"the head that was there ({what}) is {'replaced' if kept is None else f'kept as {kept}'}"
 
 
 def keep_other(path: str | os.PathLike[str], head: Head) -> Path | None:

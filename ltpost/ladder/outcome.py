@@ -147,18 +147,19 @@ class Ladder:
             "seconds": self.seconds,
         }
 
+    @property
+    def heads(self) -> dict[str, Head]:
+        """``best`` and ``best-linear``, those of them that there are."""
+        named = {"best": self.overall, "best-linear": self.linear}
+        return {name: winner.head for name, winner in named.items() if winner is not None}
+
     def save(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
         """Write ``best.safetensors`` and ``best-linear.safetensors``, those of them that there are.
 
         Raises:
             DataError: a file cannot be written.
         """
-        named = {"best": self.overall, "best-linear": self.linear}
-        return {
-            name: winner.head.save(Path(folder) / f"{name}.safetensors")
-            for name, winner in named.items()
-            if winner is not None
-        }
+        return {name: head.save(Path(folder) / f"{name}.safetensors") for name, head in self.heads.items()}
 
     def kept_before(self, rung: str) -> Candidate | None:
         """What is kept before a rung is tried; None where that is the joint classifier."""

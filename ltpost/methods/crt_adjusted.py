@@ -9,6 +9,8 @@ chosen together: the exact sweep over τ for every fitted classifier.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ltpost.data.features import FeatureSet
@@ -51,6 +53,7 @@ def crt_adjusted(
     """
     if not np.isfinite(reweighting).all():
         raise UsageError(f"reweighting= must hold finite numbers, but is {reweighting}")
+    fit = replace(fit, watch=None)  # which would judge heads without their adjustment
     log_pi, counts = log_prior(class_counts), rows_per_class(train).astype(np.float64)
 
     def at(exponent: float) -> Family:

@@ -10,6 +10,8 @@ Every class is topped up with such rows to the size of the largest. The classifi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ltpost.data import distributed
@@ -86,6 +88,8 @@ def tail_calibration(
         end += more[label]
     labels = np.concatenate([train.labels, np.repeat(np.arange(len(counts)), more)])
     topped_up = FeatureSet(features, labels, name=train.name)
+    if power != 1:
+        fit = replace(fit, watch=None)  # which would judge heads without the power
     family = refit(topped_up, Loss(), fit, name="tailcalib")
     notes = family.notes
     if rows_each is None and target < counts.max():

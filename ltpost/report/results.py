@@ -288,12 +288,12 @@ def _cell(result: Result, name: str, with_interval: bool) -> str:
 
 
 def _best(results: Sequence[Result], figures: Sequence[str]) -> frozenset[tuple[int, int]]:
-    """(row, column) of the largest value of every figure, as printed; none where there is one row only."""
+    """(row, column) of the largest value of every figure, as printed; none where all are equal."""
     best = set()
     for column, name in enumerate(figures, start=2):
         shown = [percent(getattr(result.figures, name)) for result in results]
         known = [float(text) for text in shown if text != "–"]
-        if len(known) > 1:
+        if len(set(known)) > 1:
             best |= {(row, column) for row, text in enumerate(shown) if text != "–" and float(text) == max(known)}
     return frozenset(best)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import datetime
 import json
 import os
+import queue
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +52,7 @@ class _Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker", self.kind],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, bufsize=0,
+                start_new_session=True,  # Ctrl-C is for this process
             )  # fmt: skip
         process = self.process
         assert process.stdin is not None
@@ -104,20 +108,31 @@ def _processor_time(process: int) -> float:
 
 
 def run(kind: str, seeds: Iterable[int], workers: int = 2) -> Iterator[Result]:
-    """The result of every seed, in no order."""
-    children = [_Child(kind) for _ in range(workers)]
+    """The result of every seed, in no order. After Ctrl-C no further ones are begun."""
     numbers = iter(list(seeds))
+    results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
 
-    def work(child: _Child) -> list[Result]:
-        results = []
+    def work() -> None:
+        child = _Child(kind)
         for seed in numbers:
-            results.append(child.run(seed))
+            results.put(child.run(seed))
         child.close()
-        return results
+        results.put(None)  # this one has ended
 
     with ThreadPoolExecutor(workers) as pool:
-        for results in pool.map(work, children):
-            yield from results
+        done = [pool.submit(work) for _ in range(workers)]
+        ended = 0
+        while ended < workers:
+            try:
+                result = results.get()
+            except KeyboardInterrupt:
+                collections.deque(numbers, maxlen=0)
+                continue
+            ended += result is None
+            if result is not None:
+                yield result
+        for work_done in done:
+            work_done.result()
 
 
 def table(results: Iterable[Result]) -> str:
@@ -162,6 +177,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/RELIABILITY.md")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     results = list(run(options.kind, range(options.seed, options.seed + options.runs), options.workers))
     sys.stdout.write(table(results) + "\n")

@@ -1,10 +1,8 @@
-"""The two convex problems of this toolkit: a whole linear head, and one factor and shift per class.
-
-Both give a loss and its gradient for parameters θ, and a preconditioner, to ``path.convex_path``.
-"""
+"""The convex problem of a whole linear head: loss, gradient and preconditioner, for ``path.convex_path``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +10,10 @@ from torch import Tensor
 
 from ltpost.data import distributed
 from ltpost.data.tensors import FewRows, Matrix
+from ltpost.fit.lbfgs import Objective
 from ltpost.fit.loss import BoundLoss, WholeLoss
 from ltpost.fit.models import shorten_
-from ltpost.heads import Array, Head, LinearHead, RescaledHead
-
-_SCALING_ELEMENTS = 2**18  # 1 MiB, which stays in the cache: rescaling has no matrix product
+from ltpost.heads import LinearHead
 
 
 class Regression:
@@ -40,6 +37,7 @@ class Regression:
         loss: of the logits.
         start: the head that the penalty pulls W to; default 0.
         bias: whether there is one. Without, the features are not centred, and b stays 0.
+        rough: whether to give value and gradient in bfloat16, too.
     """
 
     def __init__(
@@ -51,7 +49,9 @@ class Regression:
         loss: BoundLoss,
         start: LinearHead | None = None,
         bias: bool = True,
+        rough: bool = False,
     ):
+        self.rough: Objective | None = self._rough if rough else None
         self.cost, self._has_bias, self._start = 1.5 if isinstance(loss, WholeLoss) else 1.0, bias, start
         self.features, self.labels, self.weights, self.loss = features, labels, weights, loss
         self.shape = (num_classes, features.shape[1])
@@ -110,23 +110,55 @@ class Regression:
         A loss that looks at all rows first takes one product more.
         """
         weight, bias = self.split(theta)
-        gradient = torch.zeros_like(theta)
-        weight_gradient, bias_gradient = self.split(gradient)
         raw_bias = bias - weight @ self.mean
-        if isinstance(self.loss, WholeLoss):
-            for part, x in self.features.blocks(self.shape[0]):
-                self.loss.gather(torch.addmm(raw_bias, x, weight.T), self.labels[part], self.weights[part])
-            self.loss.settle()
-        total = torch.zeros((), dtype=torch.float64, device=theta.device)
-        for part, x in self.features.blocks(self.shape[0]):
-            scores = torch.addmm(raw_bias, x, weight.T)
-            total += self.loss(scores, self.labels[part], self.weights[part])
-            weight_gradient.addmm_(scores.T, x)
-            bias_gradient += scores.sum(0)
-        distributed.sum_(gradient)
+        value, gradient = self._over_rows(
+            lambda x: x,
+            lambda x: torch.addmm(raw_bias, x, weight.T),
+            lambda slot, scores, x: slot.addmm_(scores.T, x),
+        )
+        weight_gradient, bias_gradient = self.split(gradient)
         weight_gradient.addr_(bias_gradient, self.mean, alpha=-1)
         if not self._has_bias:
             bias_gradient.zero_()
+        return value, gradient
+
+    def _rough(self, theta: Tensor) -> tuple[float, Tensor]:
+        """The same with products in bfloat16 of centred features, whose sums cancel less than those of raw ones."""
+        weight, bias = self.split(theta)
+        short = weight.bfloat16().T
+        value, gradient = self._over_rows(
+            lambda x: (x - self.mean).bfloat16(),
+            lambda x: (x @ short).float().add_(bias),
+            lambda slot, scores, x: slot.add_(scores.bfloat16().T @ x),
+        )
+        if not self._has_bias:
+            self.split(gradient)[1].zero_()
+        return value, gradient
+
+    def _over_rows(
+        self,
+        prepared: Callable[[Tensor], Tensor],
+        product: Callable[[Tensor], Tensor],
+        add_: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> tuple[float, Tensor]:
+        """Value and gradient, of all processes, from three steps over blocks of rows (n, D).
+
+        ``prepared`` rows give scores (n, C) by ``product``; ``add_`` adds scoresᵀ · rows to the gradient (C, D).
+        """
+        gradient = torch.zeros(self.shape[0] * (self.shape[1] + 1), device=self.features.device)
+        weight_gradient, bias_gradient = self.split(gradient)
+        if isinstance(self.loss, WholeLoss):
+            for part, x in self.features.blocks(self.shape[0]):
+                self.loss.gather(product(prepared(x)), self.labels[part], self.weights[part])
+            self.loss.settle()
+        total = torch.zeros((), dtype=torch.float64, device=gradient.device)
+        for part, x in self.features.blocks(self.shape[0]):
+            rows = prepared(x)
+            scores = product(rows)
+            total += self.loss(scores, self.labels[part], self.weights[part])
+            add_(weight_gradient, scores, rows)
+            bias_gradient += scores.sum(0)
+        distributed.sum_(gradient)
         return float(distributed.sum_(total)), gradient
 
     def penalised(self, step: Tensor) -> Tensor:
@@ -178,94 +210,3 @@ class Regression:
         """About the largest curvature of the loss along each weight and bias of a class, like θ, after ``refresh``."""
         weights = self._mass * (self._spectrum[-1] + 2 * self._centre.square().sum(1, keepdim=True))
         return torch.cat([weights.expand(self.shape).flatten(), 2 * self._mass[:, 0]])
-
-
-class Rescaling:
-    """The loss over θ = f, (f, b) or b, of logits f_c z_c + b_c u_c, preconditioned by the diagonal of the Hessian.
-
-    Args:
-        logits: (N, C) of the base.
-        labels: (N,) of them, int64.
-        weights: (N,) what each row counts.
-        base: the head that is rescaled.
-        loss: of the new logits.
-        shift_unit: (C,) u, or None for no shift.
-        factors: whether f is free; else it stays 1.
-    """
-
-    def __init__(
-        self,
-        logits: Matrix,
-        labels: Tensor,
-        weights: Tensor,
-        base: Head,
-        loss: BoundLoss,
-        shift_unit: Array | None,
-        factors: bool = True,
-    ):
-        self.logits, self.labels, self.weights, self.base, self.loss = logits, labels, weights, base, loss
-        self.num_classes = logits.shape[1]
-        self.cost, self._free = 1.0, self.num_classes if factors else 0
-        self.unit = None if shift_unit is None else torch.as_tensor(shift_unit, dtype=torch.float32).to(logits.device)
-        self.strength = 0.0
-        self._few = FewRows(logits, labels, weights, least=32)
-        self._diagonal = torch.ones_like(self.start())
-
-    # NOTE[DIFF]: the reference's weight decay pulls f to 0, which shrinks all logits; here it is pulled to 1, the base,
-    # so that a strong penalty changes nothing.
-    def start(self) -> Tensor:
-        """The base: f = 1, b = 0."""
-        theta = torch.ones(self._free + (0 if self.unit is None else self.num_classes), device=self.logits.device)
-        theta[self._free :] = 0
-        return theta
-
-    def split(self, theta: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """F (C,) or None, and the shift b u (C,) or None."""
-        factor = theta[: self._free] if self._free else None
-        return factor, None if self.unit is None else theta[self._free :] * self.unit
-
-    def _scores(self, z: Tensor, theta: Tensor) -> Tensor:
-        factor, shift = self.split(theta)
-        if factor is None:
-            return z.clone() if shift is None else z + shift
-        return z * factor if shift is None else torch.addcmul(shift, z, factor)
-
-    def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Value and gradient of the loss: one pass over the logits."""
-        free = self._free
-        total = torch.zeros((), dtype=torch.float64, device=theta.device)
-        gradient = torch.zeros_like(theta, dtype=torch.float64)
-        for part, z in self.logits.blocks(self.num_classes, _SCALING_ELEMENTS):
-            scores = self._scores(z, theta)
-            total += self.loss(scores, self.labels[part], self.weights[part])
-            if self.unit is not None:
-                gradient[free:] += scores.sum(0) * self.unit
-            if free:
-                gradient[:free] += scores.mul_(z).sum(0)
-        return float(distributed.sum_(total)), distributed.sum_(gradient).to(theta.dtype)
-
-    def penalised(self, step: Tensor) -> Tensor:
-        """All of it."""
-        return step.clone()
-
-    def refresh(self, theta: Tensor) -> float:
-        """Measure the Hessian's diagonal at θ, Σ_i w_i h_ic (z_ic², u_c²), on a few rows of every class."""
-        free = self._free
-        self._diagonal = torch.zeros_like(theta)
-        for z, weights in self._few.blocks(self.num_classes, _SCALING_ELEMENTS):
-            curvature = self.loss.curvature(self._scores(z, theta))
-            if self.unit is not None:
-                self._diagonal[free:] += (weights @ curvature) * self.unit**2
-            if free:
-                self._diagonal[:free] += weights @ curvature.mul_(z).mul_(z)
-        distributed.sum_(self._diagonal)
-        return self._few.share
-
-    def precondition(self, gradient: Tensor) -> Tensor:
-        """Divide by the diagonal."""
-        return gradient / (self._diagonal + self.strength).clamp(min=1e-12)
-
-    def head(self, theta: Tensor, info: dict[str, Any]) -> RescaledHead:
-        """The base, rescaled by θ."""
-        factor, shift = (None if part is None else part.cpu().numpy() for part in self.split(theta))
-        return RescaledHead(self.base, factor, shift, info=info)
