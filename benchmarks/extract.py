@@ -32,8 +32,7 @@ from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.builders import builders
 from ltpost.extract.networks.models import build
 from ltpost.extract.pixels.views import Views
-from ltpost.extract.run.extraction import workers_for
-from ltpost.extract.run.loop import Batches, loader_of
+from ltpost.extract.run.images import Batches, loader_of, workers_for
 
 SIZES = {"small": (64, "resnet18"), "imagenet-lt": (512, "resnet50"), "inat18": (512, "resnet50")}
 

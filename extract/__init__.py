@@ -9,9 +9,9 @@ The rooms, in reading order; each imports only from those before it:
 - ``networks`` turns named tensors into a model that gives features and logits.
 - ``run`` turns rows into a feature file, in one process or several, interrupted or not; start with ``run.extraction``.
   ``run.probe`` measures how images and labels must be read.
-- ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes feature files of
-  other programs.
-- ``predict`` turns images into classes. ``command`` and ``predict_command`` are the command line.
+- ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes features and
+  logits of other programs.
+- ``predict`` turns images into classes. ``command``, ``predict_command`` and ``option_types`` are the command line.
 
 The core of ltpost imports none of this.
 """
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from ltpost.extract.export.with_head import WithHead
     from ltpost.extract.run.extraction import extract_features
     from ltpost.extract.run.probe import probe
+    from ltpost.extract.run.splits import extract_splits
 
 #: public name to the module that has it, imported when first used: they need torch
-_MODULES = {"WithHead": "export.with_head", "extract_features": "run.extraction", "probe": "run.probe"}
+_MODULES = {
+    "WithHead": "export.with_head",
+    "extract_features": "run.extraction",
+    "extract_splits": "run.splits",
+    "probe": "run.probe",
+}
 
-__all__ = ["WithHead", "extract_features", "probe"]
+__all__ = ["WithHead", "extract_features", "extract_splits", "probe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,26 +9,23 @@ from typing import Any
 import click
 
 from ltpost.errors import UsageError
-
-
-class Numbers(click.ParamType):
-    """Numbers separated by commas or spaces, e.g. 0.485,0.456,0.406."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Text to floats."""
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            return tuple(float(word) for word in value.replace(",", " ").split())
-        except ValueError:
-            self.fail(f"must be numbers like 0.485,0.456,0.406, but is '{value}'", param, ctx)
+from ltpost.extract.option_types import Names, Numbers
 
 
 @click.command()
-@click.option("--ckpt", "model", required=True, metavar="FILE", help="Checkpoint (.pth, .pt, .tar, .safetensors, …).")
-@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option(
+    "--ckpt", "model", required=True, metavar="FILE", help="Checkpoint (.pth, .safetensors, …), or a model folder."
+)
+@click.option(
+    "--split",
+    "splits",
+    type=Names(),
+    multiple=True,
+    default=["val"],
+    show_default=False,
+    metavar="NAME",
+    help="Which split of the data, or several: train,val,test.  [default: val]",
+)
 @click.option(
     "--data",
     default="data",
@@ -36,7 +33,7 @@ class Numbers(click.ParamType):
     show_default=True,
     show_envvar=True,
     help="Folder with SPLIT/CLASS/ folders, SPLIT.npz, a list SPLIT.txt, SPLIT*.tar (WebDataset), CIFAR pickles or a "
-    "data set of Hugging Face; or an .npz file.",
+    "data set of Hugging Face; or an .npz file. For models of texts or sounds a table SPLIT.csv or SPLIT.parquet.",
 )
 @click.option("--out", default="features", show_default=True, help="Folder, which gets SPLIT.h5, or a .h5 file.")
 @click.option("--arch", help="torchvision or timm name, cifar_resnet32, or module:factory.  [default: from the shapes]")
@@ -50,7 +47,12 @@ class Numbers(click.ParamType):
     metavar="NAME",
     help="imagenet-lt, places-lt, inat18 or cifar100-lt: sets mean and std, checks the number of classes.",
 )
-@click.option("--list", "list_file", metavar="FILE", help="Lines 'path label', or a .csv or .parquet table.")
+@click.option(
+    "--list",
+    "list_file",
+    metavar="FILE",
+    help="Lines 'path label', or a .csv or .parquet table; {split} in its name stands for the split.",
+)
 @click.option("--root", metavar="DIR", help="Where the paths of a list start.  [default: --data]")
 @click.option(
     "--class-order",
@@ -58,11 +60,15 @@ class Numbers(click.ParamType):
     help="Number classes by their names, sorted as torchvision does or as timm, or the most frequent first.  "
     "[default: string for folders, else the labels as they are]",
 )
+@click.option("--column", metavar="NAME", help="Column of the texts or sounds of a table.  [default: found]")
+@click.option("--label-column", metavar="NAME", help="Column of their labels.  [default: found]")
+@click.option("--max-length", type=float, help="Tokens, or seconds of a sound, that are read.  [default: all it takes]")
 @click.option(
     "--class-counts",
     metavar="FILE",
     help="Training samples per class: JSON list, one a line, or .npy.  [default: the train split's]",
 )
+@click.option("--class-names", metavar="FILE", help="Names of the classes, one a line, or JSON.  [default: the data's]")
 @click.option("--img-size", type=int, help="Side of the centre crop.  [default: the architecture's]")
 @click.option("--crop-pct", type=float, help="img-size / resized shorter side, e.g. 0.875.")
 @click.option("--interpolation", help="bilinear, bicubic, …")
@@ -103,11 +109,17 @@ class Numbers(click.ParamType):
 )
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Images at a time.")
 @click.option("--workers", type=int, help="Processes that decode images.  [default: one per core, at most 16]")
-@click.option("--views", type=int, default=1, show_default=True, help="Rows per image.")
+@click.option(
+    "--views",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Rows per image; of val and test in a file of their own, SPLIT-views.h5.",
+)
 @click.option(
     "--augment",
     type=click.Choice(["standard", "none"]),
-    help="Random crop and flip, seeded per row.  [default: standard for several views of train, else none]",
+    help="Random crop and flip, seeded per row.  [default: standard for several views, else none]",
 )
 @click.option(
     "--tta",
@@ -130,24 +142,28 @@ class Numbers(click.ParamType):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result of --probe as JSON.")
 @click.option("--restart", is_flag=True, help="Discard the rows of an interrupted run.  [default: go on from there]")
-def extract(images: int | None, as_json: bool, **options: Any) -> None:
-    """Cache the features of one split: the input of the classifier of a trained network.
+def extract(splits: tuple[tuple[str, ...], ...], images: int | None, as_json: bool, **options: Any) -> None:
+    """Cache the features of a split, or of several: the input of the classifier of a trained network.
 
     \b
     For example:
       ltpost extract --ckpt r50.pth --split val
+      ltpost extract --ckpt r50.pth --split train,val,test
       ltpost extract --ckpt r50.pth --split train --layers auto
       ltpost extract --ckpt r50.pth --split val --probe 500
     """
-    from ltpost.extract import extract_features
+    from ltpost.extract import extract_splits
 
+    names = [name for several in splits for name in several]
     if images is not None:
-        _probe(images, as_json, options)
+        if len(names) != 1:
+            raise UsageError(f"--probe takes one --split, not {', '.join(names)}")
+        _probe(images, as_json, {**options, "split": names[0]})
         return
     if as_json:
         raise UsageError("--json goes with --probe N; ltpost info --json describes a feature file")
-    path: Path = extract_features(**options)
-    click.echo(f"ltpost: wrote {path}", err=True)
+    for path in extract_splits(splits=names, **options):
+        click.echo(f"ltpost: wrote {path}", err=True)
 
 
 def _probe(images: int, as_json: bool, options: dict[str, Any]) -> None:
@@ -248,14 +264,32 @@ def inspect_ckpt(ckpt: str) -> None:
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT")
 @click.option("--split", help="Name of the split.  [default: from the file names]")
+@click.option("--labels", metavar="FILE", help="Labels of a source that has none: .npy, or one a line.")
+@click.option(
+    "--holds",
+    type=click.Choice(["features", "logits"]),
+    default="features",
+    show_default=True,
+    help="What an .npy file is.",
+)
+@click.option("--probabilities", is_flag=True, help="The logits are probabilities: store their logarithm.")
+@click.option(
+    "--class-names",
+    metavar="FILE",
+    help="Names of the classes, one a line, or JSON.  [default: from the source, the checkpoint, or the labels sorted]",
+)
 @click.option("--ckpt", metavar="FILE", help="Take the joint classifier from this checkpoint.")
 @click.option("--head-key", help="Name of the classifier in it.")
 @click.option("--class-counts", metavar="FILE", help="Training samples per class: JSON list, one a line, or .npy.")
 def convert(**options: Any) -> None:
-    """Turn cached features of another program (.pkl, .npz, .parquet) into a feature file (.h5), or back.
+    """Turn cached features or logits of another program into a feature file (.h5), or back.
+
+    Others are .csv and .parquet (columns label, f_0, f_1, …, logit_0, …), .npy with --labels, .npz and .pkl.
 
     \b
     For example:
+      ltpost convert scores.csv features/test.h5 --probabilities
+      ltpost convert x.npy features/train.h5 --labels y.npy --ckpt r50.pth
       ltpost convert trainfeat_all.pkl features/train.h5 --ckpt final_model_checkpoint.pth
       ltpost convert features/val.h5 val.npz
     """

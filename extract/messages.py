@@ -25,9 +25,9 @@ def some(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
 
 
-def need(package: str, what: str) -> UsageError:
-    """The error for a missing optional package."""
-    return UsageError(f'{what} needs {package}; install it with: pip install "ltpost[vision]"')
+def need(package: str, what: str, extra: str = "vision") -> UsageError:
+    """The error for a missing optional package, which an extra of ltpost brings."""
+    return UsageError(f'{what} needs {package}; install it with: pip install "ltpost[{extra}]"')
 
 
 @contextmanager

@@ -18,9 +18,11 @@ from ltpost.data.load import load
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.image_files import IMAGE_SUFFIXES, ImageFiles, image_files, walk
 from ltpost.extract.data.source import Unreadable, storable
+from ltpost.extract.export.with_head import averaged_variants, mean_of_pairs, stored_taps, taps_of
 from ltpost.extract.messages import reading, tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import open_network
+from ltpost.extract.networks.taps import Taps
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import Head, load_head
 from ltpost.heads.arrays import ArrayRows
@@ -81,7 +83,10 @@ def predict(
     preprocess = network.preprocess if stored is None else stored
     backbone = Backbone(network.model, network.head_key, device=choose_device(device), gated=network.gated)
     used: Head = backbone.head if chosen is None else chosen
-    width = getattr(used, "num_features", None)
+    taps = taps_of(used, stored_taps(known))
+    backbone.taps = Taps(network.model, list(dict.fromkeys(taps.values())))
+    flipped = averaged_variants(used, attrs) == "flip"
+    width = None if taps else getattr(used, "num_features", None)
     if used.num_classes != backbone.head.num_classes or width not in (None, backbone.head.num_features):
         raise DataError(
             f"{ckpt}: gives {backbone.head.num_features} features for {backbone.head.num_classes} classes, but the "
@@ -100,11 +105,17 @@ def predict(
                     pixels.append(preprocess.cut(image))
             for same in _of_one_size(pixels):
                 batch = preprocess.normalise(torch.from_numpy(same).to(backbone.device))
-                rows, logits = (part.cpu().numpy() for part in backbone(batch))
+                outputs = backbone.outputs(torch.cat([batch, batch.flip(3)]) if flipped else batch)
+                tensors = {"features": outputs.features, "logits": outputs.logits}
+                tensors.update({name: outputs.layers[tap.name] for name, tap in taps.items()})
+                if flipped:
+                    tensors = {name: mean_of_pairs(both, len(batch)) for name, both in tensors.items()}
+                arrays = {name: part.cpu().numpy() for name, part in tensors.items()}
                 shown = ArrayRows(
-                    rows, logits, num_classes=used.num_classes, head=None if network.gated else backbone.head
-                )
-                yield used.reader(shown)(slice(0, len(rows)))
+                    arrays.pop("features"), arrays.pop("logits"), num_classes=used.num_classes, layers=arrays,
+                    head=None if network.gated else backbone.head,
+                )  # fmt: skip
+                yield used.reader(shown)(slice(0, len(batch)))
 
     every = list(blocks())
     class_names = None if known is None else known.class_names

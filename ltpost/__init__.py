@@ -10,6 +10,7 @@ ltpost.evaluate(family.head(best.tau), test)
 Every method is a function here (``ltpost.tau_norm``, ``ltpost.crt``, …): see ``ltpost.methods.TABLE``.
 """
 
+from importlib import import_module
 from typing import Any
 
 from ltpost import methods
@@ -53,6 +54,7 @@ __all__ = [
     "compare_report",
     "diagnose",
     "evaluate",
+    "extract_features",
     "load",
     "load_head",
     "methods",
@@ -64,6 +66,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "extract_features":  # which needs torch
+        return getattr(import_module("ltpost.extract"), name)
     for key, module in methods.TABLE.items():
         if module == name:
             return methods.get(key)

@@ -105,7 +105,7 @@ def _work(experiment: Experiment, method: str | Method) -> float:
     """About how many rows a method passes over, for the time left."""
     method = methods.get(method) if isinstance(method, str) else method
     judged = float(sum(len(part) for part in experiment.reported))
-    if "train" not in method.needs:
+    if "train" not in method.needs or not experiment.material.has_train(method):
         return judged
     return judged + len(experiment.train) * (PASSES_OF_A_FIT if "device" in method.settings else 1)
 

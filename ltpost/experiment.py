@@ -15,18 +15,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from ltpost import methods
-from ltpost._version import __version__
 from ltpost.calibration import KINDS, CalibrationStep
-from ltpost.conformal import all_set_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.memory import FeatureSets
 from ltpost.data.priors import (
     FEW_SHOT,
-    GROUPS,
     MANY_SHOT,
     ShotGroups,
     minority_class,
@@ -36,26 +31,25 @@ from ltpost.data.priors import (
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.evaluation import evaluate, result_of
 from ltpost.family import Family
-from ltpost.heads import Array, Head, RowFigures
+from ltpost.heads import Array, Head
 from ltpost.material import Material
 from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import Choice, FamilyOf, Selection
+from ltpost.more_figures import MoreFigures, per_group_means
 from ltpost.outcome import Outcome
 from ltpost.report.results import Result
 from ltpost.scores.folds import FOLDS
 from ltpost.scores.goal import GOALS, Goal, costs_of, parse_limits
 from ltpost.scores.metrics import FIGURES
-from ltpost.scores.test_priors import figures_under, named_priors
+from ltpost.scores.test_priors import named_priors
 from ltpost.turn import Turn
 from ltpost.wording import (
+    choice_notes,
     chosen_params,
     detail_of,
-    in_signature,
     joined,
-    limit_notes,
     per_group_notes,
-    range_notes,
-    unchanged_notes,
+    signature_of,
 )
 
 
@@ -262,10 +256,9 @@ class Experiment:
         if step is not None and self.calibration is not None:
             info.update(step.calibration.info())
         final.head.info.update(info)
-        per_group = self._per_group(final.head)
+        per_group = per_group_means(final.head, self.report_set, self.groups)
         about_groups = per_group_notes(per_group, self.report_set.split)
-        about_choice = (*limit_notes(choice), *unchanged_notes(choice, results), *range_notes(choice, self.select))
-        notes = (*final.family.notes, *about_groups, *about_choice, *self.notes)
+        notes = (*final.family.notes, *about_groups, *choice_notes(choice, results, self.select), *self.notes)
         return Outcome(method.key, final, params, selected_on, results, signature, notes, per_group)
 
     def choose(
@@ -310,19 +303,6 @@ class Experiment:
         }
         return info, detail_of(method, options, choice, params)
 
-    def _per_group(self, head: Head) -> dict[str, dict[str, float]]:
-        """What a head did differently from row to row, as its mean over the rows of each group, and over all."""
-        if not isinstance(head, RowFigures):
-            return {}
-        rows = self.report_set
-        members = {"all": np.ones(len(rows), dtype=bool)}
-        if self.groups is not None:
-            members = {**{name: getattr(self.groups, name)[rows.labels] for name in GROUPS}, **members}
-        return {
-            figure: {name: float(values[inside].mean()) for name, inside in members.items() if inside.any()}
-            for figure, values in head.row_figures(rows).items()
-        }
-
     def _after(self, choice: Choice, selection: Selection, family_of: FamilyOf | None = None) -> CalibrationStep | None:
         """What comes after a choice, where every row of it is judged by a head that was chosen on other rows."""
         if self.calibration is None and self.coverage is None:
@@ -333,46 +313,23 @@ class Experiment:
 
     def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
         """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
-        by_split = {part.split: part for part in self.reported}
-        changed = []
-        for result in results:
-            more, part = dict(result.more), by_split[result.split]
-            if step is not None and self.calibration is not None:
-                fitted_here = part is self.chosen_on
-                more["calibration"] = (
-                    step.cross_fitted(self.groups) if fitted_here else step.figures(head, part, self.groups)
-                )
-            if step is not None and self.coverage is not None and part is not self.chosen_on:
-                sets = all_set_figures(
-                    step.parts,
-                    head,
-                    part,
-                    self.coverage,
-                    class_counts=self.class_counts,
-                    groups=self.groups,
-                    calibration=step.calibration,
-                )
-                more.update({f"{kind} sets": row for kind, row in sets.items()})
-            if self.test_priors:
-                more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
-            changed.append(replace(result, more=more))
-        return changed
+        wanted = (self.calibration is not None, self.coverage, self.test_priors)
+        return MoreFigures(self.chosen_on, self.groups, *wanted).beside(results, head, step, self.reported)
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:
         return evaluate(head, part, self.groups, name=name, detail=detail, device=self.device, goal=self.goal)
 
     def _signature(self, method: Method, params: Mapping[str, Any], selected_on: str | None) -> str:
-        checkpoint = str(self.report_set.attrs.get("checkpoint_sha256", ""))[:8]
-        parts = {
-            "method": method.key,
-            **{key: in_signature(value) for key, value in params.items()},
-            "select": self.select if selected_on else None,
-            "keep": ",".join(map(str, self.goal.keep)) or None,
-            "on": selected_on,
-            "groups": None if self.groups is None else self.groups.thresholds,
-            "expert": self.folder.expert,
-            "ckpt": checkpoint or None,
-            "seed": self.seed,
-            "version": __version__,
-        }
-        return "|".join(f"{key}:{value}" for key, value in parts.items() if value is not None)
+        return signature_of(
+            {
+                "method": method.key,
+                **params,
+                "select": self.select if selected_on else None,
+                "keep": ",".join(map(str, self.goal.keep)) or None,
+                "on": selected_on,
+                "groups": None if self.groups is None else self.groups.thresholds,
+                "expert": self.folder.expert,
+                "ckpt": str(self.report_set.attrs.get("checkpoint_sha256", ""))[:8] or None,
+                "seed": self.seed,
+            }
+        )

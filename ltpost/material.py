@@ -140,7 +140,7 @@ _NEEDS = {
         lambda material, fit_to, target: UnlabelledRows(target),
         lambda material, method: all(part.has_views for part in material.reported),
         "{without_views}: has no augmented views of its rows, which {title} needs; write them with ltpost extract "
-        "--split {split} --views 2 --augment standard --out {folder}/{split}-views.h5",
+        "--split {split} --views 2 --out {folder}",
     ),
     "causal_head": _Need(
         lambda material, fit_to, target: material.causal_head,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpost._version import __version__
 from ltpost.heads import RescaledHead
 from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import Choice
@@ -51,6 +52,11 @@ def range_notes(choice: Choice, select: str) -> tuple[str, ...]:
     if choice.goal.of_answers:
         return ()  # of more than two classes, answers are known within the range alone
     return _beyond_the_grid(curve, best.score, (best.low, best.high), (low, high), select)
+
+
+def choice_notes(choice: Choice, results: Sequence[Result], select: str) -> tuple[str, ...]:
+    """Limits that are missed, values that change nothing, and better values outside of the grid."""
+    return (*limit_notes(choice), *unchanged_notes(choice, results), *range_notes(choice, select))
 
 
 def limit_notes(choice: Choice) -> tuple[str, ...]:
@@ -114,6 +120,16 @@ def per_group_notes(per_group: Mapping[str, Mapping[str, float]], split: str) ->
 def joined(first: str, second: str, between: str = ", ") -> str:
     """Both texts, or the one that is not empty."""
     return between.join(part for part in (first, second) if part)
+
+
+def signature_of(parts: Mapping[str, Any]) -> str:
+    """How a head was made, in one line; the version comes last, and parts that are None are left out.
+
+    >>> signature_of({"method": "la", "tau": 0.5, "expert": None}).rpartition(":")[0]
+    'method:la|tau:0.5|version'
+    """
+    known = {**parts, "version": __version__}
+    return "|".join(f"{key}:{in_signature(value)}" for key, value in known.items() if value is not None)
 
 
 def in_signature(value: Any) -> str:

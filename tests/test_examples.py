@@ -51,7 +51,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_are_short(name):
     lines = (EXAMPLES / name).read_text().splitlines()
-    assert len(lines) <= 42
+    assert len(lines) <= 45
     assert lines[0].startswith('"""')
 
 
@@ -65,6 +65,14 @@ def test_a_method_of_ones_own_is_compared_like_any_other(printed):
     names = [line.split()[0] for line in printed["05_own_method.py"].splitlines() if "±" in line]
     assert names == ["joint", "effective-prior"] * 2 + ["joint", "la"] * 2  # on test, then on val
     assert "temperature 2.0" in printed["05_own_method.py"]
+
+
+@pytest.mark.parametrize("name", ["07_text.py", "08_tabular.py", "09_audio.py"])
+def test_what_is_no_image_is_rebalanced_too(printed, name):
+    rows = [line.split() for line in printed[name].splitlines() if "±" in line][:2]
+    assert [row[0] for row in rows] == ["joint", "la"]
+    few = -6  # of many, medium, few, all and top-1, each with its interval
+    assert float(rows[1][few]) > float(rows[0][few]) + 20
 
 
 def test_tau_normalization_by_hand_helps_rare_classes(printed):

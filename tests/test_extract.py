@@ -302,11 +302,11 @@ def test_float16_overflow(tmp_path):
 
 
 def test_logits_of_train(tmp_path, monkeypatch):
-    from ltpost.extract.run import extraction
+    from ltpost.extract.run import settings
 
     save_npz(tmp_path / "train.npz")
     assert ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path)).has_logits
-    monkeypatch.setattr(extraction, "TRAIN_LOGITS_BYTES", 10)
+    monkeypatch.setattr(settings, "TRAIN_LOGITS_BYTES", 10)
     assert not ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path)).has_logits
     assert ltpost.load(extract_features(Small(), tmp_path, "train", tmp_path, logits=True)).has_logits
 
@@ -382,8 +382,14 @@ def test_classifier_candidates(tmp_path):
         def forward(self, x):
             return 2 * super().forward(x)
 
+    class Added(Two):
+        def forward(self, x):
+            return super().forward(x) + self.head(torch.ones(len(x), 6))
+
     with pytest.raises(UsageError, match=r"several possible classifiers(.|\n)*  fc  3 x 6\n  head  3 x 6"):
-        extract_features(Two(), tmp_path, "val", tmp_path)
+        extract_features(Added(), tmp_path, "val", tmp_path)
+    found = ltpost.load(extract_features(Two(), tmp_path, "val", tmp_path))
+    assert found.attrs["head_key"] == "fc"  # by running the model: the other one is not used
     assert ltpost.load(extract_features(Two(), tmp_path, "val", tmp_path, head_key="fc")).num_features == 6
     with pytest.raises(DataError, match=r"'head' must be called once .* but was called never"):
         extract_features(Two(), tmp_path, "val", tmp_path, head_key="head")
@@ -531,8 +537,10 @@ def test_command_defaults_are_the_library_s():
     defaults = {p.name: p.default for p in inspect.signature(extract_features).parameters.values()}
     given = extract.make_context("extract", ["--ckpt", "x"]).params
     assert (given.pop("images"), given.pop("as_json")) == (None, False)  # of the probe
-    assert set(given) == set(defaults)
-    assert {**given, "model": inspect.Parameter.empty} == defaults
+    only_in_python = {"inputs", "labels", "skip_finished"}
+    assert set(given) == {"splits"} | set(defaults) - {"split"} - only_in_python
+    assert given.pop("splits") == ((defaults["split"],),)
+    assert {**given, "model": inspect.Parameter.empty} == {key: defaults[key] for key in given}
 
 
 @pytest.mark.parametrize("name", ["extract", "merge", "export", "inspect_ckpt", "convert"])

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ltpost import DataError, Experiment, FeatureFolder, FeatureSet, LinearHead, load
 from ltpost.extract import extract_features
+from ltpost.extract.command import extract
 from ltpost.extract.networks.cifar_resnet import CifarResNet
 
 C, E = 4, 3
@@ -35,12 +37,24 @@ def features(tmp_path_factory):
             state[f"backbone.{split}.{number}.{rest}" if split else f"backbone.{key}"] = value
     torch.save({"arch": "RIDE", "epoch": 1, "state_dict": state}, place / "ride.pth")
     folder = place / "features"
-    for split in ("train", "val", "test"):
-        extract_features(place / "ride.pth", place / "data", split, folder, expert="all")
-    for split in ("val", "test"):
-        out = folder / f"{split}-views.h5"
-        extract_features(place / "ride.pth", place / "data", split, out, expert="all", views=2, augment="standard")
+    extract_features(place / "ride.pth", place / "data", "train", folder, expert="all")
+    words = ["--ckpt", place / "ride.pth", "--data", place / "data", "--out", folder, "--expert", "all"]
+    words += ["--split", "val,test", "--views", "2"]
+    result = CliRunner().invoke(extract, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "test-views.h5", "test.h5", "train.h5", "val-views.h5", "val.h5"
+    ]  # fmt: skip
     return folder
+
+
+def test_plain_rows_stay_plain(features):
+    """``--views 2`` changes nothing in the file of a split: the views are beside it."""
+    out = features.parent / "first"
+    first = load(extract_features(features.parent / "ride.pth", features.parent / "data", "val", out, expert=0))
+    found = load(features / "val.h5")
+    np.testing.assert_allclose(found.expert(0).features[:], first.features, atol=1e-6)
+    assert (found.view, "views" in found.attrs) == (None, False)
 
 
 def test_probe_of_all_experts_and_of_one(features):
@@ -76,7 +90,7 @@ def test_every_method_of_experts_runs_on_it(features, method):
 def test_without_views(features, tmp_path):
     for split in ("val", "test"):
         load(features / f"{split}.h5").save(tmp_path / f"{split}.h5")
-    with pytest.raises(DataError, match=r"has no augmented views .* ltpost extract --split test --views 2"):
+    with pytest.raises(DataError, match=r"ltpost extract --split test --views 2"):
         Experiment(tmp_path).run("do")
 
 

@@ -29,7 +29,7 @@ from ltpost.extract.networks.models import build_gated
 from ltpost.extract.networks.opening import open_network
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.pixels.views import Views
-from ltpost.extract.run.loop import Batches
+from ltpost.extract.run.images import Batches
 from tests.fuzz import checkpoints
 from tests.fuzz import convert as fuzz_convert
 from tests.fuzz import images as fuzz_images

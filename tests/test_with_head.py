@@ -15,6 +15,7 @@ from ltpost.extract.export.checkpoint import export_head
 from ltpost.extract.export.torch_heads import _MODULES, module_of
 from ltpost.extract.networks.cifar_resnet import CifarResNet
 from ltpost.extract.pixels.preprocess import Preprocess
+from ltpost.extract.predict import predict
 from ltpost.heads import (
     CausalNormHead,
     ChangedHead,
@@ -202,6 +203,18 @@ def test_a_written_network_gives_the_scores_of_stored_rows(form, tta, small, tmp
     expected = load_head(small / tta / "layers.safetensors").reader(stored)(slice(None))
     np.testing.assert_allclose(scores, expected, atol=0.02 * np.abs(expected).max())
     np.testing.assert_array_equal(scores.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize("tta", ["off", "flip"])
+def test_images_are_answered_with_a_head_that_reads_layers(tta, small, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number, pixels in enumerate(np.load(small / "val.npz")["images"]):
+        image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
+    file, stored = small / tta / "layers.safetensors", ltpost.load(small / tta / "val.h5")
+    found = predict(tmp_path, file, small / "c.pth", features=small / tta / "val.h5", top=3, batch_size=8)
+    head = load_head(file)
+    np.testing.assert_array_equal(found.classes, np.argsort(-head.reader(stored)(slice(None)), axis=1))
+    np.testing.assert_allclose(found.probabilities[:, 0], head.predict_proba(stored).max(axis=1), atol=0.02)
 
 
 def test_a_program_that_gives_other_scores_gets_no_name(small, tmp_path, monkeypatch):

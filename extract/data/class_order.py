@@ -51,8 +51,15 @@ def class_counts_of(source: Source, given: Any, num_classes: int) -> NDArray[np.
     Raises:
         DataError: there is not one count for each class, or the file holds something else.
     """
-    if given is None:
-        return source.class_counts(num_classes)
+    return source.class_counts(num_classes) if given is None else given_counts(given, num_classes)
+
+
+def given_counts(given: Any, num_classes: int) -> NDArray[np.int64]:
+    """(C,) training samples per class from a sequence or a file.
+
+    Raises:
+        DataError: there is not one count for each class, or the file holds something else.
+    """
     name = "class_counts"
     if isinstance(given, str | os.PathLike):
         name, given = str(given), read_class_counts(given)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError
 from ltpost.extract.data.source import Source, Unreadable, as_labels
-from ltpost.extract.messages import first_line
+from ltpost.extract.messages import first_line, need
 
 
 def dataset_in(data: Path, split: str) -> Path | None:
@@ -37,7 +37,7 @@ class DatasetImages:
     def read(self, samples: slice) -> Iterator[Any]:
         """See :class:`ltpost.extract.data.source.Images`."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _load(self.folder)
+            self._opened = os.getpid(), load_dataset_folder(self.folder)
         rows = self._opened[1]
         for sample in range(*samples.indices(len(rows))):
             try:
@@ -54,13 +54,17 @@ class DatasetImages:
         return ""
 
 
-def _load(folder: Path) -> Any:
+def load_dataset_folder(folder: Path) -> Any:
+    """What ``save_to_disk`` wrote.
+
+    Raises:
+        UsageError: the package datasets is not installed.
+        DataError: it cannot be loaded.
+    """
     try:
         from datasets import load_from_disk
     except ImportError:
-        raise UsageError(
-            f"{folder}: a data set of Hugging Face needs datasets; install it with: pip install datasets"
-        ) from None
+        raise need("datasets", f"{folder}: a data set of Hugging Face", "transformers") from None
     try:
         return load_from_disk(str(folder))
     except (OSError, ValueError, RuntimeError) as error:
@@ -69,7 +73,7 @@ def _load(folder: Path) -> Any:
 
 def open_dataset(folder: Path, split: str) -> Source:
     """A split with a column of images and one called ``label`` or ``labels``."""
-    rows = _load(folder)
+    rows = load_dataset_folder(folder)
     kinds = {name: type(feature).__name__ for name, feature in rows.features.items()}
     image = next((name for name, kind in kinds.items() if kind == "Image"), None)
     label = next((name for name in ("label", "labels", "fine_label") if name in kinds), None)
@@ -84,7 +88,7 @@ def open_dataset(folder: Path, split: str) -> Source:
         str(rows._fingerprint),
         None,
         names,
-        None if train is None else _labels(_load(train), label, train),
+        None if train is None else _labels(load_dataset_folder(train), label, train),
         str(train),
     )
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.image_files import image_files, walk
 from ltpost.extract.data.source import Source, as_labels, sha256_of_rows, train_beside
-from ltpost.extract.messages import reading
+from ltpost.extract.messages import need, reading
 
 LIST_SUFFIXES = (".txt", ".csv", ".parquet")
 
 
-def list_in(data: Path, split: str) -> Path | None:
+def list_in(data: Path, split: str, suffixes: tuple[str, ...] = LIST_SUFFIXES) -> Path | None:
     """``<split>.txt``, or the only ``*_<split>.txt``, in a folder; likewise .csv and .parquet."""
     if not data.is_dir():
         return None
-    exact = [file for suffix in LIST_SUFFIXES if (file := data / f"{split}{suffix}").is_file()]
-    list_files = exact or [file for suffix in LIST_SUFFIXES for file in sorted(data.glob(f"*_{split}{suffix}"))]
+    exact = [file for suffix in suffixes if (file := data / f"{split}{suffix}").is_file()]
+    list_files = exact or [file for suffix in suffixes for file in sorted(data.glob(f"*_{split}{suffix}"))]
     if len(list_files) > 1:
         names = ", ".join(file.name for file in list_files)
         raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with list_file=")
@@ -61,7 +61,7 @@ def _read_table(file: Path) -> tuple[list[str], NDArray[np.int64]]:
                 else pd.read_parquet(file)
             )
         except ImportError:
-            raise UsageError(f"{file}: reading Parquet needs pyarrow; install it with: pip install pyarrow") from None
+            raise need("pyarrow", f"{file}: reading Parquet", "parquet") from None
     if not {"path", "label"} <= set(table.columns):
         columns = ", ".join(map(str, table.columns))
         raise DataError(f"{file}: must have the columns 'path' and 'label', but has {columns}")

@@ -17,7 +17,8 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.export.properties import properties_of
 from ltpost.extract.joint import parted
 from ltpost.extract.messages import first_line
-from ltpost.extract.networks.backbone import Backbone, keys_of
+from ltpost.extract.networks.backbone import Backbone
+from ltpost.extract.networks.classifier import keys_of
 from ltpost.extract.networks.opening import open_network
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import LinearHead

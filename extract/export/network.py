@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.source import Source, Unreadable
-from ltpost.extract.export.with_head import WithHead
+from ltpost.extract.export.with_head import WithHead, averaged_variants, stored_taps
 from ltpost.extract.messages import first_line, tell
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.builders import known
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
-from ltpost.extract.networks.taps import Tap
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import Head
 from ltpost.output import replacing
@@ -61,12 +59,12 @@ def write_network(
     network = _open(ckpt, arch, head_key, feature_set)
     attrs = {} if feature_set is None else feature_set.attrs
     preprocess = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else network.preprocess
-    tta = _averaged(head, attrs)
+    tta = averaged_variants(head, attrs)
     if tta == "five-crop":
         tell(f"warning: {target}: takes one image, where the features are means over five crops of it")
     backbone = Backbone(network.model, network.head_key, gated=network.gated)
     model = network.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    module = WithHead(model, head, head_key=backbone.head_key, layers=_taps(feature_set), flip=tta == "flip")
+    module = WithHead(model, head, head_key=backbone.head_key, layers=stored_taps(feature_set), flip=tta == "flip")
     source = None if data is None else open_source(data, split)
     numbers, images = _images(source, preprocess)
     with torch.inference_mode():
@@ -104,23 +102,6 @@ def _open(
             "name that one with ckpt=, or the right features="
         )
     return network
-
-
-def _averaged(head: Head, attrs: Mapping[str, Any]) -> str:
-    """The variants of an image whose mean the head reads, "off" where it reads the image alone.
-
-    Their mean is stored, or they are the views of which the head takes the mean.
-    """
-    views = {"count": 1, "tta": "off", **json.loads(attrs.get("views", "{}"))}
-    of_means = views["count"] == 1 or head.info.get("views") == "mean"
-    return str(views["tta"]) if of_means else "off"
-
-
-def _taps(feature_set: FeatureSet | None) -> dict[str, str]:
-    """Name of a stored layer to its tap, where the file says so."""
-    layers = {} if feature_set is None else feature_set.layers
-    taps = {name: Tap.described(layer.attrs) for name, layer in layers.items()}
-    return {name: tap.name for name, tap in taps.items() if tap is not None}
 
 
 def _images(source: Source | None, preprocess: Preprocess) -> tuple[list[int], Tensor]:

@@ -9,7 +9,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.checkpoints.checkpoint import Checkpoint, head_candidates, is_gated, read_checkpoint, read_experts
 from ltpost.extract.joint import parted
-from ltpost.extract.networks.backbone import keys_of
+from ltpost.extract.networks.classifier import keys_of
 from ltpost.heads import LinearHead
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.export.torch_heads import module_of
-from ltpost.extract.networks.backbone import head_key_of, keys_of, logits_of
+from ltpost.extract.networks.classifier import head_key_of, keys_of, logits_of
 from ltpost.extract.networks.taps import Tap, Taps, parse_taps
 from ltpost.heads import Head, load_head
 
@@ -58,14 +60,14 @@ class WithHead(nn.Module):
         self.model, self.head, self.flip = model, module_of(known), flip
         self.head_key = head_key_of(model, head_key)
         self._classifiers: list[Any] = [model.get_submodule(key) for key in keys_of(self.head_key)]
-        widths = [layer.in_features for layer in self._classifiers]
+        widths = [layer.weight.shape[1] for layer in self._classifiers]
         needed = getattr(known.linear() or known, "num_features", None)
         if needed is not None and not layers_of(known) and needed != sum(widths):
             raise DataError(
                 f"the head takes {needed} features, but the classifier '{self.head_key}' of the network takes "
                 f"{sum(widths)}; name another with head_key="
             )
-        self.taps = {name: _one_tap((layers or {}).get(name, name)) for name in layers_of(known)}
+        self.taps = taps_of(known, layers or {})
         self._taps = Taps(model, list(dict.fromkeys(self.taps.values())))
         self.eval()
 
@@ -95,7 +97,8 @@ class WithHead(nn.Module):
         features = torch.cat(seen, dim=1).float()
         if not self.flip:
             return features, logits, layers
-        return _mean(features, count), _mean(logits, count), {name: _mean(x, count) for name, x in layers.items()}
+        means = {name: mean_of_pairs(layer, count) for name, layer in layers.items()}
+        return mean_of_pairs(features, count), mean_of_pairs(logits, count), means
 
 
 def layers_of(head: Head) -> list[str]:
@@ -116,13 +119,40 @@ def layers_of(head: Head) -> list[str]:
     return list(found)
 
 
-def _one_tap(text: str) -> Tap:
-    taps = parse_taps(text)
-    if len(taps) != 1:
-        raise UsageError(f"layers=: a layer is one tap, such as layer2@4, but '{text}' are {len(taps)}")
-    return taps[0]
+def taps_of(head: Head, known: Mapping[str, str]) -> dict[str, Tap]:
+    """Name of every layer that a head reads to its tap: the one that ``known`` has, else the name itself.
+
+    Raises:
+        UsageError: it is no tap, or several.
+    """
+    taps = {name: parse_taps(known.get(name, name)) for name in layers_of(head)}
+    for name, several in taps.items():
+        if len(several) != 1:
+            raise UsageError(f"layers=: a layer is one tap, such as layer2@4, but '{name}' is {len(several)}")
+    return {name: one for name, (one,) in taps.items()}
 
 
-def _mean(both: Tensor, count: int) -> Tensor:
+def stored_taps(feature_set: FeatureSet | None) -> dict[str, str]:
+    """Name of a stored layer to its tap, where the file says so."""
+    layers = {} if feature_set is None else feature_set.layers
+    taps = {name: Tap.described(layer.attrs) for name, layer in layers.items()}
+    return {name: tap.name for name, tap in taps.items() if tap is not None}
+
+
+def averaged_variants(head: Head, attrs: Mapping[str, Any]) -> str:
+    """The variants of an image whose mean a head reads, as ``tta`` has them; "off" where it reads the image alone.
+
+    Their mean is stored, or they are the views of which the head takes the mean.
+
+    Args:
+        head: that was fitted to a feature file.
+        attrs: the attributes of the file.
+    """
+    views = {"count": 1, "tta": "off", **json.loads(attrs.get("views", "{}"))}
+    of_means = views["count"] == 1 or head.info.get("views") == "mean"
+    return str(views["tta"]) if of_means else "off"
+
+
+def mean_of_pairs(both: Tensor, count: int) -> Tensor:
     """The mean of rows of images and of their mirror images, (2 n, …) to (n, …)."""
     return (both[:count] + both[count:]) / 2

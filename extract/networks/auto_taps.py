@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ltpost.errors import UsageError
+from ltpost.extract.data.batches import Arguments
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.experts import SideBySide
 from ltpost.extract.networks.taps import (
@@ -66,21 +67,21 @@ class Seen:
         return self.shape == other.shape and torch.equal(self.values, other.values)
 
 
-def tap(backbone: Backbone, layers: str, images: Tensor) -> dict[Tap, int]:
+def tap(backbone: Backbone, layers: str, inputs: Arguments) -> dict[Tap, int]:
     """Let a network give some layers too, and tell how many columns each has.
 
     Args:
         backbone: its ``taps`` are set.
         layers: "auto", or taps with commas between; see :func:`~ltpost.extract.networks.taps.parse_taps`.
-        images: a few, on its device, as the network takes them.
+        inputs: a few rows, on its device, as the network takes them.
 
     Raises:
         UsageError: it has no such module, or auto finds no layer.
         DataError: an output cannot be pooled so.
     """
-    taps = resolved(layers, backbone.model, lambda: backbone.eager(images))
+    taps = resolved(layers, backbone.model, lambda: backbone.eager(inputs))
     backbone.taps = Taps(backbone.model, taps)
-    found = backbone.eager(images).layers
+    found = backbone.eager(inputs).layers
     return {one: found[one.name].shape[1] for one in taps}
 
 

@@ -1,18 +1,31 @@
-"""Model folders of transformers on disk. Nothing is downloaded."""
+"""Model folders of transformers on disk, for images, texts and sounds. Nothing is downloaded."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, LtpostError
 from ltpost.extract.checkpoints.container import sha256_of_file
-from ltpost.extract.messages import reading, some
+from ltpost.extract.data.class_names import in_order
+from ltpost.extract.messages import first_line, need, reading, some
+from ltpost.extract.networks.collating import Sounds, Tokens, tokens_of
 from ltpost.extract.networks.models import check_finite
 from ltpost.extract.pixels.preprocess import Preprocess
+
+#: what is classified, to the table of transformers that has its models, and the class that loads them
+KINDS = {
+    "image": ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES", "AutoModelForImageClassification"),
+    "audio": ("MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES", "AutoModelForAudioClassification"),
+    "text": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", "AutoModelForSequenceClassification"),
+}
+_A = {"image": "an image", "audio": "an audio", "text": "a text"}
+Prepare = Preprocess | Tokens | Sounds
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
 
@@ -37,32 +50,88 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def open_model_folder(folder: Path) -> tuple[str, nn.Module, Preprocess, str]:
-    """The name of the architecture, the model, its evaluation transform, and the sha256 of its weights.
+def kind_of(folder: Path) -> str:
+    """What a model folder classifies: "image", "text" or "audio", by the name of its class or else of its family.
 
     Raises:
         UsageError: transformers is not installed.
-        DataError: it is not an image classifier.
+        DataError: it classifies none of these.
     """
+    tables = {
+        kind: getattr(_transformers(folder).models.auto.modeling_auto, table) for kind, (table, _) in KINDS.items()
+    }
+    with reading(folder / "config.json", "the configuration of a model"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architectures, family = config.get("architectures") or [], config.get("model_type")
+    for kind, table in tables.items():
+        if any(name in np.hstack(list(table.values())) for name in architectures):
+            return kind
+    kinds = [kind for kind, table in tables.items() if family in table and not architectures]
+    if len(kinds) == 1:
+        return kinds[0]
+    raise DataError(
+        f"{folder}: must be a model that classifies images, texts or sounds (…ForSequenceClassification, …), but is "
+        f"{', '.join(architectures) or family or 'of no known architecture'}"
+    )
+
+
+def open_model_folder(folder: Path, max_length: float | None = None) -> tuple[str, nn.Module, Prepare, str]:
+    """Name of the architecture, the model, how its inputs are prepared, and the sha256 of its weights.
+
+    Raises:
+        UsageError: transformers is not installed.
+        DataError: it is not a classifier, or lacks what prepares its inputs.
+    """
+    kind = kind_of(folder)
+    transformers, how = _transformers(folder), {"local_files_only": True, "trust_remote_code": False}
     try:
-        from transformers import AutoModelForImageClassification
-    except ImportError:
-        raise UsageError(
-            f"{folder}: a model folder of Hugging Face needs transformers; install it with: pip install transformers"
-        ) from None
-    with reading(folder, "an image classifier of transformers"):
-        model, found = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        transformers.utils.logging.disable_progress_bar()
+        with reading(folder, f"{_A[kind]} classifier of transformers"):
+            model, found = getattr(transformers, KINDS[kind][1]).from_pretrained(
+                folder, **how, output_loading_info=True
+            )
+    finally:
+        transformers.utils.logging.enable_progress_bar()
     if missing := sorted(map(str, found["missing_keys"])):
         raise DataError(
-            f"{folder}: must hold all weights of an image classifier, but has none for {some(missing)}, which "
+            f"{folder}: must hold all weights of {_A[kind]} classifier, but has none for {some(missing)}, which "
             "transformers would fill with random numbers"
         )
     check_finite(model, folder)
+    prepare: Prepare
+    try:
+        if kind == "text":
+            longest = None if max_length is None else int(max_length)
+            prepare = tokens_of(transformers.AutoTokenizer.from_pretrained(folder, **how), model, longest, folder)
+        elif kind == "audio":
+            prepare = Sounds(transformers.AutoFeatureExtractor.from_pretrained(folder, **how), seconds=max_length)
+        else:
+            prepare = _preprocess(folder)
+    except LtpostError:
+        raise
+    except Exception as error:  # noqa: BLE001,RUF100
+        what = {"text": "tokenizer", "audio": "feature extractor", "image": "image processor"}[kind]
+        raise DataError(
+            f"{folder}: must hold the {what} of the model, but it cannot be loaded ({first_line(error)})"
+        ) from None
     weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(folder.glob(name))), None)
     sha256 = "" if weights is None else sha256_of_file(weights)
-    return type(model).__name__, model, _preprocess(folder), sha256
+    return type(model).__name__, model, prepare, sha256
+
+
+def names_of(model: nn.Module) -> list[str] | None:
+    """The class names in the configuration of a model; None where it only numbers them."""
+    names = in_order(getattr(getattr(model, "config", None), "id2label", None))
+    return None if names is None or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
+def _transformers(folder: Path) -> Any:
+    try:
+        import transformers
+        import transformers.models.auto.modeling_auto
+    except ImportError:
+        raise need("transformers", f"{folder}: a model folder of Hugging Face", "transformers") from None
+    return transformers
 
 
 def _preprocess(folder: Path) -> Preprocess:

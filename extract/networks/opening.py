@@ -17,6 +17,8 @@ from ltpost.extract.checkpoints.container import sha256_of_state
 from ltpost.extract.checkpoints.stored_accuracy import Accuracy, accuracy_of_folder
 from ltpost.extract.messages import some, tell
 from ltpost.extract.networks.builders import known, own_preprocess
+from ltpost.extract.networks.classifier import unwrapped
+from ltpost.extract.networks.collating import Sounds, Tokens
 from ltpost.extract.networks.experts import side_by_side
 from ltpost.extract.networks.hugging_face import is_model_folder, open_model_folder
 from ltpost.extract.networks.models import build, build_gated, build_normed, check_finite
@@ -34,10 +36,12 @@ class Network:
     Args:
         arch: its name.
         model: gives logits (n, C).
-        preprocess: its evaluation transform.
+        preprocess: its evaluation transform, where it takes images.
         head_key: name of its classifier, or None where it is not known yet.
         attrs: its provenance, for the feature file.
         gated: whether its logits are not linear in the features; then there is no head to store.
+        own: whether it is a module of the user, which stays on its device.
+        collate: turns texts or sounds into its inputs; None where it takes images or is the user's.
     """
 
     arch: str
@@ -46,6 +50,13 @@ class Network:
     head_key: str | None
     attrs: dict[str, Any]
     gated: bool = False
+    own: bool = False
+    collate: Tokens | Sounds | None = None
+
+    @property
+    def found_by_running(self) -> bool:
+        """Whether its classifier is looked for by running it, as no checkpoint names it."""
+        return self.own or self.collate is not None
 
 
 def open_network(
@@ -56,15 +67,23 @@ def open_network(
     expert: int | str | None = None,
     head_scale: float = HEAD_SCALE,
     weights: str | None = None,
+    max_length: float | None = None,
 ) -> Network:
-    """Open a module, a checkpoint file or a model folder of transformers; arguments as for :func:`extract_features`."""
+    """Open a module, a checkpoint file or a model folder of transformers; arguments as for :func:`extract_features`.
+
+    A module that is wrapped (DataParallel, DistributedDataParallel, torch.compile) is taken out.
+    """
     if isinstance(model, nn.Module):
+        model = unwrapped(model)
         attrs = {"model_sha256": sha256_of_state(model.state_dict())}
-        return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs)
+        return Network(type(model).__name__, model, own_preprocess(model), head_key, attrs, own=True)
     if is_model_folder(Path(model)):
-        arch, module, preprocess, sha256 = open_model_folder(Path(model))
+        arch, module, prepare, sha256 = open_model_folder(Path(model), max_length)
         attrs = {"checkpoint": Path(model).name, "checkpoint_sha256": sha256}
-        return Network(arch, module, preprocess, head_key, attrs | _accuracy_attrs(accuracy_of_folder(Path(model))))
+        attrs |= _accuracy_attrs(accuracy_of_folder(Path(model)))
+        if isinstance(prepare, Preprocess):
+            return Network(arch, module, prepare, head_key, attrs)
+        return Network(arch, module, Preprocess(), head_key, attrs, collate=prepare)
     if isinstance(expert, str) and expert != "all" and re.fullmatch(r"[0-9]{1,9}", expert) is None:
         raise UsageError(f"expert= must be a number, or all, but is '{expert}'")
     if not 0 < head_scale < float("inf"):

@@ -81,6 +81,8 @@ class Preprocess:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocess:
         """The transform that :meth:`to_json` gave."""
+        if "prepared" in stored:
+            raise UsageError(f"the features are of no images ({stored['prepared']}), so images cannot be run here")
         return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
     def changed(

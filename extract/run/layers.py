@@ -4,43 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ltpost.errors import LtpostError
-from ltpost.extract.data.source import Source
 from ltpost.extract.networks.auto_taps import tap
 from ltpost.extract.networks.backbone import Backbone
-from ltpost.extract.pixels.views import Views
-from ltpost.extract.run.loop import Batches
+from ltpost.extract.run.feed import Feed
 from ltpost.extract.run.partial import LayerSpec, Spec
 
-_MOST_TRIED = 64  # rows, to find one whose image can be read
 
-
-def tapped(backbone: Backbone, layers: str, dtype: str, source: Source, shown: Views) -> dict[str, LayerSpec]:
+def tapped(backbone: Backbone, layers: str, dtype: str, feed: Feed) -> dict[str, LayerSpec]:
     """Let the network give the layers that ``layers`` names; see :func:`~ltpost.extract.networks.auto_taps.tap`."""
-    taps = tap(backbone, layers, _first_images(source, shown).to(backbone.device))
+    taps = tap(backbone, layers, feed.example(backbone.device))
     return {one.name: LayerSpec(width, dtype, one.attrs) for one, width in taps.items()}
-
-
-def _first_images(source: Source, shown: Views) -> Tensor:
-    """An image that can be read, and its mirror image, as the network takes them; black ones where none can."""
-    total = len(source) * shown.count
-    side = shown.preprocess.crop or 32
-    pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    try:
-        for row in range(min(total, _MOST_TRIED)):
-            batch = Batches(source, shown, 1, [row], total)[0]
-            if isinstance(batch, LtpostError):
-                raise batch
-            if not batch[2]:
-                pixels = batch[1][:1]
-                break
-    finally:
-        source.images.close()
-    images: Tensor = shown.preprocess.normalise(pixels)
-    return torch.cat([images, images.flip(3)])
 
 
 def cost_of_layers(spec: Spec, target: Path) -> str:

@@ -1,16 +1,13 @@
-"""The loop: workers decode and cut images, the model runs, a thread writes. All three work at the same time."""
+"""The loop: a feed reads, the model runs, a thread writes. All three work at the same time."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
 import json
-import signal
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -18,72 +15,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ltpost.data.write import partial_name
-from ltpost.errors import DataError, LtpostError
-from ltpost.extract.data.source import Source, Unreadable
+from ltpost.errors import DataError
 from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import WORKER_DIED, Backbone
-from ltpost.extract.pixels.views import Views
+from ltpost.extract.run.feed import Batch, Feed
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import adopt
-from ltpost.extract.run.partial import DONE, MISSING, UNREADABLE, Spec, done_of, is_finished, prepare
+from ltpost.extract.run.partial import (
+    DONE,
+    MISSING,
+    UNREADABLE,
+    Spec,
+    count_training_rows,
+    done_of,
+    is_finished,
+    prepare,
+)
 from ltpost.extract.run.sanity import check_accuracy
 from ltpost.extract.run.shards import Shard
+from ltpost.extract.run.spool import Spool
 from ltpost.extract.run.writer import FeatureWriter
 
 _TOLD = 10  # unreadable images that are named one by one
-
-
-@dataclass
-class Batches(Dataset[Any]):
-    """Item i is the batch from row ``starts[i]``: that row, pixels uint8 (n, h, w, channels), and unreadable rows."""
-
-    source: Source
-    views: Views
-    batch_size: int
-    starts: list[int]
-    stop: int
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor, dict[int, str]] | LtpostError:
-        try:
-            return self._read(self.starts[index])
-        except LtpostError as error:  # the exception of a worker would lose its type on the way
-            return error
-
-    def _read(self, start: int) -> tuple[int, Tensor, dict[int, str]]:
-        views = self.views
-        rows = range(start, min(start + self.batch_size, self.stop))
-        first, last = rows[0] // views.count, rows[-1] // views.count
-        pixels: list[NDArray[np.uint8] | None] = []
-        bad: dict[int, str] = {}
-        for sample, image in enumerate(self.source.images.read(slice(first, last + 1)), first):
-            reason = image.reason if isinstance(image, Unreadable) else views.refusal(image)
-            for row in range(max(rows[0], sample * views.count), min(rows[-1] + 1, (sample + 1) * views.count)):
-                if reason is not None:
-                    bad[row - start] = reason
-                    pixels += [None] * views.variants
-                else:
-                    pixels += views.cut(image, sample, row - sample * views.count)
-        return start, torch.from_numpy(self._stacked(pixels)), bad
-
-    def _stacked(self, pixels: list[NDArray[np.uint8] | None]) -> NDArray[np.uint8]:
-        """All images as one array. Images that could not be read are black."""
-        shapes = {image.shape for image in pixels if image is not None}
-        if len(shapes) > 1:
-            sizes = sorted(f"{height} x {width}" for height, width, *_ in shapes)
-            raise DataError(f"{self.source.name}: images differ in size ({sizes[0]}, {sizes[-1]}); give img_size=")
-        side = self.views.preprocess.crop or 32
-        batch = np.zeros((len(pixels), *(shapes.pop() if shapes else (side, side, 3))), np.uint8)
-        for image, place in zip(pixels, batch, strict=True):
-            if image is not None:
-                place[:] = image
-        return batch
+#: by which features of the same row may differ, relative to the largest: rows in another batch are rounded otherwise
+_SAME = 0.02
+_BLOCK_ROWS = 4096
 
 
 class _Rows:
@@ -114,12 +73,9 @@ class _Rows:
 class Job:
     """An extraction; ``run`` computes a range of its rows."""
 
-    source: Source
-    views: Views
-    batch_size: int
+    feed: Feed
     backbone: Backbone
     spec: Spec
-    workers: int
     restart: bool
     max_bad: int | None
     expect_top1: float | None
@@ -147,71 +103,114 @@ class Job:
                 raise
 
     def _fill(self, path: Path, rows: slice, done: NDArray[np.uint8], *, quiet: bool) -> Path:
-        starts = [
-            start
-            for start in range(rows.start, rows.stop, self.batch_size)
-            if (done[start - rows.start : start - rows.start + self.batch_size] == MISSING).any()
-        ]
-        batches = Batches(self.source, self.views, self.batch_size, starts, rows.stop)
+        size = self.feed.batch_size
+        missing = {
+            start: bool((done[start - rows.start : start - rows.start + size] == MISSING).any())
+            for start in range(rows.start, rows.stop, size)
+        }
+        finished = [] if self.feed.proven else [start for start, is_missing in missing.items() if not is_missing]
+        again = set(finished[:1] + finished[-1:])  # is this the data set of the rows that are there?
+        starts = [start for start, is_missing in missing.items() if is_missing or start in again]
         errors: dict[int, str] = {}
         with contextlib.ExitStack() as stack:
-            stack.callback(self.source.images.close)
+            stack.callback(self.feed.close)
             bar = stack.enter_context(
                 tqdm(
                     total=rows.stop - rows.start,
                     initial=int((done != MISSING).sum()),
-                    unit="img",
+                    unit=self.feed.unit,
                     desc=f"extract {path.stem}",
                     disable=True if quiet else None,
                 )
             )
             writer: FeatureWriter | None = None
-            for start, block, bad in self._computed(loader_of(batches, self.workers, self.backbone.device)):
+            for start, block, bad in self._computed(self.feed.batches(starts, rows.stop, self.backbone.device)):
                 if writer is None:  # only now, as workers would inherit the open file
                     writer = stack.enter_context(FeatureWriter(path))
+                if start in again:
+                    self._compare(writer.file, start - rows.start, block)
+                    continue
                 marks = np.full(len(block["features"]), DONE, np.uint8)
                 for position, reason in bad.items():
                     errors[start - rows.start + position] = reason
                     marks[position] = UNREADABLE
                     self._tell_unreadable(start + position, reason, len(errors))
-                    for values in block.values():
-                        values[position] = np.nan
+                    for key in block.keys() - {"labels"}:
+                        block[key][position] = np.nan
                 writer.write(start - rows.start, block, marks)
                 bar.update(len(marks))
             writer = writer or stack.enter_context(FeatureWriter(path))
             writer.wait()
             bar.close()
-            if "shard" not in writer.file.attrs:
-                for message in check_accuracy(writer.file, self.expect_top1):
-                    tell(message)
-            return writer.finish(errors)
+            return self._finish(writer, errors)
 
-    def _computed(self, loader: DataLoader[Any]) -> Iterator[tuple[int, dict[str, NDArray[Any]], dict[int, str]]]:
+    def _finish(self, writer: FeatureWriter, errors: dict[int, str]) -> Path:
+        """Check the accuracy where all rows are there, and give the file its name."""
+        if "shard" not in writer.file.attrs:
+            count_training_rows(writer.file)
+            for message in check_accuracy(writer.file, self.expect_top1):
+                tell(message)
+        return writer.finish(errors)
+
+    def run_once(self, path: Path, batches: Iterator[Batch]) -> Path:
+        """Write rows that come once, and whose number is known at the end; nothing is kept of an interrupted run."""
+        with held(path), Spool(path.parent) as spool, deaths_are_told():
+            bar = spool.enter_context(tqdm(unit=self.feed.unit, desc=f"extract {path.stem}", disable=None))
+            for _, block, _ in self._computed(batches):
+                spool.add(block)
+                bar.update(len(block["labels"]))
+            bar.close()
+            blocks = spool.arrays()
+            identity = {**json.loads(self.spec.attrs["dataset"]), "rows": spool.rows}
+            attrs = {**self.spec.attrs, "dataset": json.dumps(identity)}
+            prepare(path, replace(self.spec, labels=np.asarray(blocks["labels"]), attrs=attrs), restart=True)
+            try:
+                with FeatureWriter(path) as writer:
+                    for start in range(0, spool.rows, _BLOCK_ROWS):
+                        part = {key: block[start : start + _BLOCK_ROWS] for key, block in blocks.items()}
+                        writer.write(start, part, np.full(len(part["labels"]), DONE, np.uint8))
+                    writer.wait()
+                    return self._finish(writer, {})
+            except BaseException:
+                partial_name(path).unlink(missing_ok=True)
+                raise
+
+    def _compare(self, file: h5py.File, start: int, block: dict[str, NDArray[Any]]) -> None:
+        """Raise DataError unless the rows of an earlier run are these rows."""
+        stored = file["features"][start : start + len(block["features"])].astype(np.float32)
+        ours = block["features"].astype(np.float32)
+        same = np.abs(stored - ours).max(initial=0) <= _SAME * max(1e-6, float(np.abs(stored).max(initial=0)))
+        if not same or ("labels" in block and (file["labels"][start : start + len(ours)] != block["labels"]).any()):
+            raise DataError(
+                f"{self.feed.name}: sample {start} is not what the unfinished run has stored: the data set is another "
+                "one, or its samples are random (augmentation); discard the finished rows with restart="
+            )
+
+    def _computed(self, batches: Iterator[Batch]) -> Iterator[tuple[int, dict[str, NDArray[Any]], Mapping[int, str]]]:
         """First row, datasets and unreadable rows of each batch. A GPU gets its next batch before one is fetched."""
         ahead = 1 if self.backbone.device.type == "cuda" else 0
-        launched: collections.deque[tuple[int, _Rows, dict[int, str]]] = collections.deque()
-        for number, (start, pixels, bad) in enumerate(checked(loader)):
-            launched.append((start, self._launch(pixels, verify=number == 0), bad))
+        launched: collections.deque[tuple[Batch, _Rows]] = collections.deque()
+        for number, batch in enumerate(batches):
+            launched.append((batch, self._launch(batch.inputs, verify=number == 0)))
             if len(launched) > ahead:
-                yield self._fetched(launched.popleft())
+                yield self._fetched(*launched.popleft())
         while launched:
-            yield self._fetched(launched.popleft())
+            yield self._fetched(*launched.popleft())
 
-    def _fetched(self, batch: tuple[int, _Rows, dict[int, str]]) -> tuple[int, dict[str, NDArray[Any]], dict[int, str]]:
-        start, rows, bad = batch
-        return start, self._block(rows), bad
+    def _fetched(self, batch: Batch, rows: _Rows) -> tuple[int, dict[str, NDArray[Any]], Mapping[int, str]]:
+        labels = {} if batch.labels is None else {"labels": batch.labels}
+        return batch.start, self._block(rows) | labels, batch.bad
 
-    def _launch(self, pixels: Tensor, *, verify: bool) -> _Rows:
+    def _launch(self, inputs: Any, *, verify: bool) -> _Rows:
         """Start a batch. With amp, the logits are those of the float32 classifier on the stored features."""
         backbone = self.backbone
-        images = self.views.preprocess.normalise(pixels.to(backbone.device, non_blocking=True))
-        outputs = backbone.outputs(images)
+        outputs = backbone.outputs(self.feed.arguments(inputs, backbone.device))
         if verify:
             backbone.verify(outputs.features, outputs.logits)
         tensors = {"features": outputs.features, "logits": outputs.logits}
         tensors.update({f"layers/{name}": layer for name, layer in outputs.layers.items()})
-        if self.views.variants > 1:  # logits are linear in the features, so their means agree
-            tensors = {key: x.unflatten(0, (-1, self.views.variants)).mean(dim=1) for key, x in tensors.items()}
+        if self.feed.variants > 1:  # logits are linear in the features, so their means agree
+            tensors = {key: x.unflatten(0, (-1, self.feed.variants)).mean(dim=1) for key, x in tensors.items()}
         if not self.spec.logits:
             del tensors["logits"]
         elif backbone.amp and not backbone.gated:
@@ -220,33 +219,29 @@ class Job:
         return _Rows(tensors)
 
     def _block(self, rows: _Rows) -> dict[str, NDArray[Any]]:
-        """The datasets of a batch, as they are stored.
-
-        Raises:
-            DataError: a feature is not finite, or beyond float16 where that is stored.
-        """
+        """The datasets of a batch, as stored; float16 only where it fits."""
         return {key: self._stored(key, x) for key, x in rows.arrays().items()}
 
     def _stored(self, key: str, values: NDArray[Any]) -> NDArray[Any]:
         dtype = self.spec.matrices[key][1]
         what = "the features" if key == "features" else f"'{key}'"
         if key != "logits" and not np.isfinite(values).all():
-            raise DataError(f"{self.source.name}: {what} must be finite, but some are NaN or infinite; try amp=off")
+            raise DataError(f"{self.feed.name}: {what} must be finite, but some are NaN or infinite; try amp=off")
         largest = float(np.abs(values).max(initial=0.0)) if dtype == "float16" else 0.0
         if largest > 65504:
             option = "dtype" if key == "features" else "layers_dtype"
             raise DataError(
-                f"{self.source.name}: a value of {what} is {largest:.4g}, beyond float16 (65504); use {option}=float32"
+                f"{self.feed.name}: a value of {what} is {largest:.4g}, beyond float16 (65504); use {option}=float32"
             )
         return values.astype(dtype, copy=False)
 
     def _tell_unreadable(self, row: int, reason: str, number: int) -> None:
-        name = self.spec.paths[row] if self.spec.paths is not None else self.source.name
+        name = self.spec.paths[row] if self.spec.paths is not None else self.feed.name
         if number <= _TOLD:
             tell(f"warning: row {row} cannot be read ({name}: {reason})")
         if self.max_bad is not None and number > self.max_bad:
             raise DataError(
-                f"{self.source.name}: more than {self.max_bad} images cannot be read (max_bad=), the last one "
+                f"{self.feed.name}: more than {self.max_bad} images cannot be read (max_bad=), the last one "
                 f"{name}: {reason}"
             )
 
@@ -264,37 +259,6 @@ class Job:
             tell(
                 f"interrupted; {kept} of {len(self.spec.labels)} rows are kept, and the same command goes on from there"
             )
-
-
-def loader_of(batches: Any, workers: int, device: torch.device) -> DataLoader[Any]:
-    """Read batches (:class:`Batches`, or another data set of them) in order, in ``workers`` processes."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=min(workers, len(batches)),
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_interrupts_to_the_parent,
-    )
-
-
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ignore Ctrl-C in a worker, which stops with its parent and prints no traceback of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _not_of_a_parent_that_left
-
-
-def _not_of_a_parent_that_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print no traceback for a worker that hands over a batch after the parent has stopped."""
-    if not issubclass(kind, ConnectionError):
-        sys.__excepthook__(kind, error, trace)
-
-
-def checked(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches. An error that a worker returned is raised here."""
-    for batch in loader:
-        if isinstance(batch, LtpostError):
-            raise batch
-        yield batch
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from ltpost.extract.run.partial import (
     LayerSpec,
     Spec,
     copy_rows,
+    count_training_rows,
     differences,
     done_of,
     errors_of,
@@ -178,6 +179,7 @@ def _join(target: Path, shards: list[Path]) -> None:
                 copy_rows(part, 0, whole, _begin(part), len(part["labels"]))
                 errors.update({_begin(part) + row: reason for row, reason in errors_of(part).items()})
     with FeatureWriter(target) as joined:
+        count_training_rows(joined.file)
         joined.finish(errors)
 
 

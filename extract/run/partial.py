@@ -204,7 +204,8 @@ def is_finished(path: Path, spec: Spec) -> bool:
     """Whether ``path`` is a complete file of the same extraction."""
     try:
         with h5py.File(path, "r") as file:
-            return file.attrs.get("state") == "complete" and not differences(file.attrs, spec.attrs)
+            same = not differences(file.attrs, spec.attrs) and ("logits" in file) == spec.logits
+            return same and file.attrs.get("state") == "complete"
     except OSError:
         return False
 
@@ -223,6 +224,14 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return differing
 
 
+def count_training_rows(file: h5py.File) -> None:
+    """Store the class counts of a whole training split whose labels have come with its rows."""
+    if file.attrs.get("split") == "train" and "class_counts" not in file:
+        classes = (file["head/weight"] if "head/weight" in file else file["logits"]).shape
+        num_classes = classes[0] if "head/weight" in file else classes[1]
+        file.create_dataset("class_counts", data=np.bincount(file["labels"][:], minlength=num_classes))
+
+
 def done_of(file: h5py.File) -> NDArray[np.uint8]:
     """DONE, UNREADABLE or MISSING for every row of a partial or complete file."""
     if "done" in file:
@@ -239,7 +248,7 @@ def copy_rows(source: h5py.File, begin: int, target: h5py.File, start: int, coun
     for first, last in itertools.pairwise(edges):
         for row in range(first, last if done[first] != MISSING else first, _COPY_ROWS):
             stop = min(row + _COPY_ROWS, last)
-            for key in matrices_of(target):
+            for key in ("labels", *matrices_of(target)):
                 target[key][start + row : start + stop] = source[key][begin + row : begin + stop]
             target["done"][start + row : start + stop] = done[row:stop]
 

@@ -29,10 +29,11 @@ from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network
 from ltpost.extract.pixels.conventions import Alternative, both, pixel_alternatives
 from ltpost.extract.pixels.preprocess import Preprocess
-from ltpost.extract.run.extraction import left_as_it_was, workers_for
+from ltpost.extract.run.images import workers_for
 from ltpost.extract.run.probe_report import Line, ProbeReport
 from ltpost.extract.run.race import Race
 from ltpost.extract.run.reading import Reading
+from ltpost.extract.run.rows import left_as_it_was
 
 #: a reading is better where the exact test says so at this level, divided by the number of readings that are tried
 LEVEL = 0.05

@@ -22,7 +22,8 @@ from ltpost.extract.data.draw import drawn
 from ltpost.extract.data.source import Source, Unreadable
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.pixels.preprocess import Preprocess
-from ltpost.extract.run.loop import checked, deaths_are_told, loader_of
+from ltpost.extract.run.images import checked, loader_of
+from ltpost.extract.run.loop import deaths_are_told
 from ltpost.extract.run.reading import Reading
 from ltpost.scores.paired import Difference, paired_difference
 

@@ -50,8 +50,7 @@ def two_of_each(rows: Viewed, views: Viewed) -> NDArray[np.int64]:
     if not rows.has_views or views.sample is None or views.view is None:
         split = rows.split or "test"
         raise DataError(
-            f"{rows.name}: has no views of its rows; write them beside it with ltpost extract --split {split} "
-            f"--views 2 --augment standard --out FOLDER/{split}-views.h5"
+            f"{rows.name}: has no views of its rows; write them beside it with ltpost extract --split {split} --views 2"
         )
     if augmentation(views) == "none":
         raise DataError(

@@ -70,9 +70,8 @@ def convex_path(
     Where the problem has a rough objective, it leads the descent until its gradient is ``ABOVE_ERROR`` times as long as
     its error, which is measured at the points where the exact one takes over. The end is that of the exact one.
 
-    A descent ends where the gradient is short enough (``tolerance``). Where ``gain`` is given, it ends where a Newton
-    step would lower the objective by no more than this part of it: under a strong penalty that is much earlier, under a
-    weak one a little later.
+    A descent ends where the gradient is short enough (``tolerance``), or where a Newton step would lower the objective
+    by no more than the part ``gain`` of it: under a strong penalty that is much earlier.
 
     Yields:
         Heads, whose ``info`` says strength, objective, gradient_norm (relative to the gradient at the start, like
@@ -133,7 +132,7 @@ def convex_path(
                 value, gradient = exact(theta)
                 passes += 1
                 error = agreed_number((far.gradient - gradient).norm())
-            minimum = descend(exact, 0.0 if gain else tolerance * at_start, gain=gain)
+            minimum = descend(exact, tolerance * at_start, gain=gain)
             theta, value, gradient = minimum.x, minimum.value, minimum.gradient
             ends.append((strength, theta))
             counted = {"passes": round((minimum.passes + passes) * problem.cost, 2)}
@@ -149,7 +148,7 @@ def convex_path(
                     "gradient_norm": minimum.gradient_norm / at_start if at_start else 0.0,
                     "iterations": iterations + minimum.iterations,
                     **counted,
-                    "converged": minimum.converged or minimum.gradient_norm <= tolerance * at_start,
+                    "converged": minimum.converged,
                 },
             )
             passes = rough_passes = 0.0

@@ -17,13 +17,14 @@ _BLOCK_ELEMENTS = 2**22  # 16 MiB
 
 
 class ArrayRows:
-    """Features (N, D) and logits (N, C) of the joint classifier in memory; one of them may be missing.
+    """Features (N, D), logits (N, C) of the joint classifier and layers in memory; not all need be there.
 
     Args:
         features: (N, D), or None.
         logits: (N, C), or None.
         num_classes: C.
         head: the joint classifier, or None.
+        layers: name to (N, D_l) pooled output of an earlier layer.
         name: in messages.
 
     Raises:
@@ -37,6 +38,7 @@ class ArrayRows:
         *,
         num_classes: int,
         head: Layer | None = None,
+        layers: Mapping[str, Array] | None = None,
         name: str = "rows",
     ):
         self._features, self._logits = (None if x is None else np.asarray(x) for x in (features, logits))
@@ -50,6 +52,7 @@ class ArrayRows:
             raise DataError(f"{name}: features and logits must have equally many rows")
         self.name, self.num_classes, self.num_experts, self.head = name, num_classes, 1, head
         self.logits_are_finite = False
+        self._layers = dict(layers or {})
 
     def __len__(self) -> int:
         rows = self._features if self._features is not None else self._logits
@@ -92,8 +95,12 @@ class ArrayRows:
         raise DataError(f"{self.name}: this head reads two views of each row, which only a feature set holds")
 
     def read_layer(self, name: str, key: Key) -> Array:
-        """Never: arrays hold the last layer."""
-        raise DataError(f"{self.name}: this head reads layer '{name}', which only a feature set holds; give it one")
+        """Pooled output (n, D_l) of an earlier layer."""
+        if name not in self._layers:
+            raise DataError(f"{self.name}: this head reads layer '{name}', which only a feature set holds; give it one")
+        block: Array = self._layers[name][key]
+        self.check_finite(f"layer '{name}'", block, key)
+        return block
 
     def check_finite(self, dataset: str, block: Array, key: Key) -> None:
         """Raise DataError if a value of a block is NaN or infinite."""

@@ -44,6 +44,7 @@ METHOD = Method(
     title="classifier re-training on train and val",
     equation="Wx + b",
     source="Kang et al., ICLR 2020",
+    label="cRT on train + val",
     chosen="strength (convex)",
     variant="head only",
     how="L-BFGS, or SGD recipe",

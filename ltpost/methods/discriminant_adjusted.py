@@ -72,6 +72,7 @@ METHOD = Method(
     title="logit adjustment and discriminants",
     equation="z_c - τ log π_c + γ LDA_c",
     source="ltpost",
+    label="LA + LDA",
     chosen="τ",
     grid=GRID,
     how="closed form, exact sweep",

@@ -74,6 +74,7 @@ METHOD = Method(
     title="discriminants fitted on train and val",
     equation="EB_c + w (z_c - τ log π_c)",
     source="ltpost; Morris, JASA 1983",
+    label="EB-LDA",
     how="closed form, moments",
     example="ltpost eb-lda --root",
 )

@@ -62,6 +62,7 @@ METHOD = Method(
     title="discriminants on several layers fitted on train and val",
     equation="Σ_j EB_j,c + w (z_c - τ log π_c)",
     source="ltpost; Morris, JASA 1983",
+    label="EB layers",
     how="closed form, moments",
     example="ltpost eb-layers --tau 1.2",
 )

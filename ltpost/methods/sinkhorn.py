@@ -65,6 +65,7 @@ METHOD = Method(
     title="shift to a known class prior",
     equation="z_c + b_c",
     source="Asano et al., ICLR 2020",
+    label="Sinkhorn",
     how="20 to 100 passes",
     example="ltpost sinkhorn --target-prior uniform",
 )

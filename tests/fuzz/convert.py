@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ltpost import LtpostError, load
-from ltpost.extract.convert import ALIASES, READERS, convert
+from ltpost.extract.convert import convert
+from ltpost.extract.convert.reading import ALIASES, READERS
 from ltpost.extract.data.source import read_class_counts
 from tests.fuzz.case import Case, refusal, spoil
 

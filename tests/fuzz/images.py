@@ -24,7 +24,7 @@ from ltpost.extract.data.image_files import IMAGE_SUFFIXES
 from ltpost.extract.data.source import Source, Unreadable
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.extract.pixels.views import Views
-from ltpost.extract.run.loop import Batches
+from ltpost.extract.run.images import Batches
 from tests.fuzz.case import Case, refusal, spoil
 
 SIDE = 24

@@ -10,7 +10,6 @@ import csv
 import io
 import os
 import pickle
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +21,9 @@ from ltpost import LtpostError
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.source import storable
 from tests.fuzz.case import Case, refusal, spoil
-from tests.fuzz.images import encoded, picture
-
-Rows = list[tuple[str, int]]  # path and label
-REFUSED: Rows = [("refused", -1)]
-ANYTHING: Rows = [("anything", -1)]
-PNG = encoded(picture(0), "PNG")
+from tests.fuzz.expected import ANYTHING, REFUSED, Rows, put_image
+from tests.fuzz.folders import folders, links_in_circles
+from tests.fuzz.tars import no_tar, tars
 
 
 def make(rng: np.random.Generator, folder: Path) -> Case:
@@ -73,11 +69,6 @@ def unprivileged(other: bool) -> Iterator[None]:
         os.seteuid(user)
 
 
-def _image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(PNG)
-
-
 # -- lists and tables --------------------------------------------------------------------------------------------------
 
 _LINES: list[tuple[str, Any]] = [  # a line of a list, and the row that it stands for, None for none, REFUSED
@@ -97,7 +88,7 @@ _ORDINARY = 12
 
 def lines(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
     for name in ("a/0.png", "a/1.png", "with space.png", "ä.png"):
-        _image(folder / name)
+        put_image(folder / name)
     some = [_LINES[0], *(_LINES[int(rng.integers(_ORDINARY))] for _ in range(int(rng.integers(0, 6))))]
     if rng.random() < 0.5:
         some.insert(int(rng.integers(len(some) + 1)), _LINES[int(rng.integers(len(_LINES)))])
@@ -111,7 +102,7 @@ def lines(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]
 
 def list_in_bytes(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
     """Bytes that are not UTF-8, other encodings, and damage."""
-    _image(folder / "a/0.png")
+    put_image(folder / "a/0.png")
     good = b"a/0.png 0\na/0.png 1\n"
     contents: list[tuple[bytes, Rows]] = [
         (b"a/\xff.png 0\n" + good, REFUSED), (good.decode().encode("utf-16"), REFUSED), (b"", REFUSED),
@@ -143,7 +134,7 @@ def no_regular_list(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[
 
 
 def tables(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
-    _image(folder / "a/0.png")
+    put_image(folder / "a/0.png")
     cells: list[tuple[Any, Any, bool]] = [
         ("a/0.png", 0, True), ("a/0.png", 12, True), ("ä, b.png", 1, True), ("a/0.png", "1.5", False),
         ("a/0.png", "x", False), ("a/0.png", "", False), ("a/0.png", 2**63, False), ("a/0.png", 2**70, False),
@@ -168,217 +159,6 @@ def tables(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]
         rows = REFUSED if sorted(names) != ["label", "more", "path"] else ANYTHING
     (folder / "val.csv").write_bytes((b"\xef\xbb\xbf" if rng.random() < 0.2 else b"") + content)
     return rows, {}
-
-
-# -- class folders -----------------------------------------------------------------------------------------------------
-
-
-def folders(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
-    """Two classes, and a few odd things among them."""
-    for name in ("train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/1.png"):
-        _image(folder / name)
-    rows: Rows = [("val/a/0.png", 0), ("val/b/1.png", 1)]
-    for _ in range(int(rng.integers(1, 4))):
-        more = _ODD[int(rng.integers(len(_ODD)))](folder)
-        if more == REFUSED:
-            return REFUSED, {}
-        rows += [row for row in more if row not in rows]
-    order = {name: os.fsencode(str(Path(name).parent)) for name, _ in rows}
-    rows.sort(key=lambda row: (row[1], os.fsdecode(order[row[0]]), row[0]))
-    return rows, {}
-
-
-def _unreadable_folder(folder: Path) -> Rows:
-    _image(folder / "val/b/closed/9.png")
-    (folder / "val/b/closed").chmod(0)
-    return REFUSED
-
-
-def _unreadable_class(folder: Path) -> Rows:
-    (folder / "val/a").chmod(0o111)
-    return REFUSED
-
-
-def _unreadable_train(folder: Path) -> Rows:
-    (folder / "train").chmod(0)
-    return REFUSED
-
-
-def _unreadable_image(folder: Path) -> Rows:
-    _image(folder / "val/a/closed.png")
-    (folder / "val/a/closed.png").chmod(0)
-    return [("val/a/closed.png", 0)]
-
-
-def _link(place: Path, target: str) -> None:
-    place.unlink(missing_ok=True)
-    place.symlink_to(target)
-
-
-def _loop(folder: Path) -> Rows:
-    _link(folder / "val/a/up", "..")
-    return []
-
-
-def _link_to_itself(folder: Path) -> Rows:
-    _link(folder / "val/a/self", "self")
-    return []
-
-
-def _good_link(folder: Path) -> Rows:
-    _image(folder / "elsewhere/7.png")
-    _link(folder / "val/b/linked", "../../elsewhere")
-    return [("val/b/linked/7.png", 1)]
-
-
-def _dangling_image(folder: Path) -> Rows:
-    _link(folder / "val/a/gone.png", "nowhere.png")
-    return [("val/a/gone.png", 0)]
-
-
-def _pipe(folder: Path) -> Rows:
-    path = folder / "val/a/pipe.png"
-    if not path.exists():
-        os.mkfifo(path)
-    return [("val/a/pipe.png", 0)]
-
-
-def _bytes_name(folder: Path) -> Rows:
-    name = os.fsdecode(b"\xff\xc3.png")
-    _image(folder / "val/a" / name)
-    return [(f"val/a/{name}", 0)]
-
-
-def _line_break(folder: Path) -> Rows:
-    _image(folder / "val/b/x\ny.png")
-    return [("val/b/x\ny.png", 1)]
-
-
-def _no_image(folder: Path) -> Rows:
-    for name in ("val/a/Thumbs.db", "val/a/.DS_Store", "val/a/._0.png", "val/stray.png", "val/a/x.txt", "val/a/png"):
-        (folder / name).write_bytes(b"x")
-    return []
-
-
-def _upper_case(folder: Path) -> Rows:
-    _image(folder / "val/a/9.PNG")
-    return [("val/a/9.PNG", 0)]
-
-
-def _deep(folder: Path) -> Rows:
-    name = "val/a/" + "d/" * 60 + "0.png"
-    _image(folder / name)
-    return [(name, 0)]
-
-
-def _empty_class(folder: Path) -> Rows:
-    (folder / "train/c").mkdir(exist_ok=True)
-    (folder / "val/c").mkdir(exist_ok=True)
-    return []
-
-
-def _unknown_class(folder: Path) -> Rows:
-    _image(folder / "val/z/0.png")
-    return REFUSED
-
-
-def _folder_like_an_image(folder: Path) -> Rows:
-    _image(folder / "val/a/x.png/0.png")
-    return [("val/a/x.png/0.png", 0)]
-
-
-_ODD: list[Callable[[Path], Rows]] = [
-    _unreadable_folder, _unreadable_class, _unreadable_train, _unreadable_image, _loop, _link_to_itself, _good_link,
-    _dangling_image, _pipe, _bytes_name, _line_break, _no_image, _upper_case, _deep, _empty_class, _unknown_class,
-    _folder_like_an_image,
-]  # fmt: skip
-
-
-def links_in_circles(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
-    """Links between classes: rows of the links are followed once, and there is an end."""
-    for name in ("val/a/0.png", "val/b/1.png"):
-        _image(folder / name)
-    for place, target in (("val/a/x", "../b"), ("val/b/y", "../a")):
-        (folder / place).symlink_to(target)
-    rows = [("val/a/0.png", 0), ("val/a/x/1.png", 0), ("val/b/1.png", 1), ("val/b/y/0.png", 1)]
-    return rows, {}
-
-
-# -- tar files ---------------------------------------------------------------------------------------------------------
-
-
-def tars(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
-    rows: Rows = []
-    form = int(rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
-    refuse = False
-    with tarfile.open(folder / "val-0.tar", "w", format=form) as archive:
-
-        def add(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
-            info = tarfile.TarInfo(name)
-            info.size, info.type, info.linkname = len(content), kind, link
-            archive.addfile(info, io.BytesIO(content))
-
-        for number in range(int(rng.integers(1, 4))):
-            add(f"{number}.png", PNG)
-            add(f"{number}.cls", b"%d" % (number % 2))
-            rows.append((f"val-0.tar/{number}.png", number % 2))
-        way = int(rng.integers(14))
-        if way == 0:
-            add("x.png", kind=tarfile.DIRTYPE)
-        elif way == 1:
-            add("y.png", kind=tarfile.SYMTYPE, link="../../etc/passwd")
-        elif way == 2:
-            add("../../out.png", PNG)
-            add("../../out.cls", b" 3\n")
-            rows.append(("val-0.tar/../../out.png", 3))
-        elif way == 3:
-            add("0.mask.png", PNG)
-        elif way == 4:
-            add("a.b.png", PNG)
-            add("a.b.cls", b"-1")
-            rows.append(("val-0.tar/a.b.png", -1))
-        elif way in (5, 6, 7):
-            name, content = [("0.jpg", PNG), ("0.cls", b"1"), ("9.png", PNG)][way - 5]
-            add(name, content)
-            refuse = True
-        elif way == 8:
-            labels = [b"", b"x", b"--1", "²".encode(), b"9" * 19, b"1 2", b"\xff", b"1.0", b"0x1"]
-            add("9.png", PNG)
-            add("9.cls", labels[int(rng.integers(len(labels)))])
-            refuse = True
-        elif way == 9:
-            add("z" * 90 + "/" + "é" * 40 + ".png", PNG)
-            add("z" * 90 + "/" + "é" * 40 + ".cls", b"1")
-            rows.append(("val-0.tar/" + "z" * 90 + "/" + "é" * 40 + ".png", 1))
-        elif way == 10:
-            add("notes.txt", b"x")
-            add("0.json", b"{}")
-        elif way == 11:
-            add("pipe.png", kind=tarfile.FIFOTYPE)
-        elif way == 12:
-            add("7.cls", b"1")
-    if refuse:
-        return REFUSED, {}
-    if rng.random() < 0.5:
-        path = folder / "val-0.tar"
-        path.write_bytes(spoil(path.read_bytes(), rng)[0])
-        return ANYTHING, {}
-    return rows, {}
-
-
-def no_tar(rng: np.random.Generator, folder: Path) -> tuple[Rows, dict[str, Any]]:
-    path, way = folder / "val.tar", int(rng.integers(5))
-    if way == 0:
-        path.write_bytes(rng.bytes(2000))
-    elif way == 1:
-        path.write_bytes(b"")
-    elif way == 2:
-        path.mkdir()
-    elif way == 3:
-        os.mkfifo(path)
-    else:
-        path.write_bytes(bytes(10240))
-    return REFUSED, {}
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
