@@ -101,7 +101,7 @@ class Curve:
         random splits with 5, 20 and 60 val rows per class, the middle gains .0 to .2 points of test accuracy over the
         middle of the highest plateau, for ``tnorm``, ``la``, ``mla``, ``mix`` and ``layers`` alike, and loses none. A
         whole standard error loses where a curve falls faster on one side (``mix``). Tabulated curves have few values,
-        and figures of answers no such error: the best plateau is taken.
+        figures of answers no such error, and limits are kept exactly: there the best plateau is taken.
 
         Args:
             select: the figure to maximise, one of ``goal.GOALS``, or a goal.
@@ -348,8 +348,8 @@ class ExactCurve(Curve):
     def _standard_error(
         self, goal: Goal, score: float, weights: Array, times: Array | None, counted: Array | None
     ) -> float:
-        """About that of the figure at its best, over independent samples; 0 for figures of answers."""
-        if goal.select in OF_ANSWERS:
+        """About that of the figure at its best, over independent samples; 0 for figures of answers, and with limits."""
+        if goal.select in OF_ANSWERS or goal.keep:
             return 0.0
         names = GROUPS if goal.select == "harmonic" else (goal.select,)
         known = [row for name in names if not np.isnan((row := weights[FIGURES.index(name)])[:1]).any()]

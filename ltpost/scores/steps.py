@@ -84,14 +84,16 @@ def middle(low: float, high: float) -> float:
 def near_best(within: Range, score: Array, margin: float) -> tuple[float, float, float, int]:
     """The middle of all values whose ``score`` (K + 1,) is at most ``margin`` below the greatest.
 
-    Where the middle itself is worse, the near-best value next to it is taken.
+    Where the middle itself is worse, the near-best value next to it is taken. Without a margin, it is the middle of the
+    widest of the best plateaus.
 
     Returns:
         The value; the first and the last near-best value; the step of the value.
     """
     near = np.flatnonzero(score >= score.max() - margin - SAME)
     begin, end = float(within.starts[near[0]]), float(within.stops[near[-1]])
-    if not np.isfinite([begin, end]).all():  # a curve that stays near its best for ever: the best plateau itself
+    endless = not np.isfinite([begin, end]).all()  # a curve that stays near its best for ever
+    if margin <= 0 or endless:
         begin, end, step = best_plateau(within, score)
         return middle(begin, end), begin, end, step
     centre = middle(begin, end)
