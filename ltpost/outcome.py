@@ -192,7 +192,7 @@ class Outcome:
 
 
 def _describe(best: Best, select: str) -> str:
-    plateau = "" if best.low == best.high else f" (best from {best.low:.4g} to {best.high:.4g})"
+    plateau = "" if best.low == best.high else f" (near-best from {best.low:.4g} to {best.high:.4g})"
     interval = "" if best.interval is None else f", 95 % bootstrap {best.interval[0]:.3g} to {best.interval[1]:.3g}"
     beside = "".join(f", {name} {value:g}" for name, value in best.others.items())
     return f"{best.value:.4g}{beside}{plateau}{interval}: {_score(best, select)}"

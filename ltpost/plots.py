@@ -46,14 +46,14 @@ def plot_curve(
     ax: Any = None,
     width: float | None = None,
 ) -> Any:
-    """Accuracy of every group against a hyperparameter, with the best plateau of the figure that it was chosen by.
+    """Accuracy of every group against a hyperparameter, with the near-best values of the figure that it was chosen by.
 
     Args:
         parameter: name of the hyperparameter.
         values: (K,) ascending.
         figures: name of a figure to its fractions (K,); those of ``COLOURS`` are drawn.
         best: the best value.
-        plateau: the first and the last value that are as good.
+        plateau: the first and the last near-best value.
         reached: the figure that was chosen by, and what it is there, as text.
         marked: draw a marker at each value, as the figures are known there only.
         headings: figure to its name in the picture.

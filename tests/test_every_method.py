@@ -435,7 +435,8 @@ def test_the_curve_is_that_of_the_evaluated_heads(key, made):
         seen.add(right.tobytes())
     assert len(seen) > 1, "the heads differ"
     assert outcome.best.low <= outcome.best.value <= outcome.best.high
-    assert outcome.best.score >= max(row.all for row in outcome.curve.at(values)) - 1e-9
+    near = 0 if curve.is_tabulated else 0.5 * (0.25 / len(split)) ** 0.5  # half a standard error, at most
+    assert outcome.best.score >= max(row.all for row in outcome.curve.at(values)) - near - 1e-9
 
 
 #: a need to what a folder lacks then; several experts are lacking where there is one

@@ -301,11 +301,40 @@ def test_best_agrees_with_a_fine_scan():
         with np.errstate(divide="ignore"):
             score = 3 / (1 / values[:, :3]).sum(axis=1) if select == "harmonic" else values[:, FIGURES.index(select)]
         best = curve.best(select, 0, 2)
-        assert best.score >= score.max() - 1e-9
-        assert 0 <= best.low <= best.value <= best.high <= 2
+        sizes = 25 * np.array([4, 3, 3])  # rows of many, medium and few
+        share = {"many": 1 / sizes[0], "medium": 1 / sizes[1], "few": 1 / sizes[2], "harmonic": (1 / sizes).sum() / 9}
+        top = score.max()
+        error = (top * (1 - top) * share.get(select, 1 / 250)) ** 0.5
+        near = np.linspace(0, 2, 20_001)[score >= top - 0.5 * error - 1e-9]
+        assert best.score >= top - 0.5 * error - 1e-9
+        assert (best.low, best.high) == pytest.approx((near[0], near[-1]), abs=2e-4)
+        middle = (near[0] + near[-1]) / 2
+        assert abs(best.value - middle) <= np.abs(near - middle).min() + 0.02, "the near-best value next to the middle"
         at_best = curve.at([best.value])[0]
         achieved = getattr(at_best, select, None) or 3 / sum(1 / getattr(at_best, name) for name in FIGURES[:3])
         assert achieved == pytest.approx(best.score)
+
+
+def test_the_middle_of_the_near_best_is_taken_and_not_the_top():
+    """100 rows are right from 0 to 10, one more from 0.2 to 0.3 only: that one is noise."""
+    low, high = np.zeros(101), np.full(101, 10.0)
+    low[0], high[0] = 0.2, 0.3
+    never = np.full(60, np.inf)
+    labels = np.zeros(161, int)
+    best = ExactCurve("tau", np.append(low, never), np.append(high, -never), labels, None, 1).best("all", 0, 20)
+    assert (best.low, best.high) == pytest.approx((0, 10))
+    assert best.value == pytest.approx(5)
+    assert best.score == pytest.approx(100 / 161)
+
+
+def test_between_near_best_values_may_lie_worse_ones():
+    """Two peaks: the middle between them is in a valley, and the near-best value next to it is taken."""
+    low = np.concatenate([np.full(60, 0.0), np.full(60, 7.0), np.full(30, np.inf)])
+    high = np.concatenate([np.full(60, 3.0), np.full(60, 10.0), np.full(30, -np.inf)])
+    best = ExactCurve("tau", low, high, np.zeros(150, int), None, 1).best("all", 0, 20)
+    assert (best.low, best.high) == pytest.approx((0, 10))
+    assert best.score == pytest.approx(60 / 150)
+    assert not 3 < best.value < 7
 
 
 def test_a_tied_point_is_not_chosen_over_a_plateau():

@@ -81,6 +81,28 @@ def middle(low: float, high: float) -> float:
     return high - abs(high) * 0.01 - 0.01 if np.isfinite(high) else 0.0
 
 
+def near_best(within: Range, score: Array, margin: float) -> tuple[float, float, float, int]:
+    """The middle of all values whose ``score`` (K + 1,) is at most ``margin`` below the greatest.
+
+    Where the middle itself is worse, the near-best value next to it is taken. Without a margin, it is the middle of the
+    widest of the best plateaus.
+
+    Returns:
+        The value; the first and the last near-best value; the step of the value.
+    """
+    near = np.flatnonzero(score >= score.max() - margin - SAME)
+    begin, end = float(within.starts[near[0]]), float(within.stops[near[-1]])
+    endless = not np.isfinite([begin, end]).all()  # a curve that stays near its best for ever
+    if margin <= 0 or endless:
+        begin, end, step = best_plateau(within, score)
+        return middle(begin, end), begin, end, step
+    centre = middle(begin, end)
+    nearest = np.clip(centre, within.starts[near], within.stops[near])
+    step = int(near[np.argmin(np.abs(nearest - centre))])
+    start, stop = float(within.starts[step]), float(within.stops[step])
+    return centre if start <= centre <= stop else middle(start, stop), begin, end, step
+
+
 def best_plateau(within: Range, score: Array) -> tuple[float, float, int]:
     """The widest plateau of the greatest ``score`` (K + 1,): its ends, and one of its steps."""
     # neighbouring steps of equal height are one plateau; steps of no width between them do not part it
