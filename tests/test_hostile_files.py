@@ -1,6 +1,7 @@
 """What the fuzzer has found in files that strangers may send: each case as it was found, in its smallest form."""
 
 import io
+import json
 import os
 import pickle
 import warnings
@@ -209,6 +210,15 @@ def test_odd_settings_of_an_image_processor(content, tmp_path):
     (tmp_path / "preprocessor_config.json").write_bytes(content)
     with pytest.raises(LtpostError, match=r"preprocessor_config.json: (cannot be read|img_size= must be at least 1)"):
         _preprocess(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("content", [{"architectures": 1e308}, {"architectures": [[1]]}, {"model_type": {}}, []])
+def test_odd_configurations_of_a_model(content, tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="config.json: cannot be read|must be a model that classifies"):
+        open_network(tmp_path)
 
 
 # -- images and folders ------------------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ def kind_of(folder: Path) -> str:
     }
     with reading(folder / "config.json", "the configuration of a model"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architectures, family = config.get("architectures") or [], config.get("model_type")
+        architectures = [str(name) for name in config.get("architectures") or []]
+        family = str(config.get("model_type") or "")
     for kind, table in tables.items():
         if any(name in np.hstack(list(table.values())) for name in architectures):
             return kind
