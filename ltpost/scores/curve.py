@@ -248,6 +248,10 @@ class ExactCurve(Curve):
         """The values at which a row becomes right or stops being right, ascending."""
         return self._of_right.values
 
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: which rows are right, and not the rows, which the answers to the others would need."""
+        return {**self.__dict__, "_answers_between": None, "_last_answers": None}
+
     def answers(self, low: float, high: float) -> Answers:
         """The answers of all rows for low ≤ t ≤ high; kept for the next call.
 
