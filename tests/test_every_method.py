@@ -196,6 +196,14 @@ def made(key, kinds, folders):
     return lambda **changes: folders(**{**kinds[key], **changes})
 
 
+#: options with which methods run that would take seconds
+QUICK = {"crt-val": {"strengths": (1.0, 0.1)}, "crt-la": {"strengths": (1.0, 0.1)}}
+
+
+def run(experiment, key, **options):
+    return experiment.run(key, **{**QUICK.get(key, {}), **options})
+
+
 def figures_of(outcome):
     """Split and name of a row to its hits per class."""
     return {(row.split, row.name): row.hits.tolist() for row in outcome.results}
@@ -336,7 +344,7 @@ def test_an_option_that_it_does_not_have_is_a_usage_error(key, made):
 def test_runs_alike_twice_and_leaves_the_files_alone(key, made):
     folder = made()
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    outcome, again = Experiment(folder).run(key), Experiment(folder).run(key)
+    outcome, again = run(Experiment(folder), key), run(Experiment(folder), key)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert bytes_of(outcome.head) == bytes_of(again.head)
     assert figures_of(outcome) == figures_of(again)
@@ -364,7 +372,7 @@ def test_arrays_in_memory_are_not_changed(key, made):
         }.items()
     }
     before = {name: array.copy() for name, array in everything.items()}
-    Experiment(folder).run(key)
+    run(Experiment(folder), key)
     for name, array in everything.items():
         assert array.flags.writeable, name
         np.testing.assert_array_equal(array, before[name], err_msg=str(name))
@@ -374,7 +382,7 @@ def test_arrays_in_memory_are_not_changed(key, made):
 def test_permuted_classes_permute_the_result(key, made):
     order = np.array([3, 0, 4, 1, 2])
     options = without_chance(key)
-    plain, permuted = (Experiment(made(order=how)).run(key, **options) for how in (None, order))
+    plain, permuted = (run(Experiment(made(order=how)), key, **options) for how in (None, order))
     draws = "seed" in methods.get(key).settings and not options
     for mine, other in zip(plain.results, permuted.results, strict=True):
         if draws or "cross-fitted" in mine.detail:  # folds and batches are of other rows
@@ -387,7 +395,7 @@ def test_permuted_classes_permute_the_result(key, made):
 @pytest.mark.parametrize("logits", [True, False], ids=["stored logits", "features alone"])
 def test_a_saved_head_has_the_same_figures(key, logits, made, tmp_path):
     folder = made(without=() if logits else ("logits",))
-    outcome = Experiment(folder).run(key)
+    outcome = run(Experiment(folder), key)
     saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
     assert saved.info == json.loads(json.dumps(outcome.head.info))
     assert saved.info["signature"] == outcome.signature
@@ -407,7 +415,7 @@ def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
     experiment = Experiment(folder)
     if missing(experiment, key):
         pytest.skip(f"{key} needs more than logits")
-    whole, outcome = Experiment(made()).run(key), experiment.run(key)
+    whole, outcome = run(Experiment(made()), key), run(experiment, key)
     assert figures_of(outcome) == figures_of(whole)
     saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
     row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
@@ -418,7 +426,7 @@ def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
 
 @every_method
 def test_the_curve_is_that_of_the_evaluated_heads(key, made):
-    outcome = Experiment(made()).run(key)
+    outcome = run(Experiment(made()), key)
     if outcome.curve is None:
         assert outcome.best is None
         assert outcome.parameter is None
@@ -490,18 +498,18 @@ def test_what_it_does_not_need_may_be_missing(key, made):
     for name in (name for name, free in unneeded.items() if free):
         experiment = Experiment(made(without=(name,)))
         assert missing(experiment, key) == []
-        outcome = experiment.run(key)
+        outcome = run(experiment, key)
         assert outcome.results[-1].name in (key, "joint")
     everything = tuple(name for name, free in unneeded.items() if free)
     if not {"joint", "head"} & needs:  # the logits are computed where the classifier is known
-        outcome = Experiment(made(without=everything)).run(key)
+        outcome = run(Experiment(made(without=everything)), key)
         joint = ["joint"] if "experts" in needs else []  # several experts have a joint classifier
         assert [row.name for row in outcome.results] == [*joint, key, *joint, key]
 
 
 @every_method
 def test_two_classes(key, made):
-    outcome = Experiment(made(classes=2)).run(key, **FOR_TWO.get(key, {}))
+    outcome = run(Experiment(made(classes=2)), key, **FOR_TWO.get(key, {}))
     row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
     assert row.hits.shape == (2,)
     assert row.figures.all >= 0.5 if key in ONE_OF_TWO else row.figures.all > 0.5
@@ -509,7 +517,7 @@ def test_two_classes(key, made):
 
 @every_method
 def test_a_class_that_val_does_not_have(key, made):
-    outcome = Experiment(made(absent=4)).run(key)
+    outcome = run(Experiment(made(absent=4)), key)
     assert outcome.head.num_classes == 5
     rows = {(row.split, row.name): row for row in outcome.results}
     assert rows["val", key].as_dict()["classes_without_rows"] == [4]
@@ -519,7 +527,7 @@ def test_a_class_that_val_does_not_have(key, made):
 @every_method
 def test_float16_features_give_what_their_values_give(key, made):
     half, whole = made(dtype=np.float16), made(dtype=np.float16, stored_as=np.float32)
-    found, expected = Experiment(half).run(key), Experiment(whole).run(key)
+    found, expected = run(Experiment(half), key), run(Experiment(whole), key)
     for mine, other in zip(found.results, expected.results, strict=True):
         np.testing.assert_allclose(mine.hits, other.hits, atol=1)
 
@@ -528,9 +536,9 @@ def test_float16_features_give_what_their_values_give(key, made):
 def test_on_a_device(key, made, fake_device):
     """Everything that knows devices gets the one that was asked for, and the figures stay."""
     folder = made()
-    expected = Experiment(folder).run(key)
+    expected = run(Experiment(folder), key)
     fake_device.clear()
-    outcome = Experiment(folder, device="fake").run(key)
+    outcome = run(Experiment(folder, device="fake"), key)
     assert set(fake_device) == {"fake"}
     reported = [row for row in outcome.results if "cross-fitted" not in row.detail]
     assert len(fake_device) >= len(reported)
@@ -553,25 +561,33 @@ ROWS_APART = {"gcl": 5}  # each process draws noise of its own
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """What ``ltpost compare`` prints, from one process and from two, with every method that does not refuse several."""
+    """The results that commands print, from one process and from two, of every method that does not refuse several.
+
+    Split and key to figures. ``ltpost compare`` runs the methods; the slow ones have commands of their own.
+    """
     home = tmp_path_factory.mktemp("together")
     write(home / "features", **EVERYTHING)
-    keys = [key for key in KEYS if key not in ONE_PROCESS]
-    words = [
-        "compare",
-        "--methods",
-        ",".join(keys),
-        "--features",
-        str(home / "features"),
-        "--heads",
-        str(home / "heads"),
-        "--json",
-    ]
-    alone = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
-    outputs, codes = in_processes(home, 2, *words)
-    assert codes == [0, 0], outputs
-    assert outputs[1][0] == "", "only the first one prints"
-    return alone, json.loads(outputs[0][0])
+    keys = [key for key in KEYS if key not in (*ONE_PROCESS, *QUICK)]
+    alone, both = {}, {}
+    for words in (
+        ["compare", "--methods", ",".join(keys), "--heads", str(home / "heads")],
+        *([key, "--strengths", ",".join(map(str, options["strengths"]))] for key, options in QUICK.items()),
+    ):
+        words += ["--features", str(home / "features"), "--json"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(home)
+            collect(alone, CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
+        outputs, codes = in_processes(home, 2, *words)
+        assert codes == [0, 0], outputs
+        assert outputs[1][0] == "", "only the first one prints"
+        collect(both, outputs[0][0])
+    return alone, both
+
+
+def collect(results, printed):
+    """Add the results of a command to those of others."""
+    for split, rows in json.loads(printed)["results"].items():
+        results.setdefault(split, {}).update(rows)
 
 
 @pytest.mark.xdist_group("together")
@@ -579,7 +595,7 @@ def together(tmp_path_factory):
 def test_two_processes_print_what_one_prints(key, together):
     if key in ONE_PROCESS:
         pytest.skip(ONE_PROCESS[key])
-    alone, both = (printed["results"] for printed in together)
+    alone, both = together
     for split in ("test", "val"):
         assert both[split][key]["rows"] == alone[split][key]["rows"]
         rows = ROWS_APART.get(key, 1)
