@@ -19,6 +19,8 @@ from ltpost import (
     FeatureSet,
     LinearHead,
     UsageError,
+    compare,
+    compare_report,
     evaluate,
     load_head,
     methods,
@@ -559,40 +561,45 @@ ONE_PROCESS = {
 ROWS_APART = {"gcl": 5}  # each process draws noise of its own
 
 
+#: one of several processes: compares methods, and the first one prints the results
+COMPARE = """
+import json, sys
+from ltpost import Experiment, compare, compare_report
+from ltpost.data import distributed
+options = json.loads(sys.argv[2])
+distributed.start()
+report = compare_report(compare(Experiment(sys.argv[1], progress=False), list(options), **options))
+if distributed.rank() == 0:
+    print(json.dumps(report.as_dict(), default=float))
+distributed.stop()
+"""
+
+
+def few_steps(key):
+    """Options with which a method that is fitted takes few steps: two processes wait for each other in every one."""
+    options = methods.get(key).options
+    solver = options["solver"].default if "solver" in options else "sgd"
+    if "epochs" in options and solver == "sgd":
+        return {"epochs": 2}
+    return {"strengths": [0.1]} if "strengths" in options else {}
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """The results that commands print, from one process and from two, of every method that does not refuse several.
-
-    Split and key to figures. ``ltpost compare`` runs the methods; the slow ones have commands of their own.
-    """
+    """The results of one process and of two, of every method that does not refuse several: split, key, figures."""
     home = tmp_path_factory.mktemp("together")
     write(home / "features", **EVERYTHING)
-    keys = [key for key in KEYS if key not in (*ONE_PROCESS, *QUICK)]
-    alone, both = {}, {}
-    for words in (
-        ["compare", "--methods", ",".join(keys), "--heads", str(home / "heads")],
-        *([key, "--strengths", ",".join(map(str, options["strengths"]))] for key, options in QUICK.items()),
-    ):
-        words += ["--features", str(home / "features"), "--json"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(home)
-            collect(alone, CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
-        outputs, codes = in_processes(home, 2, *words)
-        assert codes == [0, 0], outputs
-        assert outputs[1][0] == "", "only the first one prints"
-        collect(both, outputs[0][0])
-    return alone, both
-
-
-def collect(results, printed):
-    """Add the results of a command to those of others."""
-    for split, rows in json.loads(printed)["results"].items():
-        results.setdefault(split, {}).update(rows)
+    options = {key: few_steps(key) for key in KEYS if key not in ONE_PROCESS}
+    alone = compare_report(compare(Experiment(home / "features"), list(options), **options)).as_dict()
+    words = (str(home / "features"), json.dumps(options))
+    outputs, codes = in_processes(home, 2, *words, command=("-c", COMPARE))
+    assert codes == [0, 0], outputs
+    return alone, json.loads(outputs[0][0])
 
 
 @pytest.mark.xdist_group("together")
 @every_method
-def test_two_processes_print_what_one_prints(key, together):
+def test_two_processes_give_what_one_gives(key, together):
     if key in ONE_PROCESS:
         pytest.skip(ONE_PROCESS[key])
     alone, both = together
