@@ -169,7 +169,7 @@ def count_rows() -> Counter[int]:
         counted[len(train)] += len(train)
         return plain(train, *args, **kwargs)
 
-    for module in [module for module in sys.modules.values() if getattr(module, "class_sums", None) is plain]:
+    for module in [module for module in sys.modules.values() if vars(module).get("class_sums") is plain]:
         module.class_sums = counted_sums  # type: ignore[attr-defined]
     for name in ("blocks", "batches"):
         counting_blocks(Matrix, name)

@@ -490,7 +490,7 @@ def test_other_formats(data, resnet, tmp_path):
     np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "torchvision:resnet18"])
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "torchvision:resnet18"])
 @pytest.mark.filterwarnings("ignore")  # torch's exporter is full of them
 def test_onnx_of_the_whole_model(name, data, tmp_path):
     """By the command: one classifier or two, at the image size of the features."""

@@ -198,6 +198,24 @@ def made(key, kinds, folders):
     return lambda **changes: folders(**{**kinds[key], **changes})
 
 
+@pytest.fixture(scope="module")
+def outcomes():
+    """Key and folder to what the method gave there."""
+    return {}
+
+
+@pytest.fixture
+def plain(key, outcomes):
+    """Gives what the method gives on a folder; it runs there once."""
+
+    def outcome(folder):
+        if (key, folder) not in outcomes:
+            outcomes[key, folder] = run(Experiment(folder), key)
+        return outcomes[key, folder]
+
+    return outcome
+
+
 #: options with which methods run that would take seconds
 QUICK = {"crt-val": {"strengths": (1.0, 0.1)}, "crt-la": {"strengths": (1.0, 0.1)}}
 
@@ -343,10 +361,10 @@ def test_an_option_that_it_does_not_have_is_a_usage_error(key, made):
 
 
 @every_method
-def test_runs_alike_twice_and_leaves_the_files_alone(key, made):
+def test_runs_alike_twice_and_leaves_the_files_alone(key, made, plain):
     folder = made()
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    outcome, again = run(Experiment(folder), key), run(Experiment(folder), key)
+    outcome, again = run(Experiment(folder), key), plain(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert bytes_of(outcome.head) == bytes_of(again.head)
     assert figures_of(outcome) == figures_of(again)
@@ -395,9 +413,9 @@ def test_permuted_classes_permute_the_result(key, made):
 
 @every_method
 @pytest.mark.parametrize("logits", [True, False], ids=["stored logits", "features alone"])
-def test_a_saved_head_has_the_same_figures(key, logits, made, tmp_path):
+def test_a_saved_head_has_the_same_figures(key, logits, made, plain, tmp_path):
     folder = made(without=() if logits else ("logits",))
-    outcome = run(Experiment(folder), key)
+    outcome = plain(folder)
     saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
     assert saved.info == json.loads(json.dumps(outcome.head.info))
     assert saved.info["signature"] == outcome.signature
@@ -411,13 +429,13 @@ def test_a_saved_head_has_the_same_figures(key, logits, made, tmp_path):
 
 
 @every_method
-def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
+def test_logits_alone_give_what_features_and_logits_give(key, made, plain, tmp_path):
     """Where the method needs nothing else; and the saved head is evaluated as itself, not as the joint classifier."""
     folder = made(without=("features",))
     experiment = Experiment(folder)
     if missing(experiment, key):
         pytest.skip(f"{key} needs more than logits")
-    whole, outcome = run(Experiment(made()), key), run(experiment, key)
+    whole, outcome = plain(made()), plain(folder)
     assert figures_of(outcome) == figures_of(whole)
     saved = load_head(outcome.save_head(tmp_path / "head.safetensors"))
     row = next(row for row in outcome.results if (row.split, row.name) == ("test", key))
@@ -427,8 +445,8 @@ def test_logits_alone_give_what_features_and_logits_give(key, made, tmp_path):
 
 
 @every_method
-def test_the_curve_is_that_of_the_evaluated_heads(key, made):
-    outcome = run(Experiment(made()), key)
+def test_the_curve_is_that_of_the_evaluated_heads(key, made, plain):
+    outcome = plain(made())
     if outcome.curve is None:
         assert outcome.best is None
         assert outcome.parameter is None
@@ -489,7 +507,7 @@ def test_a_need_that_reads_features_is_missing_where_there_are_logits_only(key, 
 
 
 @every_method
-def test_what_it_does_not_need_may_be_missing(key, made):
+def test_what_it_does_not_need_may_be_missing(key, made, plain):
     needs = set(methods.get(key).needs)
     unneeded = {
         "train": "train" not in needs,
@@ -498,9 +516,9 @@ def test_what_it_does_not_need_may_be_missing(key, made):
         "class_counts": "class_counts" not in needs,
     }
     for name in (name for name, free in unneeded.items() if free):
-        experiment = Experiment(made(without=(name,)))
-        assert missing(experiment, key) == []
-        outcome = run(experiment, key)
+        folder = made(without=(name,))
+        assert missing(Experiment(folder), key) == []
+        outcome = plain(folder)
         assert outcome.results[-1].name in (key, "joint")
     everything = tuple(name for name, free in unneeded.items() if free)
     if not {"joint", "head"} & needs:  # the logits are computed where the classifier is known
@@ -535,10 +553,10 @@ def test_float16_features_give_what_their_values_give(key, made):
 
 
 @every_method
-def test_on_a_device(key, made, fake_device):
+def test_on_a_device(key, made, plain, fake_device):
     """Everything that knows devices gets the one that was asked for, and the figures stay."""
     folder = made()
-    expected = run(Experiment(folder), key)
+    expected = plain(folder)
     fake_device.clear()
     outcome = run(Experiment(folder, device="fake"), key)
     assert set(fake_device) == {"fake"}
