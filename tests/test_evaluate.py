@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import COUNTS, make_split
 
-from ltpost import Experiment, FeatureSet, evaluate, load, load_head
+from ltpost import Experiment, FeatureSet, LinearHead, evaluate, load, load_head
 from ltpost.cli import cli
 from ltpost.evaluation import description, evaluate_heads
 from ltpost.report.results import Report
@@ -65,6 +65,18 @@ def test_without_test_val_is_evaluated(at_home, folder):
     result = CliRunner().invoke(cli, ["evaluate"])
     assert result.exit_code == 1
     assert "test.h5" in result.output
+
+
+@pytest.mark.parametrize("command", ["tnorm", "la", "ncm", "evaluate", "diagnose", "report"])
+def test_one_class(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    head = LinearHead(np.ones((1, 4), np.float32))
+    for number, split in enumerate(("train", "val", "test")):
+        one = FeatureSet(rows + number, np.zeros(9, int), head=head, class_counts=np.array([9]), split=split)
+        one.save(tmp_path / "features" / f"{split}.h5")
+    result = CliRunner().invoke(cli, [command], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
 
 
 def test_one_row_per_class_is_said_to():

@@ -83,7 +83,7 @@ def minority_class(class_counts: Array | None) -> int:
     >>> minority_class(np.array([5, 995])), minority_class(None)
     (0, 1)
     """
-    return 0 if class_counts is not None and class_counts[0] < class_counts[1] else 1
+    return 0 if class_counts is not None and len(class_counts) == 2 and class_counts[0] < class_counts[1] else 1
 
 
 def log_prior(class_counts: Array) -> Array:

@@ -42,7 +42,7 @@ def collapse(subject: Subject) -> Finding:
         "nc2_norms_of_weights": _variation(np.linalg.norm(weight, axis=1)),
         "nc2_angles_of_means": equal_angles(centred),
         "nc2_angles_of_weights": equal_angles(weight),
-        "nc3": float(((_scaled(weight) - _scaled(centred)) ** 2).sum()),
+        "nc3": _distance(weight, centred),
         "nc4": float(differs.mean()),
     }
     words = {
@@ -104,6 +104,9 @@ def equal_angles(matrix: Array) -> float:
     return total / (classes * (classes - 1))
 
 
-def _scaled(matrix: Array) -> Array:
-    result: Array = matrix / np.linalg.norm(matrix)
-    return result
+def _distance(weight: Array, centred: Array) -> float:
+    """Squared distance of two matrices of norm 1; not defined where one of them is 0, as with one class."""
+    norms = np.linalg.norm(weight), np.linalg.norm(centred)
+    if not all(norms):
+        return float("nan")
+    return float(((weight / norms[0] - centred / norms[1]) ** 2).sum())
