@@ -234,3 +234,9 @@ def test_predictions_of_an_expert(folder):
     whole = load(folder / "test.h5")
     expected = expert_sets("test")[1]
     np.testing.assert_array_equal(predict(whole.experts[1], whole), predict(expected.head, expected))
+
+
+def test_more_experts_than_columns_are_refused():
+    rows = np.ones((3, 4), np.float32)
+    with pytest.raises(DataError, match=r"equally many columns for each of 1000000000000000 experts, but has 4 in all"):
+        FeatureSet(rows, np.zeros(3, int), logits=rows, attrs={"experts": 10**15})

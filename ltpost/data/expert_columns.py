@@ -29,7 +29,7 @@ def widths_of(attrs: Mapping[str, Any], num_features: int | None, name: str = "f
                 f"{attrs['expert_widths']!r}"
             ) from None
     count = int(attrs.get("experts", 1))
-    return () if count <= 1 or not num_features else (num_features // count,) * count
+    return (num_features // count,) * count if num_features and 1 < count <= num_features else ()
 
 
 def columns_of(widths: Sequence[int], number: int) -> slice:

@@ -23,7 +23,9 @@ def margins(subject: Subject) -> Finding:
     values: dict[str, dict[str, float]] = {}
     for name, classes in subject.members().items():
         inside = margin[classes[subject.labels]]
-        figures = [mean_of_known(mean[classes]), *np.quantile(inside, _SHARES).tolist(), float((inside > 0).mean())]
+        with np.errstate(invalid="ignore"):  # one class has no other: its margins are infinite
+            quantiles = np.quantile(inside, _SHARES).tolist()
+        figures = [mean_of_known(mean[classes]), *quantiles, float((inside > 0).mean())]
         values[name] = dict(zip(("mean", "q10", "q50", "q90", "positive"), figures, strict=True))
         rows.append([name, *figures])
     shown = {"10 %": "q10", "median": "q50", "90 %": "q90"}
