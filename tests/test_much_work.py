@@ -218,6 +218,7 @@ def test_the_command_prints_and_saves_what_is_finished(tmp_path, monkeypatch, fo
     monkeypatch.chdir(tmp_path)
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "from ltpost import experiment\n"
         "from ltpost.cli import main\n"
         "run = experiment.Experiment.run\n"
