@@ -1,6 +1,7 @@
 """The rooms of the house: modules import in one direction, from the floors below. Read from the sources themselves."""
 
 import ast
+import configparser
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -167,3 +168,13 @@ def test_who_imports_torch():
 def test_imports_are_found_wherever_they_are(source, expected):
     modules = {"data", "data.tensors", "errors", "plots", "experiment", "methods", "scores.predict", "scores.sweep"}
     assert imported_modules(source, modules) == expected
+
+
+def test_the_wheel_has_every_package():
+    config = configparser.ConfigParser()
+    top = Path(__file__).parents[1]
+    config.read(top / "setup.cfg")
+    places = [place for folder in ("ltpost", "extract") for place in (top / folder).rglob("__init__.py")]
+    names = [".".join(place.parent.relative_to(top).parts) for place in places]
+    packages = {f"ltpost.{name}" if name.startswith("extract") else name for name in names}
+    assert set(config["options"]["packages"].split()) == packages
