@@ -22,6 +22,7 @@ from ltpost.extract.data.source import Unreadable, storable
 from ltpost.extract.export.with_head import averaged_variants, mean_of_pairs, stored_taps, taps_of
 from ltpost.extract.messages import reading, tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
+from ltpost.extract.networks.hugging_face import names_of
 from ltpost.extract.networks.opening import open_network
 from ltpost.extract.networks.taps import Taps
 from ltpost.extract.pixels.preprocess import Preprocess
@@ -130,11 +131,8 @@ def predict(
 
 def names_of_model(model: Any, num_classes: int) -> list[str] | None:
     """The class names that a model of transformers carries, or None."""
-    names = getattr(getattr(model, "config", None), "id2label", None)
-    if not isinstance(names, dict) or sorted(names) != list(range(num_classes)):
-        return None
-    listed = [str(names[c]) for c in range(num_classes)]
-    return None if listed == [f"LABEL_{c}" for c in range(num_classes)] else listed
+    names = names_of(model)
+    return names if names is not None and len(names) == num_classes else None
 
 
 def _of_folder(file: Path) -> FeatureSet:

@@ -196,7 +196,9 @@ def test_a_written_network_gives_the_scores_of_stored_rows(form, tta, small, tmp
     transform = Preprocess.from_json(json.loads(stored.attrs["transform"]))
     images = transform.normalise(torch.from_numpy(pixels))
     if onnxruntime is not None:
-        (scores,) = onnxruntime.InferenceSession(path).run(["scores"], {"images": images.numpy()})
+        session = onnxruntime.InferenceSession(path)
+        (scores,) = session.run(["scores"], {"images": images.numpy()})
+        assert {"producer", "preprocess"} <= session.get_modelmeta().custom_metadata_map.keys()
     else:
         with path.open("rb") as file:
             scores = torch.export.load(file).module()(images).detach().numpy()

@@ -21,6 +21,7 @@ from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.source import Source, Unreadable
+from ltpost.extract.export.properties import properties_of
 from ltpost.extract.export.with_head import WithHead, averaged_variants, stored_taps
 from ltpost.extract.messages import first_line, tell
 from ltpost.extract.networks.backbone import Backbone
@@ -70,7 +71,7 @@ def write_network(
     with torch.inference_mode():
         expected = _by_head(head, module, images, backbone)
     with replacing(target, "out=", keep_ending=True) as partial:
-        _write(module, images, partial, format)
+        _write(module, images, partial, format, properties_of(head, feature_set, preprocess))
         scores = run(partial, images)
         _compare(target, scores, expected, _EXACT, "what ltpost computes from the network's features")
         proofs = [f"{len(images)} {'random images' if source is None else f'images of {source.name}'}"]
@@ -124,7 +125,7 @@ def _images(source: Source | None, preprocess: Preprocess) -> tuple[list[int], T
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write(module: WithHead, images: Tensor, path: Path, format: str) -> None:
+def _write(module: WithHead, images: Tensor, path: Path, format: str, properties: dict[str, str]) -> None:
     any_number: Any = torch.export.Dim("N") if format == "onnx" else torch.export.Dim.AUTO
     shapes = ({0: any_number},)
     two = images[:1].repeat(2, 1, 1, 1)  # one image would fix N
@@ -137,6 +138,7 @@ def _write(module: WithHead, images: Tensor, path: Path, format: str) -> None:
                     dynamic_shapes=shapes,
                 )  # fmt: skip
                 assert program is not None
+                program.model.metadata_props.update(properties)
                 program.save(str(path), external_data=False)
             else:
                 with path.open("wb") as file:

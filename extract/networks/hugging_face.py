@@ -41,13 +41,18 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         DataError: it is no model folder, or holds none.
     """
-    files = next((found for pattern in ("*.safetensors", "*.bin") if (found := sorted(folder.glob(pattern)))), [])
+    files = _weights(folder)
     if not is_model_folder(folder) or not files:
         raise DataError(
             f"{folder}: must be a checkpoint file, or a model folder of transformers with config.json and "
             "*.safetensors or *.bin"
         )
     return files
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of weights in a folder, sorted; those of safetensors where there are both kinds."""
+    return next((files for pattern in ("*.safetensors", "*.bin") if (files := sorted(folder.glob(pattern)))), [])
 
 
 def kind_of(folder: Path) -> str:
@@ -115,8 +120,8 @@ def open_model_folder(folder: Path, max_length: float | None = None) -> tuple[st
         raise DataError(
             f"{folder}: must hold the {what} of the model, but it cannot be loaded ({first_line(error)})"
         ) from None
-    weights = next((file for name in ("*.safetensors", "*.bin") for file in sorted(folder.glob(name))), None)
-    sha256 = "" if weights is None else sha256_of_file(weights)
+    files = _weights(folder)
+    sha256 = sha256_of_file(files[0]) if files else ""
     return type(model).__name__, model, prepare, sha256
 
 
