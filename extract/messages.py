@@ -7,17 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ltpost.errors import DataError, LtpostError, UsageError
+from ltpost.errors import DataError, LtpostError, UsageError, first_line
 
 
 def tell(message: str) -> None:
     """Print a line on stderr."""
     print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def some(keys: list[str]) -> str:

@@ -242,7 +242,7 @@ class Experiment:
                 how = "chosen" if choice.best is not None else "fitted"
                 results.append(self._judge(head, part, name, joined(detail, f"oracle: {how} on {part.split}")))
             else:
-                found = selection.cross_fit_fitted(part, family_of) if family_of else selection.cross_fit(choice)
+                found = selection.cross_fit_fitted(part, family_of) if family_of else selection.cross_fit(part, choice)
                 what = joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 known = (found.correct, part, self.groups)

@@ -17,10 +17,9 @@ import torch
 from safetensors import SafetensorError
 
 from ltpost.data.features import FeatureSet
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, UsageError, first_line
 from ltpost.extract.export.properties import properties_of
 from ltpost.extract.joint import parted
-from ltpost.extract.messages import first_line
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.classifier import keys_of
 from ltpost.extract.networks.opening import open_network

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ltpost.errors import DataError, UsageError
-from ltpost.extract.messages import first_line, tell
+from ltpost.errors import DataError, UsageError, first_line
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.classifier import certain_head_key, head_key_by_running, head_key_of
 from ltpost.extract.networks.opening import Network

@@ -14,7 +14,7 @@ from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
 from ltpost.heads.keeping import save_and_keep
-from ltpost.method import NEEDS, Method, Option
+from ltpost.method import Method, Option
 
 if TYPE_CHECKING:
     from ltpost.experiment import Experiment
@@ -145,13 +145,13 @@ def compare(
     """
     from ltpost import comparison
 
-    keys, lacking = comparison.runnable(experiment, names)
     unfinished: tuple[str, ...] = ()
     stop: comparison.Interrupted | None = None
     try:
-        outcomes = comparison.compare(experiment, keys)
+        outcomes, not_run = comparison.compare_sets(experiment, names)
     except comparison.Interrupted as interrupted:
         stop, outcomes, unfinished = interrupted, interrupted.outcomes, interrupted.unfinished
+        not_run = interrupted.not_run
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
@@ -165,9 +165,7 @@ def compare(
     blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
         blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
-    for key, needs in lacking.items():
-        words = " and ".join(NEEDS[need] for need in needs)
-        blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    blocks += [f"{key}: not run, {reason}" for key, reason in not_run.items()]
     if unfinished:
         blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
     output.show(
@@ -176,6 +174,7 @@ def compare(
         as_json=lambda: {
             "methods": [outcome.as_dict() for outcome in outcomes],
             "results": report.as_dict(),
+            **({"not_run": not_run} if not_run else {}),
             **({"unfinished": list(unfinished)} if unfinished else {}),
             **({} if front is None else {"front": [point.record() for point in front.points]}),
         },

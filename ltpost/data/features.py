@@ -27,6 +27,9 @@ from ltpost.heads.blocks import score_blocks
 
 MOST_CLASSES = 10**8  # of which counts still fit into memory
 
+#: the name of a feature set that came from no file
+UNNAMED = "features"
+
 
 class FeatureSet(Matrices):
     """One split: features (N, D), labels (N,), logits (N, C), the joint classifier and the class counts.
@@ -75,7 +78,7 @@ class FeatureSet(Matrices):
         part: bool = False,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
-        name: str = "features",
+        name: str = UNNAMED,
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self.logits_are_finite = False

@@ -195,7 +195,7 @@ class FeatureFolder:
 
     def reported(self, split: str | None = None) -> FeatureSet:
         """The split of this name; default test, or val where there is no test."""
-        return self[split or ("val" if "test" not in self and "val" in self else "test")]
+        return self[("val" if "test" not in self and "val" in self else "test") if split is None else split]
 
     def _adopt(self, feature_set: FeatureSet, other: str) -> None:
         """Let a feature set take what it lacks from the file ``other``, and check that both agree."""

@@ -74,10 +74,10 @@ def split_file(
         DataError: the folder is the folder of the file; or a file cannot be read or written.
     """
     source = Path(path)
-    folder = source.parent.with_name(f"{source.parent.absolute().name}-split") if out is None else Path(out)
+    rows = load(source)
+    folder = _beside(source.parent) if out is None else Path(out)
     if folder.resolve() == source.parent.resolve():
         raise DataError(f"{folder}: is the folder of {source.name}, which stays as it is; choose another one with out=")
-    rows = load(source)
     parts = draw_rows(rows.labels, val, sample=rows.sample, seed=seed)
     if not len(parts[0]):
         raise DataError(f"{source}: no class has two rows, so none can go to val")
@@ -92,3 +92,9 @@ def split_file(
         if other.name not in ("val.h5", "test.h5", source.name) and not link.exists():
             link.symlink_to(os.path.relpath(other.resolve(), folder.resolve()))
     return files[0], files[1]
+
+
+def _beside(folder: Path) -> Path:
+    """The folder of the parts, beside the folder of the file."""
+    named = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps symlinks
+    return named.parent / f"{named.name}-split"
