@@ -120,6 +120,8 @@ class FeatureFolder:
             self.path = self.path.parent.parent if self.path.parent.suffix == ".shards" else self.path.parent
             if not self.parts:
                 raise DataError(f"{path}: matches no file; folder= takes a folder, or a pattern of train's parts")
+        if self.path.is_file():
+            raise DataError(f"{self.path}: is a file; name the folder that it is in with folder=")
         if not self.path.is_dir():
             raise DataError(
                 f"{self.path}: no such folder of feature files; run ltpost extract, or name one with folder="
