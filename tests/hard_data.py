@@ -205,8 +205,8 @@ def main() -> None:
             for words in jobs():
                 if found := problem(words):
                     bad += 1
-                    print(f"{case}: {' '.join(words)}: {found}", flush=True)
-    print(f"{len(sys.argv[1:] or CASES)} cases, {len(jobs())} commands each: {bad} bad")
+                    sys.stdout.write(f"{case}: {' '.join(words)}: {found}\n")
+    sys.stdout.write(f"{len(sys.argv[1:] or CASES)} cases, {len(jobs())} commands each: {bad} bad\n")
     sys.exit(bad > 0)
 
 

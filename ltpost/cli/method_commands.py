@@ -139,7 +139,7 @@ def compare(
     output: Output,
     draw: Draw,
 ) -> None:
-    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished.
+    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished, and replaces no file by them.
 
     Example: ltpost compare --csv results.csv
     """
@@ -155,12 +155,14 @@ def compare(
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
-    if output.csv_file is not None:
+    tables = [file for file in (output.csv_file, *front_files) if file is not None]
+    stay = [file for file in tables if stop is not None and file.exists()]  # they may hold all methods
+    if output.csv_file is not None and output.csv_file not in stay:
         report.to_csv(output.csv_file)
     front = comparison.pareto_front(experiment, outcomes) if front_files else None
     for file in front_files:
-        assert front is not None
-        front.save(file)
+        if front is not None and file not in stay:
+            front.save(file)
     blocks: list[Table | str] = [*report.blocks(output.style), *([] if front is None else [front.table()])]
     blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
@@ -168,6 +170,7 @@ def compare(
     blocks += [f"{key}: not run, {reason}" for key, reason in not_run.items()]
     if unfinished:
         blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
+        blocks += [f"{file} stays as it was" for file in stay]
     output.show(
         blocks,
         records=report.table_records,
@@ -180,7 +183,8 @@ def compare(
         },
     )
     lines = [save_and_keep(outcome.head, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
-    draw(report)
+    if stop is None:
+        draw(report)
     output.say(f"heads: {heads}/")
     output.note(*lines)
     if stop is not None:
