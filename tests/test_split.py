@@ -74,3 +74,10 @@ def test_command_and_mistakes(tmp_path):
         split_file(tmp_path / "one.h5", tmp_path / "out")
     result = CliRunner().invoke(cli, ["split", file, "--val", "-1"])
     assert (result.exit_code, "--val must be" in result.output) == (2, True)
+
+
+def test_a_file_of_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    val, test = split_file("test.h5", val=5)
+    assert (len(load(val)), len(load(test))) == (50, 250)
+    assert val == folder.parent / "features-split" / "val.h5"
