@@ -2,10 +2,13 @@
 
 import math
 import os
+import queue
 import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -419,3 +422,50 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout))
     assert peaks[1] - peaks[0] < 60, peaks
+
+
+def interrupted_at(step, rows_writer, rows):
+    """Write rows and raise KeyboardInterrupt at a step of Python in what hands them over; False where it has ended."""
+    passed, files = 0, {module.__file__ for module in (queue, threading, writer)}
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            passed += 1
+            if passed == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        rows_writer.write(0, {"features": rows}, np.ones(len(rows), np.uint8))
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_between_any_two_steps_of_handing_rows_over_ends(tmp_path):
+    """The writer slept for ever if it came between the waking of the writer and the note that it is awake."""
+    step, going_on = 1, True
+    while going_on:
+        path = tmp_path / f"{step}.h5"
+        with h5py.File(tmp_path / f"{step}.h5.partial", "w") as file:
+            file["features"], file["done"] = np.zeros((4, 2)), np.zeros(4, np.uint8)
+        to_stop = writer.FeatureWriter(path)
+        time.sleep(0.01)  # it waits for rows now
+        going_on = interrupted_at(step, to_stop, np.ones((4, 2)))
+        time.sleep(0.01)  # it waits again
+        end = threading.Thread(target=to_stop.__exit__, args=(None, None, None), daemon=True)
+        end.start()
+        end.join(20)
+        assert not end.is_alive(), step
+        step += 1
+    assert step > 5
+    with h5py.File(tmp_path / f"{step - 1}.h5.partial") as file:
+        assert file["done"][:].tolist() == [1] * 4
