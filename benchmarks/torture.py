@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.forks import Ended, Kill, run, start
+from benchmarks.forks import Ended, Kill, exit_code, run, start
 from ltpost import FeatureSet, LinearHead, load
 
 SIGNALS = {
@@ -267,7 +267,7 @@ def at_once(made: Prepared, number: int) -> Tally:
     processes = [
         start(made.scenario.words, made.folder, log, rank=k % ranks, ranks=ranks) for k, log in enumerate(logs)
     ]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    codes = [exit_code(process) for process in processes]
     for code, log in zip(codes, logs, strict=True):
         said = log.read_text(errors="replace")
         tally.tried += 1
