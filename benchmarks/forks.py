@@ -19,7 +19,6 @@ from pathlib import Path
 
 from ltpost.cli import main as ltpost_command
 
-
 HANGS, HUNG = 180.0, 1000  # seconds without an end, and the code for it
 
 
