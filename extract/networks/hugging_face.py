@@ -52,7 +52,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _weights(folder: Path) -> list[Path]:
     """The files of weights in a folder, sorted; those of safetensors where there are both kinds."""
-    return next((files for pattern in ("*.safetensors", "*.bin") if (files := sorted(folder.glob(pattern)))), [])
+    return next(
+        (
+            files
+            for pattern in ("*.safetensors", "*.bin")
+            if (files := sorted(file for file in folder.glob(pattern) if file.is_file()))
+        ),
+        [],
+    )
 
 
 def kind_of(folder: Path) -> str:
