@@ -11,8 +11,10 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -135,6 +137,27 @@ def remove_temporary_files() -> None:
         if process == os.getpid():
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let signals take effect after the block.
+
+    For what must not be interrupted: taking a lock, or the import of protobuf, which crashes where a signal raises.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _usual_mode(descriptor: int, target: Path) -> int:

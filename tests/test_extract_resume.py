@@ -23,7 +23,7 @@ from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.command import merge
-from ltpost.extract.run import shards, writer
+from ltpost.extract.run import lock, shards, writer
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import merge_shards
 
@@ -222,6 +222,23 @@ def test_a_lock_file_left_by_a_kill_holds_nobody_up(tmp_path):
     (tmp_path / "val.h5.lock").write_text('{"pid": 1}')
     with held(tmp_path / "val.h5"):
         assert f'"pid": {os.getpid()}' in (tmp_path / "val.h5.lock").read_text()
+
+
+def test_a_signal_while_a_lock_is_taken_leaves_no_lock_file(tmp_path, monkeypatch):
+    lockf = lock.fcntl.lockf
+
+    def and_then_a_signal(*args):
+        lockf(*args)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(lock.fcntl, "lockf", and_then_a_signal)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), held(tmp_path / "x.h5"):
+            pytest.fail("the signal was lost")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disk_full_before_the_first_row(data, tmp_path):

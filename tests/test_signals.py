@@ -12,7 +12,7 @@ import pytest
 from conftest import make_split
 
 from ltpost import cli
-from ltpost.extract.export.formats import signals_held_back
+from ltpost.output import signals_held_back
 
 #: a command that says when it has started and then writes for long; ``stuck`` is a clean-up that does not end
 SLOW = """
@@ -103,6 +103,29 @@ def free_for_long():
     assert said.strip() == "Stopped by SIGTERM; no file is half-written."
     assert process.returncode == 143
     assert not list(tmp_path.iterdir())
+
+
+def test_objects_that_a_signal_left_half_made_are_freed_in_silence(tmp_path):
+    """A reader of images that was stopped while it was made prints an AttributeError as it is freed."""
+    code = SLOW.replace('print("started", flush=True)', "HalfMade()").replace(
+        "@click.command()",
+        """
+class HalfMade:
+    def __init__(self):
+        print("started", flush=True)
+        time.sleep(60)
+        self.whole = True
+
+    def __del__(self):
+        self.whole
+
+@click.command()""",
+        1,
+    )
+    process = start(tmp_path, code=code)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
 
 
 def test_nohup_is_respected(tmp_path):

@@ -3,8 +3,8 @@
 The first signal raises KeyboardInterrupt, so that temporary files are removed and finished rows kept. A second one soon
 after it changes nothing, as that takes a moment. A later one ends the process at once.
 
-A signal that comes while Python's own code takes or gives back a lock waits a little: raised there, it can leave the
-lock held for ever.
+A signal that comes while Python's own code takes or gives back a lock, or enters a block, waits a little: raised there,
+it can leave the lock held for ever, or the block without its end.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _MOMENT = 1.0  # seconds
 _first: tuple[int, float] | None = None  # the signal, and when it came
 _process = 0  # that takes signals
-#: files of Python's library that take and give back locks; named, as importing them takes a moment
+#: files of Python's library that take and give back locks or enter blocks; named, as importing them takes a moment
 _LOCKS = {
     str(Path(threading.__file__).parent / name)
-    for name in ("threading.py", "queue.py", "concurrent/futures/thread.py", "concurrent/futures/_base.py")
+    for name in (
+        "contextlib.py",
+        "threading.py",
+        "queue.py",
+        "concurrent/futures/thread.py",
+        "concurrent/futures/_base.py",
+    )
 }
 _TRIES = 20  # a thread that sleeps in such code is woken after so many hundredths of a second
 
@@ -46,9 +52,13 @@ def catch() -> None:
 
 
 def _raise_later(lost: sys.UnraisableHookArgs) -> None:
-    """Python drops what is raised while it frees an object; raise KeyboardInterrupt again a moment later."""
-    if _first is None or not isinstance(lost.exc_value, KeyboardInterrupt) or not hasattr(signal, "setitimer"):
+    """Python drops what is raised while it frees an object; raise KeyboardInterrupt again a moment later.
+
+    Other errors after the signal are those of objects that it left half-made, and say nothing to a reader.
+    """
+    if _first is None:
         sys.__unraisablehook__(lost)
+    if _first is None or not isinstance(lost.exc_value, KeyboardInterrupt) or not hasattr(signal, "setitimer"):
         return
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.01)

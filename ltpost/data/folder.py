@@ -12,7 +12,7 @@ network, are the experts of one ensemble: their features side by side (see ``exp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -178,21 +178,23 @@ class FeatureFolder:
                     feature_set.class_names = names if len(names or ()) == feature_set.num_classes else None
         return self._loaded[split]
 
-    def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
+    def notes(self, splits: Sequence[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
         """What a reader of figures on these splits has to know: rows that they share, and settings that differ.
 
-        The training split is looked at too where there is one.
+        The training split and those of ``beside`` are looked at too where there are any.
         """
         names = [*dict.fromkeys(splits)]
         for split in names:
             self[split]
         notes = [note for split in names for note in self._loaded[split].notes]
-        if "train" in self and "train" not in names and not self.parts:
+        for split in dict.fromkeys(["train", *beside]):
+            if split not in self or split in names or (split == "train" and self.parts):
+                continue
             try:
-                self["train"]
-                names.append("train")
+                self[split]
+                names.append(split)
             except DataError as error:  # which only methods that read it must refuse
-                notes.append(f"the training split was not compared with the others: {error}")
+                notes.append(f"the split {split} was not compared with the others: {error}")
         return tuple(dict.fromkeys([*notes, *notes_on_pairs([self._loaded[split] for split in names])]))
 
     def reported(self, split: str | None = None) -> FeatureSet:
