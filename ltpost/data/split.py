@@ -75,7 +75,9 @@ def split_file(
     """
     source = Path(path)
     rows = load(source)
-    folder = _beside(source.parent) if out is None else Path(out)
+    home = source.parent if source.parent.name not in ("", "..") else source.parent.resolve()
+    beside = source.parent / ".." / f"{home.name}-split"
+    folder = Path(os.path.normpath(beside)) if out is None else Path(out)
     if folder.resolve() == source.parent.resolve():
         raise DataError(f"{folder}: is the folder of {source.name}, which stays as it is; choose another one with out=")
     parts = draw_rows(rows.labels, val, sample=rows.sample, seed=seed)
@@ -92,9 +94,3 @@ def split_file(
         if other.name not in ("val.h5", "test.h5", source.name) and not link.exists():
             link.symlink_to(os.path.relpath(other.resolve(), folder.resolve()))
     return files[0], files[1]
-
-
-def _beside(folder: Path) -> Path:
-    """The folder of the parts, beside the folder of the file."""
-    named = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))  # noqa: PTH100 - keeps symlinks
-    return named.parent / f"{named.name}-split"
