@@ -271,8 +271,7 @@ anew with {surer} times as many draws, which then count; it says so. The goal is
 
 Where an interval cannot hold exactly: with one row per class nothing tells how much of the scatter lies between
 classes, so the interval is mostly too wide, and the output says so. A tau at the end of its range is covered on one
-side only, so more often. From about 100 rows per class on the interval of tau is too wide: the chosen value, in the
-middle of near-best ones, is steadier than the values of resamples.
+side only, so more often.
 
 Not in the table: one fixed population with few expected errors, such as an accuracy of 99 % in each of 5 classes with
 3 to 5 rows. There the figure can take a few values only, and no interval from counts holds in 95 % (these: 87 to 97 %);

@@ -201,7 +201,7 @@ def test_a_kill_while_the_file_is_created_does_not_count_its_rows_as_done(data, 
     with pytest.raises(Killed):
         extract_features(Counting(), data, "val", tmp_path, batch_size=10)
     monkeypatch.undo()
-    assert partial_name(tmp_path / "val.h5").is_file()
+    assert not partial_name(tmp_path / "val.h5").exists()  # it has no name before it is whole
     assert contents(extract_features(Counting(), data, "val", tmp_path, batch_size=10)) == contents(whole)
 
 
@@ -486,3 +486,41 @@ def test_ctrl_c_between_any_two_steps_of_handing_rows_over_ends(tmp_path):
     assert step > 5
     with h5py.File(tmp_path / f"{step - 1}.h5.partial") as file:
         assert file["done"][:].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("name", ["head/bias", "head/weight", "done", "labels"])
+def test_a_stop_while_the_file_is_created_leaves_none(name, data, whole, tmp_path, monkeypatch):
+    """One without the bias of the classifier was taken up, and the bias was lost."""
+    create = h5py.Group.create_dataset
+
+    def stopped(self, key, *args, **kwargs):
+        if key == name:
+            raise KeyboardInterrupt
+        return create(self, key, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(Counting(), data, "val", tmp_path, batch_size=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_comes_late_removes_its_shard(data, tmp_path, monkeypatch):
+    """The others have joined all shards between its look at the whole file and its own rows."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    kept = {}
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        path = extract_features(Counting(), data, "val", tmp_path, batch_size=4)
+        kept.update({file.name: file.read_bytes() for file in (tmp_path / "val.shards").glob("*.h5")})
+    before, folder = path.read_bytes(), tmp_path / "val.shards"
+    folder.mkdir()
+    (folder / "0-of-2.h5").write_bytes(kept["0-of-2.h5"])
+    for rank, seen in ((1, True), (0, False)):  # it sees the whole file, or comes between
+        monkeypatch.setenv("RANK", str(rank))
+        with monkeypatch.context() as patch:
+            if not seen:
+                patch.setattr("ltpost.extract.run.rows.is_finished", lambda *_: False)
+            assert extract_features(Counting(), data, "val", tmp_path, batch_size=4) == path
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["val.h5"]
