@@ -36,7 +36,10 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
     target, part = settings.target, settings.part
     passing = isinstance(feed, SampleFeed) and not feed.in_order
     if passing and part is not None:
-        raise UsageError("data=: these batches come once, so several processes cannot share them; pass a data set")
+        raise UsageError(
+            "data=: these batches come once, so several processes cannot share them; pass a data set, or shard=(0, 1) "
+            "in the one process that reads all of them"
+        )
     with left_as_it_was(network.model) as device_now:
         stays = network.own and settings.device == "auto"
         where = device_now if stays else choose_device(settings.device, part.local if part else None)
