@@ -294,6 +294,6 @@ def test_the_front_of_all_methods(folder, tmp_path):
     assert len(front.table().rows) <= 15
     assert front.save(tmp_path / "front.png").stat().st_size > 5000
     assert len(front.save(tmp_path / "front.csv").read_text().splitlines()) == len(frame) + 1
-    with pytest.raises(DataError, match=r"name a file .csv, .png"):
+    with pytest.raises(UsageError, match=r"front= must end in \.csv, \.pdf, \.png or \.svg, but is .*front\.xyz"):
         front.save(tmp_path / "front.xyz")
     assert not (tmp_path / "front.xyz").exists()

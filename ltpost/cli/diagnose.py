@@ -34,6 +34,7 @@ def diagnose(
     """
     from ltpost import diagnostics
     from ltpost.data.folder import FeatureFolder
+    from ltpost.figures import save
     from ltpost.heads import load_head
     from ltpost.tables import write_csv
 
@@ -45,7 +46,7 @@ def diagnose(
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for key, finding in diagnosis.findings.items():
-            finding.plot().figure.savefig(pictures / f"{key}.png", dpi=120)
+            save(finding.plot(), pictures / f"{key}.png")
     if output.csv_file is not None:
         write_csv(diagnosis.records(), output.csv_file)
     output.show(diagnosis.blocks(), records=diagnosis.records, as_json=diagnosis.as_dict)
