@@ -11,7 +11,8 @@ The rooms, in reading order; each imports only from those before it:
   ``run.probe`` measures how images and labels must be read.
 - ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes features and
   logits of other programs.
-- ``predict`` turns images into classes. ``command``, ``predict_command`` and ``option_types`` are the command line.
+- ``unlabelled`` turns images, texts and sounds without labels into inputs, ``predict`` those into classes. ``command``,
+  ``predict_command`` and ``option_types`` are the command line.
 
 The core of ltpost imports none of this.
 """
