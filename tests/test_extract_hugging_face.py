@@ -121,6 +121,13 @@ def logits_of(folder, *texts, longest=12):
         return transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()(**batch).logits
 
 
+def inputs_of(folder, texts):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer(texts, truncation=True, max_length=12, padding=True, return_tensors="pt")
+
+
 def test_texts_in_a_table(bert, tmp_path, capsys):
     frame = pd.DataFrame({"id": range(7), "text": TEXTS, "label": LABELS})
     frame.to_csv(tmp_path / "val.csv", index=False)
@@ -167,6 +174,23 @@ def test_texts_are_answered_without_labels(bert, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             predict(source, ckpt=bert, features=None, **options)
+
+
+def test_a_text_model_with_a_head_as_onnx(bert, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(tmp_path / "val.csv", index=False)
+    val = ltpost.load(extract_features(bert, tmp_path, "val", tmp_path / "f"))
+    head = LinearHead(val.head.weight[::-1].copy(), val.head.bias)
+    path = export_head(head, bert, tmp_path / "bert.onnx", format="onnx", features=tmp_path / "f")
+    session = runtime.InferenceSession(path)
+    batch = inputs_of(bert, TEXTS)
+    names = [one.name for one in session.get_inputs()]
+    (logits,) = session.run(None, {name: batch[name].numpy() for name in names})
+    np.testing.assert_allclose(logits, head.logits(val.features[:]), atol=1e-4)
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["class_names"]) == ["pos", "neg", "neutral"]
+    assert "at most 12 tokens" in json.loads(properties["preprocess"])["prepared"]
 
 
 def test_pairs_of_texts_in_parquet_and_in_a_data_set(bert, tmp_path):
