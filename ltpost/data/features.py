@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -271,8 +272,7 @@ class FeatureSet(Matrices):
     def _with_columns(self, number: int) -> FeatureSet:
         """The expert that has some of the columns."""
         assert self._features is not None
-        part = object.__new__(FeatureSet)
-        part.__dict__.update(self.__dict__)
+        part = copy(self)
         part.name, part.num_experts, part.expert_widths = f"{self.name}, expert {number}", 1, ()
         part.expert_bias, part._experts, part._logits = None, {}, None
         part.attrs = {**self.attrs, "experts": 1, "expert": number}
@@ -326,8 +326,7 @@ class FeatureSet(Matrices):
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""
-        part = object.__new__(FeatureSet)
-        part.__dict__.update(self.__dict__)
+        part = copy(self)
         part.num_invalid = 0
         part.labels = self.labels[rows]
         part._numbers = None if self.sample is not None else self.samples[rows]
