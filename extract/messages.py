@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
 from ltpost.errors import DataError, LtpostError, UsageError
 
 
 def tell(message: str) -> None:
-    """Print a line on stderr."""
+    """Print a line on stderr; in a command arguments are named as its options, as in errors."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.parent is not None:
+        from ltpost.cli import in_options
+
+        message = in_options(message, context.command)
     print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
 
 

@@ -143,6 +143,21 @@ def test_batches_of_many_forms(x, y, tmp_path):
     assert found.class_names == ["a", "b", "c"]
 
 
+def test_labels_stand_behind_as_many_inputs_as_the_model_takes(x, y, tmp_path):
+    class Tabular(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.city, self.out = nn.Embedding(7, 4), nn.Linear(D + 4, C)
+
+        def forward(self, numbers, city):
+            return self.out(torch.cat([numbers, self.city(city)], dim=1))
+
+    city = torch.arange(N) % 7
+    found = ltpost.load(extract_features(Tabular(), TensorDataset(x, city, y), "val", tmp_path))
+    np.testing.assert_array_equal(found.labels, y)
+    assert found.features.shape == (N, D + 4)
+
+
 def test_a_language_model_whose_classifier_sees_every_token(y, tmp_path):
     class LastToken(nn.Module):
         def __init__(self):

@@ -209,7 +209,7 @@ def extract_features(
     beside = several and split != "train" and not settings.names_a_file
     shown = Views(preprocess, views, augment or ("standard" if several else "none"), tta, seed)
     if views > 1 and augment == "none" and tta == "off":
-        tell(f"warning: without --augment standard the {views} views of an image are all the same")
+        tell(f"warning: without augment='standard' the {views} views of an image are all the same")
     given_statistics = mean is not None or std is not None
     feed = ImageFeed(source, shown, batch_size, workers, dataset, class_order, class_counts, given_statistics)
     if not beside:

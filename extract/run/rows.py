@@ -64,7 +64,7 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
             return job.run_once(target, feed.passing())
         joins = settings.shard is None and part is not None
         if (joins or settings.skip_finished) and not settings.restart and is_finished(target, spec):
-            tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
+            tell(f"{target}: is finished already with these settings; compute it again with restart=True")
             return target
         if part is None:
             return job.run(target, slice(0, len(feed)))
@@ -111,7 +111,7 @@ def _spec(network: Network, backbone: Backbone, feed: Feed, settings: Settings) 
     if counts is None and not _counted_elsewhere(known, settings):
         tell(
             f"warning: {feed.name}: no train split beside it, so no class counts are stored: many/medium/few is "
-            "'–' and logit adjustment cannot run; give --class-counts FILE"
+            "'–' and logit adjustment cannot run; give class_counts=FILE"
         )
     return Spec(
         labels=known.labels,
