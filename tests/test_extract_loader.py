@@ -343,7 +343,7 @@ def test_refusals(x, y, tmp_path):
     repeated = WeightedRandomSampler(torch.ones(N), N)
     for model, loader, options, kind, message in (
         (mlp(), [x], {}, UsageError, r"the labels are cannot be told from a batch, which is float32 \(53, 5\)"),
-        (mlp(), [(x, y, y)], {}, UsageError, "2 of its parts after the first are like labels; give labels="),
+        (two, [(y[:, None], y, y)], {}, UsageError, "2 of its parts after the first are like labels; give labels="),
         (mlp(), [(x, y)], {"labels": 2}, UsageError, r"labels=2 is not in a batch, which is \(float32 \(53, 5\)"),
         (mlp(), [(x, y.float())], {"labels": 1}, DataError, "labels must be whole numbers, but are float32"),
         (mlp(), [(x, list("abc"))], {"labels": 1}, UsageError, "give the names of all classes with class_names="),

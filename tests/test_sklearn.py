@@ -120,5 +120,7 @@ def test_what_is_given_to_fit_goes_to_the_classifier_and_to_the_folds():
         np.testing.assert_allclose(model.estimator_.coef_, expected.coef_)
         same = Rebalanced(asks, cv=PredefinedSplit(groups)).fit(X, y, sample_weight=weights)
         assert model.best_value_ == same.best_value_
-        searched = GridSearchCV(Rebalanced(asks), {"estimator__C": [0.1, 1.0]}, cv=3).fit(X, y, sample_weight=weights)
+        searched = GridSearchCV(
+            Rebalanced(asks).set_score_request(sample_weight=True), {"estimator__C": [0.1, 1.0]}, cv=3
+        ).fit(X, y, sample_weight=weights)
         assert searched.best_estimator_.estimator_.coef_.shape == expected.coef_.shape
