@@ -11,7 +11,8 @@ The rooms, in reading order; each imports only from those before it:
   ``run.probe`` measures how images and labels must be read.
 - ``export`` writes a head back into its checkpoint, or with its network. ``convert`` reads and writes features and
   logits of other programs.
-- ``predict`` turns images into classes. ``command``, ``predict_command`` and ``option_types`` are the command line.
+- ``unlabelled`` turns images, texts and sounds without labels into inputs, ``predict`` those into classes. ``command``,
+  ``predict_command`` and ``option_types`` are the command line.
 
 The core of ltpost imports none of this.
 """
@@ -22,20 +23,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ltpost.extract.export.checkpoint import export_head
     from ltpost.extract.export.with_head import WithHead
     from ltpost.extract.run.extraction import extract_features
+    from ltpost.extract.run.merge import merge_shards
     from ltpost.extract.run.probe import probe
     from ltpost.extract.run.splits import extract_splits
 
 #: public name to the module that has it, imported when first used: they need torch
 _MODULES = {
     "WithHead": "export.with_head",
+    "export_head": "export.checkpoint",
     "extract_features": "run.extraction",
     "extract_splits": "run.splits",
+    "merge_shards": "run.merge",
     "probe": "run.probe",
 }
 
-__all__ = ["WithHead", "extract_features", "extract_splits", "probe"]
+__all__ = ["WithHead", "export_head", "extract_features", "extract_splits", "merge_shards", "probe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -274,6 +274,15 @@ def inspect_ckpt(ckpt: str) -> None:
 )
 @click.option("--probabilities", is_flag=True, help="The logits are probabilities: store their logarithm.")
 @click.option(
+    "--column",
+    metavar="NAME,…",
+    help="Column of a table that holds the scores of class 1 of two, or one for each class, in their order.  "
+    "[default: found by name]",
+)
+@click.option(
+    "--label-column", metavar="NAME", help="Column of a table that holds the labels.  [default: found by name]"
+)
+@click.option(
     "--class-names",
     metavar="FILE",
     help="Names of the classes, one a line, or JSON.  [default: from the source, the checkpoint, or the labels sorted]",

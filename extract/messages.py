@@ -9,15 +9,16 @@ from pathlib import Path
 
 import click
 
-from ltpost.cli import cli, in_options
 from ltpost.errors import DataError, LtpostError, UsageError, first_line
 
 
 def tell(message: str) -> None:
-    """Print a line on stderr; a command prints its options in the place of arguments of Python."""
+    """Print a line on stderr; in a command arguments are named as its options, as in errors."""
     context = click.get_current_context(silent=True)
-    if context is not None and context.parent is not None and context.find_root().command is cli:
-        message = in_options(message, cli, context.parent)
+    if context is not None and context.parent is not None:
+        from ltpost.cli import in_options
+
+        message = in_options(message, context.command)
     print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
 
 

@@ -75,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *methods.TABLE.values()})
+    return sorted({*globals(), *__all__, *methods.TABLE.values()} - {"Any", "import_module"})

@@ -28,8 +28,10 @@ from ltpost.comparison import compare, compare_report
 from ltpost.data.folder import FeatureFolder
 from ltpost.errors import DataError, UsageError
 from ltpost.experiment import Experiment
+from ltpost.figures import new_axes, save
 from ltpost.outcome import Outcome
-from ltpost.plots import new_axes, plot_norms
+from ltpost.output import replacing
+from ltpost.plots import plot_norms
 from ltpost.report.results import Report, Result
 from ltpost.scores.predict import predict
 from ltpost.tables import percent
@@ -290,31 +292,17 @@ def _draw(folder: Path, experiment: Experiment, outcomes: list[Outcome], report:
         "norms.png": plot_norms(known, counts, new_axes(5.6, 4.0)),
     }
     for name, ax in pictures.items():
-        with _complete(folder / name) as partial:
-            ax.figure.savefig(partial, format="png", dpi=150)
+        save(ax, folder / name)
 
 
 def _save_digits(path: Path, splits: dict[str, Split]) -> None:
     arrays: dict[str, Any] = {
         f"{letter}_{split}": array for split, pair in splits.items() for letter, array in zip("xy", pair, strict=True)
     }
-    with _complete(path) as partial, partial.open("wb") as file:
+    with replacing(path, "folder with --out") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def _save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    with _complete(path) as partial:
+    with replacing(path, "folder with --out") as partial:
         torch.save(content, partial)
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes ``path`` when that went well and otherwise disappears."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,33 +1,29 @@
-"""Pictures: accuracy against a hyperparameter, the groups of every method, weight norms against class counts.
+"""Pictures: accuracy against a hyperparameter, groups of every method, one against the other, norms against counts.
 
-Every function draws into ``ax``, or into a new figure, and returns the axes. Colours are those of Okabe and Ito, which
-colour-blind readers can tell apart; a group has the same colour everywhere.
+Every function draws into ``ax``, or into a new figure, and returns the axes.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError, UsageError
-from ltpost.output import replacing
+from ltpost.errors import DataError
+from ltpost.figures import COLOURS, MARKERS, axes_for, letters, new_axes, plain, save, series
 from ltpost.tables import HEADINGS
 
 Array = NDArray[Any]
 
-COLOURS = {"many": "#0072B2", "medium": "#56B4E9", "few": "#D55E00", "all": "#404040"}
-SERIES = ("#404040", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
-MARKERS = "osD^vP"
+__all__ = ["new_axes", "plot_curve", "plot_front", "plot_groups", "plot_norms", "save"]
+
 #: parameter to its sign on axes
 SYMBOLS = {"tau": "τ", "beta": "β", "gamma": "γ", "alpha": "α", "kappa": "κ", "rho": "ρ"}
-ENDINGS = (".pdf", ".png", ".svg")
 _BAR, _LETTER, _BESIDE, _WIDEST = 0.135, 0.075, 0.6, 9.0  # inches: a bar, a letter, what is beside the axes, a figure
 _LOW_BAR = 0.14  # a bar too low for its number
+_NAMED = 8  # methods of a front that have a colour each
 _WIDE_RANGE = 50  # values that span more than this factor are drawn on a logarithmic axis
 
 
@@ -65,7 +61,7 @@ def plot_curve(
     Raises:
         UsageError: matplotlib is not installed.
     """
-    ax = _axes(ax, (6.4, 4.0), width, 0.64)
+    ax = axes_for(ax, (6.4, 4.0), width)
     symbol = SYMBOLS.get(parameter, parameter)
     ends: dict[str, float] = {}
     for name, colour in COLOURS.items():
@@ -76,7 +72,7 @@ def plot_curve(
         ends[name] = float(figures[name][-1])
     ax.axvspan(*plateau, color="#404040", alpha=0.15, linewidth=0)
     ax.axvline(best, color="#404040", linewidth=0.8, linestyle=(0, (4, 3)))
-    ax.set_title(f"best {symbol} {best:.3g}: {reached}", loc="left", fontsize=_size(ax))
+    ax.set_title(f"best {symbol} {best:.3g}: {reached}", loc="left", fontsize=letters(ax))
     if values[0] > 0 and values[-1] / values[0] > _WIDE_RANGE:
         ax.set_xscale("log")
         _log_ticks(ax.xaxis)
@@ -85,13 +81,13 @@ def plot_curve(
     ax.set_ylabel(f"accuracy on {split}" if split else "accuracy")
     _share_axis(ax.yaxis)
     _label_ends(ax, float(values[-1]), {headings[name]: end for name, end in ends.items()}, ends)
-    return _plain(ax)
+    return plain(ax)
 
 
 def _label_ends(ax: Any, x: float, labels: Mapping[str, float], names: Iterable[str]) -> None:
     """The name of every line at its right end, apart from one another."""
     bottom, top = ax.get_ylim()
-    size = _size(ax)
+    size = letters(ax)
     inches = ax.get_window_extent().height / ax.figure.dpi
     gap, lowest = 1.3 * size / 72 / inches * (top - bottom), -np.inf
     colours = dict(zip(labels, (COLOURS[name] for name in names), strict=True))
@@ -131,7 +127,7 @@ def plot_groups(
     inches = width or (ax.figure.get_figwidth() if ax is not None else max(4.0, min(bars_need, _WIDEST)))
     as_bars = max(bars_need, longest) <= inches
     height = 0.5 if as_bars else (0.95 + 0.2 * len(names)) / inches
-    ax = _axes(ax, (inches, inches * height), width, height)
+    ax = axes_for(ax, (inches, inches * height), width)
     (_bars if as_bars else _dots)(ax, names, shown, figures, intervals)
     label = f"accuracy on {split}" if split else "accuracy"
     (ax.set_ylabel if as_bars else ax.set_xlabel)(label)
@@ -139,8 +135,8 @@ def plot_groups(
     handles = [_patch(COLOURS[name], headings[name]) for name in shown]
     style = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "columnspacing": 1.0}
     ax.legend(handles=handles, ncols=len(shown), frameon=False, handlelength=0.9, handletextpad=0.4,
-              fontsize=_size(ax), **style)  # fmt: skip
-    return _plain(ax)
+              fontsize=letters(ax), **style)  # fmt: skip
+    return plain(ax)
 
 
 def _bars(
@@ -166,7 +162,7 @@ def _bars(
 
 def _bar_label(ax: Any, x: float, value: float, top: float, *, light: bool) -> None:
     """The number at the foot of its bar, upright, or above one that is too low for it; "–" where there is no bar."""
-    style = {"ha": "center", "va": "bottom", "fontsize": _size(ax) - 1.5, "rotation": 90}
+    style = {"ha": "center", "va": "bottom", "fontsize": letters(ax) - 1.5, "rotation": 90}
     if np.isnan(value):
         ax.text(x, 0.01, "–", **{**style, "rotation": 0})
     elif value < _LOW_BAR:
@@ -196,6 +192,51 @@ def _patch(colour: str, label: str) -> Any:
     return Patch(color=colour, label=label)
 
 
+def plot_front(
+    methods: Mapping[str, tuple[Array, Array]],
+    front: tuple[Array, Array],
+    *,
+    labels: tuple[str, str],
+    split: str = "",
+    ax: Any = None,
+    width: float | None = None,
+) -> Any:
+    """What each of several methods can reach in two figures, and what no point of any of them beats.
+
+    More than ``_NAMED`` methods are not told apart by colours: the first one (the joint classifier) and those on the
+    front have one, the others are grey.
+
+    Args:
+        methods: name to the fractions of its points in both figures, by falling first one.
+        front: the same of the points that no other beats.
+        labels: what the figures are called.
+        split: where they were measured, for the axes.
+        ax: matplotlib axes; default a new figure.
+        width: of a new figure in inches, to be saved.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    ax = axes_for(ax, (5.6, 4.4), width)
+    on_front = set(zip(*(values.tolist() for values in front), strict=True))
+    reach = {
+        name for name, points in methods.items() if on_front & set(zip(*(v.tolist() for v in points), strict=True))
+    }
+    named = [name for name in methods if name in reach or len(methods) <= _NAMED]
+    for name, (x, y) in methods.items():
+        style = {**series(named.index(name)), "label": name} if name in named else {"color": "#b8b8b8", "marker": "."}
+        style |= {"drawstyle": "steps-post", "marker": ""} if len(x) > 1 else {"linestyle": ""}
+        ax.plot(x, y, linewidth=1.3 if name in named else 0.8, markersize=5, zorder=2 + (name in named), **style)
+    ax.plot(*front, color="black", linewidth=4, alpha=0.15, drawstyle="steps-post", label="front of all", zorder=4)
+    if len(named) < len(methods):
+        ax.plot([], [], ".-", color="#b8b8b8", linewidth=0.8, label=f"{len(methods) - len(named)} others")
+    for axis, label in ((ax.xaxis, labels[0]), (ax.yaxis, labels[1])):
+        axis.set_label_text(f"{label}, accuracy on {split}" if split else f"{label}, accuracy")
+        _share_axis(axis)
+    ax.legend(frameon=False, fontsize=letters(ax), handlelength=1.6, loc="lower left", borderaxespad=0.2)
+    return plain(ax)
+
+
 class HasNorms(Protocol):
     """A head with weight norms, such as :class:`ltpost.LinearHead`."""
 
@@ -219,7 +260,7 @@ def plot_norms(
         DataError: a head has another number of classes.
         UsageError: matplotlib is not installed.
     """
-    ax = _axes(ax, (5.6, 4.0), width, 0.7)
+    ax = axes_for(ax, (5.6, 4.0), width)
     counts = np.asarray(class_counts, dtype=np.float64)
     known = counts > 0
     for number, (name, head) in enumerate(heads.items()):
@@ -230,11 +271,10 @@ def plot_norms(
         relative = norms[drawn] / np.exp(np.log(norms[drawn]).mean())
         slope, height = np.polyfit(np.log(counts[drawn]), np.log(relative), 1)
         ends = np.array([counts[drawn].min(), counts[drawn].max()])
-        colour = SERIES[number % len(SERIES)]
-        ax.plot(ends, np.exp(height) * ends**slope, color=colour, linewidth=1, alpha=0.6)
-        marker = MARKERS[number % len(MARKERS)]
-        label = f"{name}: slope {slope:+.2f}"
-        ax.plot(counts[drawn], relative, marker, color=colour, label=label, markersize=5, alpha=0.85, markeredgewidth=0)
+        style = series(number)
+        ax.plot(ends, np.exp(height) * ends**slope, color=style["color"], linewidth=1, alpha=0.6)
+        style |= {"linestyle": "", "label": f"{name}: slope {slope:+.2f}"}
+        ax.plot(counts[drawn], relative, markersize=5, alpha=0.85, markeredgewidth=0, **style)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("training samples of the class")
@@ -242,67 +282,8 @@ def plot_norms(
     _log_ticks(ax.xaxis)
     _log_ticks(ax.yaxis)
     ax.grid(alpha=0.3, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=_size(ax))
-    return _plain(ax)
-
-
-def new_axes(width: float, height: float) -> Any:
-    """Axes of a new figure (inches) that no window shows and no list of open figures holds; to be saved."""
-    _pyplot()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained").subplots()
-
-
-def save(ax: Any, path: str | os.PathLike[str]) -> Path:
-    """Write the figure of axes, in one step; PDF, PNG or SVG by the ending of the path.
-
-    Raises:
-        UsageError: another ending.
-        DataError: the file cannot be written.
-    """
-    path = check_ending(path)
-    with replacing(path, keep_ending=True) as partial, _pyplot().rc_context({"pdf.fonttype": 42}):
-        ax.figure.savefig(partial, dpi=200)
-    return path
-
-
-def check_ending(path: str | os.PathLike[str]) -> Path:
-    """The path of a picture.
-
-    Raises:
-        UsageError: its ending is not one of ``ENDINGS``.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"plot= must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, but is {path}")
-    return path
-
-
-def _axes(ax: Any, size: tuple[float, float], width: float | None, ratio: float) -> Any:
-    """``ax``, or the axes of a new figure of ``size`` inches, or one of ``width`` inches and ``ratio`` times that."""
-    if ax is not None:
-        return ax
-    made = (
-        _pyplot().subplots(figsize=size, layout="constrained")[1] if width is None else new_axes(width, width * ratio)
-    )
-    for axis in (made.xaxis, made.yaxis):
-        axis.set_tick_params(labelsize=_size(made))
-        axis.label.set_size(_size(made))
-    return made
-
-
-def _size(ax: Any) -> float:
-    """Points of the letters: smaller in a figure for one column of a paper."""
-    return 7.5 if ax.figure.get_figwidth() < 4.5 else 9.0
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise UsageError('pictures need matplotlib; install it with: pip install "ltpost[demo]"') from None
-    return plt
+    ax.legend(frameon=False, fontsize=letters(ax))
+    return plain(ax)
 
 
 def _log_ticks(axis: Any) -> None:
@@ -323,9 +304,3 @@ def _share_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %"))
     axis.grid(alpha=0.3, linewidth=0.6)
     axis.axes.set_axisbelow(True)
-
-
-def _plain(ax: Any) -> Any:
-    """Without the upper and right border."""
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax

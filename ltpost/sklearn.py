@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, assert_all_finite, column_or_1d, indexable
+from sklearn.utils import Bunch, _safe_indexing, assert_all_finite, column_or_1d, indexable
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_method_params, check_is_fitted, validate_data
 
 from ltpost import methods
 from ltpost.data.features import FeatureSet
@@ -199,12 +201,23 @@ class Rebalanced(MetaEstimatorMixin, _HeadClassifier):  # type: ignore[misc]
         check_is_fitted(self)
         return int(self.estimator_.n_features_in_)
 
-    def fit(self, X: Any, y: Any) -> Rebalanced:
+    def get_metadata_routing(self) -> Any:
+        """Where what is given to ``fit`` beside X and y goes: to the classifier's ``fit``, and to ``split`` of cv."""
+        router = MetadataRouter(owner=self).add(
+            estimator=self.estimator, method_mapping=MethodMapping().add(caller="fit", callee="fit")
+        )
+        if hasattr(self.cv, "get_metadata_routing"):
+            router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+        return router
+
+    def fit(self, X: Any, y: Any, **params: Any) -> Rebalanced:
         """Fit the classifier where it is not frozen, and choose the value.
 
         Args:
             X: what the classifier takes.
             y: (n_samples,) labels of any type.
+            **params: for the classifier's ``fit``, such as ``sample_weight``; with metadata routing enabled, for
+                whoever requests them.
         """
         if y is None:
             raise ValueError("Rebalanced requires y to be passed, but the target y is None")
@@ -224,7 +237,7 @@ class Rebalanced(MetaEstimatorMixin, _HeadClassifier):  # type: ignore[misc]
         if isinstance(self.estimator, FrozenEstimator) or (isinstance(self.cv, str) and self.cv == "prefit"):
             scores, counts = self._of_fitted(X)
         else:
-            scores, counts = self._out_of_fold(X, y)
+            scores, counts = self._out_of_fold(X, y, self._routed(params))
         labels = np.searchsorted(self.classes_, y)
         if not np.array_equal(self.classes_[np.minimum(labels, len(self.classes_) - 1)], y):
             raise ValueError("y holds a class that the classifier does not know; see estimator.classes_")
@@ -263,13 +276,23 @@ class Rebalanced(MetaEstimatorMixin, _HeadClassifier):  # type: ignore[misc]
             )
         return _scores_of(self.estimator_, X), counts.astype(np.int64)
 
-    def _out_of_fold(self, X: Any, y: Array) -> tuple[Array, NDArray[np.int64]]:
+    def _routed(self, params: Mapping[str, Any]) -> Any:
+        """What goes to ``fit`` of the classifier and to ``split``: all to the former where routing is not enabled."""
+        if get_config()["enable_metadata_routing"]:
+            return {"splitter": Bunch(split={}), **process_routing(self, "fit", **params)}
+        return {"estimator": Bunch(fit=params), "splitter": Bunch(split={})}
+
+    def _out_of_fold(self, X: Any, y: Array, routed: Any) -> tuple[Array, NDArray[np.int64]]:
         """Scores of every row by a classifier that did not see it, and the counts; fits ``estimator_`` to all rows."""
-        self.estimator_ = clone(self.estimator).fit(X, y)
+        given = routed["estimator"].fit
+        self.estimator_ = clone(self.estimator).fit(X, y, **_check_method_params(X, given))
         self.classes_, counts = np.unique(y, return_counts=True)
         scores = np.full((len(y), len(self.classes_)), np.nan)
-        for train, test in check_cv(self.cv, y, classifier=is_classifier(self.estimator)).split(X, y):
-            fitted = clone(self.estimator).fit(_safe_indexing(X, train), y[train])
+        for train, test in check_cv(self.cv, y, classifier=is_classifier(self.estimator)).split(
+            X, y, **routed["splitter"].split
+        ):
+            of_rows = _check_method_params(X, given, indices=train)
+            fitted = clone(self.estimator).fit(_safe_indexing(X, train), y[train], **of_rows)
             known = np.searchsorted(self.classes_, fitted.classes_)
             part = _scores_of(fitted, _safe_indexing(X, test))
             scores[test] = part.min(axis=1, keepdims=True) - _NEVER

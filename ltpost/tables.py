@@ -25,6 +25,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
     "±": r"$\pm$", "–": "--", "…": r"\dots{}", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "‖": r"$\|$",
+    "−": "$-$",
 }  # fmt: skip
 
 
@@ -142,9 +143,10 @@ def as_html(blocks: Sequence[Table | str]) -> str:
 def in_latex(text: str) -> str:
     r"""Text with the letters that LaTeX reads as commands written out.
 
-    >>> in_latex("50 % ±1.7, τ_c")
-    '50 \\% $\\pm$1.7, $\\tau$\\_c'
+    >>> in_latex("50 % ±1.7, τ_c"), in_latex("Top-1 -0.5 (+1 to -2)")
+    ('50 \\% $\\pm$1.7, $\\tau$\\_c', 'Top-1 $-$0.5 (+1 to $-$2)')
     """
+    text = re.sub(r"(?<!\w)-(?=[\d ])", "−", text)
     return "".join(_LATEX.get(letter) or _greek(letter) for letter in text)
 
 

@@ -191,7 +191,8 @@ def test_an_interrupted_demo_leaves_finished_files_only_and_can_be_run_again(tmp
 
 
 def test_threads_are_given_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_module, "_prepared", lambda folder: folder / "not there")
+    (tmp_path / "a file").touch()
+    monkeypatch.setattr(demo_module, "_prepared", lambda folder: folder / "a file")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "FORMAT.md", "CONTRIBUTING.md")
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text()
+ALL_PAGES = "\n".join((ROOT / page).read_text() for page in PAGES)
 NEEDS_A_CHECKPOINT = ("extract", "export", "inspect-ckpt", "demo")
 
 
@@ -49,9 +50,9 @@ def table(text, first):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def run_blocks(text):
+def run_blocks(text, **namespace):
     """Run the Python blocks one after the other, in one namespace; returns it and what they printed."""
-    namespace, printed = {}, io.StringIO()
+    printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         for block in blocks(text, "python"):
             exec(compile(block, "block", "exec"), namespace)
@@ -59,15 +60,12 @@ def run_blocks(text):
 
 
 def test_python_blocks_of_the_readme(at_home):
-    names, printed = run_blocks(README)
+    names, _ = run_blocks(README)
     assert names["best"] == names["family"].curve(names["val"]).best()
     assert [outcome.method for outcome in names["outcomes"]] == ["tnorm", "la", "ncm"]
-    assert names["experiment"].run(names["mine"]).method == "mine"
+    assert (at_home / "report.html").is_file()
     assert set(names["model"].predict(names["test"].features)) <= set(range(names["val"].num_classes))
-    assert "FeatureSet(" in printed
-    mine = ltpost.load("features/mine.h5")
-    assert (len(mine), mine.num_classes, mine.num_features) == (100, 10, 16)
-    assert mine.shot_groups().few.sum() == 3
+    np.testing.assert_array_equal(ltpost.load("features/mine.h5").labels, names["val"].labels)
 
 
 def test_python_blocks_of_the_format(tmp_path, monkeypatch):
@@ -90,16 +88,38 @@ def test_commands_exist_with_these_options(document, tmp_path, monkeypatch):
             command.make_context(name, words)
 
 
-@pytest.mark.parametrize("page", ["report", "binary"])
+@pytest.mark.parametrize("page", ["report", "binary", "own_method", "arrays"])
 def test_python_blocks_of_recipes(page, at_home):
-    names, printed = run_blocks((ROOT / "docs" / "recipes" / f"{page}.md").read_text())
-    if page == "report":
+    train, val, test = (ltpost.load(f"features/{split}.h5") for split in ("train", "val", "test"))
+    arrays = {"counts": val.class_counts, "weight": val.head.weight, "bias": val.head.bias}
+    for name, part in (("train", train), ("val", val), ("test", test)):
+        arrays |= {f"{name}_features": part.features[:], f"{name}_labels": part.labels}
+    names, printed = run_blocks((ROOT / "docs" / "recipes" / f"{page}.md").read_text(), **arrays)
+    if page == "own_method":
+        assert "effective" in printed
+    elif page == "arrays":
+        mine = ltpost.load("features/mine.h5")
+        assert (len(mine), mine.num_classes, mine.num_features) == (100, 10, 16)
+        assert mine.shot_groups().few.sum() == 3
+    elif page == "report":
         assert (at_home / "report.html").stat().st_size > 50_000
         assert (at_home / "curves.pdf").is_file()
     else:
         assert "Minority" in printed
         joint, la = names["experiment"].run("la").results[:2]
         assert la.more["class 1"]["F1"] > joint.more["class 1"]["F1"] + 0.3
+
+
+def test_the_readme_is_short():
+    shown = README.split("<details>")[0].splitlines()
+    assert len(shown) < 150
+    at = [
+        number
+        for number, line in enumerate(shown)
+        if line in ('pip install -e ".[demo]" && ltpost demo', 'pip install -e ".[test]" && pytest')
+    ]
+    assert len(at) == 2
+    assert max(at) < 24, "problem, picture and both commands on one screen"
 
 
 def test_the_configuration_file_of_the_recipe(tmp_path):
@@ -122,28 +142,28 @@ def test_commands_of_the_readme_run(at_home):
             result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
             assert result.exit_code == 0, result.stderr
             ran.append(words[1])
-    assert ran == ["tnorm", "info", "compare", "evaluate", "diagnose", "predict", "split"]
+    assert ran == ["tnorm", "info", "compare", "evaluate", "diagnose", "predict"]
     assert (at_home / "results.csv").is_file()
 
 
-def test_every_command_is_in_the_readme():
+def test_every_command_is_shown():
     context = cli.make_context("ltpost", ["info"])
     for name in cli.list_commands(context):
-        assert name in METHODS or re.search(rf"ltpost {name}\b", README), name
+        assert name in METHODS or re.search(rf"ltpost {name}\b", README + ALL_PAGES), name
 
 
 def test_every_option_that_is_named_exists():
     context = cli.make_context("ltpost", ["info"])
-    known = {"--help", "--nproc-per-node"}  # torchrun's
+    known = {"--help", "--nproc-per-node", "--splits", "--drw"}  # torchrun's, benchmarks.best's, a training script's
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
-        known |= {option for parameter in command.params for option in parameter.opts}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) <= known
+        known |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README + ALL_PAGES)) <= known
 
 
 def test_tests_that_are_named_exist():
     """Module and function, both without test_."""
-    named = re.findall(r"`(\w+)::(\w+)`", README)
+    named = re.findall(r"`(\w+)::(\w+)`", ALL_PAGES)
     assert len(named) > 10
     for file, test in named:
         assert f"def test_{test}(" in (ROOT / "tests" / f"test_{file}.py").read_text(), (file, test)
@@ -169,7 +189,7 @@ def test_what_the_table_says_of_choices(folder):
 
 
 def test_the_shape_of_the_json(at_home):
-    (shown,) = blocks(README, "json")
+    (shown,) = blocks((ROOT / "docs" / "recipes" / "programs.md").read_text(), "json")
     result = CliRunner().invoke(cli, ["tnorm", "--json"], catch_exceptions=False)
     assert_same_shape(json.loads(shown), json.loads(result.stdout))
 
@@ -211,6 +231,7 @@ def about_equal(shown, printed):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
+    """Those of the pages are checked where the site is built."""
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text())
     assert all((ROOT / link).exists() for link in links), links
 

@@ -190,6 +190,26 @@ def test_scores_of_one_class_of_two(tmp_path):
     np.testing.assert_allclose(found.logits, np.stack([0 * p, p], 1))
 
 
+def test_columns_of_any_name(tmp_path):
+    p = np.array([0.2, 0.9, 0.5])
+    frame = pd.DataFrame({"id": [7, 8, 9], "risk": p, "safe": 1 - p, "fraud": ["no", "yes", "no"]})
+    source = write(frame, tmp_path / "val.csv")
+    for column in ("risk", "safe,risk"):
+        options = {"column": column, "label_column": "fraud", "probabilities": True, "class_names": ["no", "yes"]}
+        found = ltpost.load(convert(source, tmp_path / "val.h5", **options))
+        np.testing.assert_allclose(found.logits, np.log(np.stack([1 - p, p], 1)), rtol=1e-6)
+        assert (found.labels.tolist(), found.class_names) == ([0, 1, 0], ["no", "yes"])
+    for options, message in (
+        ({"column": "risky"}, "column= names 'risky', but .*val.csv has the columns id, risk, safe, fraud"),
+        ({"column": "risk", "label_column": "y"}, "label_column= names 'y'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            convert(source, tmp_path / "o.h5", **options)
+    np.save(tmp_path / "z.npy", p)
+    with pytest.raises(UsageError, match="column= and label_column= are for tables"):
+        convert(tmp_path / "z.npy", tmp_path / "o.h5", column="risk")
+
+
 def test_labels_that_are_texts(tmp_path, capsys):
     """Numbered by the given names, the columns, the checkpoint, another file of the folder, or sorted."""
     scores = np.random.default_rng(0).normal(size=(4, 3))

@@ -18,6 +18,7 @@ from ltpost.extract.data.forms import open_source
 from ltpost.extract.export.checkpoint import export_head
 from ltpost.extract.networks.auto_taps import resolved
 from ltpost.extract.networks.hugging_face import _preprocess
+from ltpost.extract.predict import predict
 from ltpost.heads import LinearHead
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -120,6 +121,13 @@ def logits_of(folder, *texts, longest=12):
         return transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()(**batch).logits
 
 
+def inputs_of(folder, texts):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer(texts, truncation=True, max_length=12, padding=True, return_tensors="pt")
+
+
 def test_texts_in_a_table(bert, tmp_path, capsys):
     frame = pd.DataFrame({"id": range(7), "text": TEXTS, "label": LABELS})
     frame.to_csv(tmp_path / "val.csv", index=False)
@@ -139,6 +147,50 @@ def test_texts_in_a_table(bert, tmp_path, capsys):
     found = ltpost.load(tmp_path / "g" / "val.h5")
     np.testing.assert_allclose(found.logits, logits_of(bert, TEXTS, longest=5), atol=1e-5)
     assert len(ltpost.load(tmp_path / "g" / "train.h5")) == 4
+
+
+def test_texts_are_answered_without_labels(bert, tmp_path):
+    frame = pd.DataFrame({"id": range(7), "text": TEXTS, "label": LABELS})
+    frame[["id", "text"]].to_csv(tmp_path / "new.csv", index=False)
+    (tmp_path / "new.txt").write_text("\n".join(TEXTS) + "\n")
+    logits = logits_of(bert, TEXTS)
+    for source in (tmp_path / "new.csv", tmp_path / "new.txt", TEXTS):
+        found = predict(source, ckpt=bert, features=None, top=2, batch_size=3)
+        np.testing.assert_array_equal(found.classes, logits.argsort(dim=1, descending=True)[:, :2])
+        np.testing.assert_allclose(found.probabilities, logits.softmax(1).sort(descending=True)[0][:, :2], atol=1e-5)
+    assert (found.names[2], found.class_names) == ("2", ["pos", "neg", "neutral"])
+    frame.to_csv(tmp_path / "val.csv", index=False)
+    extract_features(bert, tmp_path, "val", tmp_path / "f")
+    val = ltpost.load(tmp_path / "f" / "val.h5")
+    head = ltpost.LinearHead(val.head.weight[::-1].copy(), val.head.bias)
+    expected = head.predict(val.features[:])
+    found = predict(tmp_path / "new.csv", head, bert, features=tmp_path / "f", column="text")
+    np.testing.assert_array_equal(found.classes[:, 0], expected)
+    for source, options, message in (
+        (tmp_path / "val.csv", {"column": "c"}, "has no column 'c', only id"),
+        (tmp_path / "no.csv", {}, "no such table"),
+        (tmp_path / "no.txt", {}, "no such file; texts come as a table"),
+        (tmp_path / "new.txt", {"column": "text"}, "column= is for tables"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            predict(source, ckpt=bert, features=None, **options)
+
+
+def test_a_text_model_with_a_head_as_onnx(bert, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(tmp_path / "val.csv", index=False)
+    val = ltpost.load(extract_features(bert, tmp_path, "val", tmp_path / "f"))
+    head = LinearHead(val.head.weight[::-1].copy(), val.head.bias)
+    path = export_head(head, bert, tmp_path / "bert.onnx", format="onnx", features=tmp_path / "f")
+    session = runtime.InferenceSession(path)
+    batch = inputs_of(bert, TEXTS)
+    names = [one.name for one in session.get_inputs()]
+    (logits,) = session.run(None, {name: batch[name].numpy() for name in names})
+    np.testing.assert_allclose(logits, head.logits(val.features[:]), atol=1e-4)
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["class_names"]) == ["pos", "neg", "neutral"]
+    assert "at most 12 tokens" in json.loads(properties["preprocess"])["prepared"]
 
 
 def test_pairs_of_texts_in_parquet_and_in_a_data_set(bert, tmp_path):
@@ -218,6 +270,22 @@ def test_sounds(wave_model, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "4000 Hz, one channel, at most 0.25 s" in told
     assert "4 sounds are longer than 0.25 seconds" in told
+
+
+def test_sounds_are_answered_without_labels(wave_model, tmp_path):
+    from scipy.io import wavfile
+
+    (tmp_path / "new").mkdir()
+    for row in range(3):
+        wavfile.write(tmp_path / "new" / f"{row}.wav", 4000, tone(row, 4000))
+    (tmp_path / "new" / "1.wav").write_bytes(b"no sound")
+    found = predict(tmp_path / "new", ckpt=wave_model, features=None)
+    assert (found.names, list(found.errors)) == (["0.wav", "1.wav", "2.wav"], [1])
+    pd.DataFrame({"file": ["0.wav", "2.wav"]}).to_csv(tmp_path / "new" / "list.csv", index=False)
+    again = predict(tmp_path / "new" / "list.csv", ckpt=wave_model, features=None)
+    np.testing.assert_allclose(again.probabilities, found.probabilities[[0, 2]], atol=1e-5)
+    with pytest.raises(DataError, match=r"holds no sounds \(\.aif"):
+        predict([], ckpt=wave_model, features=None)
 
 
 def test_sounds_of_a_data_set(wave_model, tmp_path):

@@ -1,14 +1,25 @@
 """Any model and any batches become a feature file: told or given inputs, resume, wrapped models, what is refused."""
 
 import json
+import multiprocessing
+import sys
 from collections import namedtuple
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import ltpost
 from ltpost.errors import DataError, UsageError
@@ -132,6 +143,21 @@ def test_batches_of_many_forms(x, y, tmp_path):
     assert found.class_names == ["a", "b", "c"]
 
 
+def test_labels_stand_behind_as_many_inputs_as_the_model_takes(x, y, tmp_path):
+    class Tabular(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.city, self.out = nn.Embedding(7, 4), nn.Linear(D + 4, C)
+
+        def forward(self, numbers, city):
+            return self.out(torch.cat([numbers, self.city(city)], dim=1))
+
+    city = torch.arange(N) % 7
+    found = ltpost.load(extract_features(Tabular(), TensorDataset(x, city, y), "val", tmp_path))
+    np.testing.assert_array_equal(found.labels, y)
+    assert found.features.shape == (N, D + 4)
+
+
 def test_a_language_model_whose_classifier_sees_every_token(y, tmp_path):
     class LastToken(nn.Module):
         def __init__(self):
@@ -230,6 +256,57 @@ def test_several_processes_share_a_data_set(x, y, tmp_path):
         extract_features(mlp(), [(x, y)], "train", tmp_path, shard="0/2")
 
 
+class Normed(nn.Module):
+    """With batch norm, whose statistics differ from process to process after a step of the training."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.out = nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.ReLU()), nn.Linear(8, C)
+
+    def forward(self, x):
+        return self.out(self.body(x))
+
+
+def _trained_apart(rank, x, y, folder):
+    """Extract, at the end of a training of two processes, which join by a file and have no variables of torchrun."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'join'}", rank=rank, world_size=2)
+    model, data = nn.parallel.DistributedDataParallel(Normed()), TensorDataset(x, y)
+    loader = DataLoader(data, batch_size=8, sampler=DistributedSampler(data))
+    for inputs, labels in loader:
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+    if rank == 0:
+        torch.save(model.module.state_dict(), folder / "model.pth")
+    extract_features(model, loader, "train", folder)
+    dist.barrier()
+    assert sorted(path.name for path in folder.glob("*.h5")) == ["train.h5"]
+    with pytest.raises(UsageError, match=r"shard=\(0, 1\) in the one process"):
+        extract_features(model, [(x, y)], "val", folder)
+    if rank == 0:
+        extract_features(model.module, [(x, y)], "val", folder, shard=(0, 1))
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo over fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_model_that_two_processes_train(x, y, tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_trained_apart, args=(rank, x, y, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    model = Normed()
+    model.load_state_dict(torch.load(tmp_path / "model.pth"))  # of process 0, as a checkpoint would be
+    for split in ("train", "val"):
+        found = ltpost.load(tmp_path / f"{split}.h5")
+        with torch.no_grad():
+            np.testing.assert_allclose(found.features, model.eval().body(x), atol=1e-6)
+        np.testing.assert_array_equal(found.labels, y)
+
+
 def test_precision_and_type(x, y, tmp_path):
     options = {"dtype": "float16", "amp": "bf16", "batch_size": 8}
     found = ltpost.load(extract_features(mlp(), TensorDataset(x, y), "val", tmp_path, **options))
@@ -266,7 +343,7 @@ def test_refusals(x, y, tmp_path):
     repeated = WeightedRandomSampler(torch.ones(N), N)
     for model, loader, options, kind, message in (
         (mlp(), [x], {}, UsageError, r"the labels are cannot be told from a batch, which is float32 \(53, 5\)"),
-        (mlp(), [(x, y, y)], {}, UsageError, "2 of its parts after the first are like labels; give labels="),
+        (two, [(y[:, None], y, y)], {}, UsageError, "2 of its parts after the first are like labels; give labels="),
         (mlp(), [(x, y)], {"labels": 2}, UsageError, r"labels=2 is not in a batch, which is \(float32 \(53, 5\)"),
         (mlp(), [(x, y.float())], {"labels": 1}, DataError, "labels must be whole numbers, but are float32"),
         (mlp(), [(x, list("abc"))], {"labels": 1}, UsageError, "give the names of all classes with class_names="),

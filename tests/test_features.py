@@ -336,3 +336,9 @@ def test_output_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         make_split("val", 4).save(tmp_path / "file" / "val.h5")
+
+
+def test_class_names_of_any_kind(tmp_path):
+    for names in (["a", "b"], [b"a", b"b"], np.array(["a", "b"]), np.array([b"a", b"b"]), ("a", "b")):
+        given = FeatureSet(np.eye(2), [0, 1], class_names=names)
+        assert given.class_names == load(given.save(tmp_path / "val.h5")).class_names == ["a", "b"]

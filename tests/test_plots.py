@@ -14,8 +14,9 @@ import ltpost
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, UsageError
 from ltpost.evaluation import evaluate
+from ltpost.figures import COLOURS, new_axes, save
 from ltpost.heads import LinearHead
-from ltpost.plots import COLOURS, new_axes, plot_norms, save
+from ltpost.plots import plot_front, plot_norms
 from ltpost.report.results import Report
 from ltpost.scores.tabulated import GridCurve
 
@@ -158,6 +159,22 @@ def test_many_methods_are_dots_and_few_are_bars(val, width):
     np.testing.assert_array_equal(few.get_xdata(), [evaluate(val.joint, val).figures.few] * 20)
 
 
+def fronts(count):
+    """Methods that are better and better, the first one best."""
+    x = np.linspace(0.7, 0.1, 20)
+    return {f"{number}": (x, np.sqrt(0.6 - x * x) - 0.01 * number) for number in range(count)}
+
+
+def test_a_front_names_what_is_on_it(val):
+    ax = plot_front(fronts(30), fronts(1)["0"], labels=("Many", "Few"), split="val", width=7)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "front of all", "29 others"]
+    assert ax.get_xlabel() == "Many, accuracy on val"
+    experiment = ltpost.Experiment(val=val, progress=False)
+    front = ltpost.pareto_front(experiment, ltpost.compare(experiment, ["tnorm", "la"]))
+    named = [text.get_text() for text in front.plot(width=3.3).get_legend().get_texts()]
+    assert named == ["joint", "τ-norm", "LA", "front of all"]
+
+
 def boxes_of_texts(ax):
     """The text of everything that is written in a figure to its box, after it was laid out."""
     ax.figure.draw_without_rendering()
@@ -181,6 +198,7 @@ def test_nothing_collides(val, outcome, width):
         grid.plot(width=width),
         *(report_of(val, count).plot(width=width) for count in (2, 4, 8, 30)),
         plot_norms(heads, COUNTS, width=width),
+        *(plot_front(fronts(count), fronts(1)["0"], labels=("Many", "Few"), width=width) for count in (3, 30)),
     ]
     for ax in pictures:
         boxes, whole = boxes_of_texts(ax), ax.figure.bbox

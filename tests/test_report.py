@@ -167,7 +167,7 @@ def test_comparison_with_one_and_with_the_best(report):
     assert {one.against for one in compared(report.results, "best", "few").values()} == {best.name}
     text = str(Report(report.results, against="la"))
     assert "All - la" in text
-    assert "corrected by Holm for 1 comparisons" in text
+    assert "Holm" not in text  # there is one comparison
     assert p_text(0.00001) == "<.001"
 
 
@@ -212,6 +212,7 @@ def test_latex_and_markdown(report):
     best = max(report.results, key=lambda result: result.figures.few)
     assert rf"\textbf{{{100 * best.figures.few:.2f}" in latex
     assert r"$\pm$" in latex
+    assert "\nLA & " in run_blocks(report, "latex", Style(labels=True))
     plain = run_blocks(report, "latex", Style(intervals=False, bold=False))
     assert r"$\pm$" not in plain
     assert "textbf" not in plain
@@ -229,7 +230,9 @@ def run_blocks(report, form, style=None):
     "command", [["la"], ["compare", "--methods", "la"], ["evaluate"], ["diagnose"], ["info", "features/val.h5"]]
 )
 def test_one_mechanism_for_all_commands(at_home, command):
-    assert r"\toprule" in run(*command, "--format", "latex")
+    latex = run(*command, "--format", "latex")
+    assert r"\toprule" in latex
+    assert ("\nLA & " in latex) == ("la" in command)
     assert "| ---" in run(*command, "--format", "markdown")
     rows = list(csv.DictReader(io.StringIO(run(*command, "--format", "csv"))))
     assert rows

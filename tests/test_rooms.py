@@ -13,7 +13,7 @@ ROOT = Path(ltpost.__file__).parent
 
 #: from the ground up; a module may import from its own floor and from those below. ``a.*`` are the modules of a folder.
 FLOORS = [
-    ["errors", "_version", "output", "tables", "plots"],
+    ["errors", "_version", "output", "tables", "figures", "plots"],
     ["heads.*"],
     ["data.*"],
     ["scores.*"],

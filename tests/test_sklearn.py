@@ -10,7 +10,7 @@ from sklearn.datasets import make_classification  # noqa: E402
 from sklearn.frozen import FrozenEstimator  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import balanced_accuracy_score  # noqa: E402
-from sklearn.model_selection import GridSearchCV, train_test_split  # noqa: E402
+from sklearn.model_selection import GridSearchCV, GroupKFold, PredefinedSplit, train_test_split  # noqa: E402
 from sklearn.neighbors import KNeighborsClassifier  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
@@ -27,6 +27,7 @@ def long_tailed(classes=3, seed=0):
     )
 
 
+@pytest.mark.filterwarnings("ignore:The least populated class")  # in checks of scikit-learn 1.7, with ten rows
 @parametrize_with_checks([NearestClassMean(), BalancedLinear(), Rebalanced(LogisticRegression())])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
@@ -103,3 +104,23 @@ def test_a_class_that_a_fold_does_not_see_is_never_predicted_there():
     with pytest.warns(UserWarning, match="least populated class"):
         model = Rebalanced(LogisticRegression()).fit(X, y)
     assert list(model.classes_) == [0, 1, 2, 9]
+
+
+def test_what_is_given_to_fit_goes_to_the_classifier_and_to_the_folds():
+    X, y = long_tailed()
+    weights, groups = np.where(y == 0, 0.2, 1.0), np.arange(len(y)) % 5
+    plain = Rebalanced(LogisticRegression()).fit(X, y, sample_weight=weights)
+    expected = LogisticRegression().fit(X, y, sample_weight=weights)
+    np.testing.assert_allclose(plain.estimator_.coef_, expected.coef_)
+    with pytest.raises(TypeError, match="sample_weight"):
+        Rebalanced(KNeighborsClassifier()).fit(X, y, sample_weight=weights)
+    with sklearn.config_context(enable_metadata_routing=True):
+        asks = LogisticRegression().set_fit_request(sample_weight=True)
+        model = Rebalanced(asks, cv=GroupKFold(5)).fit(X, y, sample_weight=weights, groups=groups)
+        np.testing.assert_allclose(model.estimator_.coef_, expected.coef_)
+        same = Rebalanced(asks, cv=PredefinedSplit(groups)).fit(X, y, sample_weight=weights)
+        assert model.best_value_ == same.best_value_
+        searched = GridSearchCV(
+            Rebalanced(asks).set_score_request(sample_weight=True), {"estimator__C": [0.1, 1.0]}, cv=3
+        ).fit(X, y, sample_weight=weights)
+        assert searched.best_estimator_.estimator_.coef_.shape == expected.coef_.shape

@@ -14,7 +14,7 @@ from ltpost.data.load import load
 from ltpost.data.rows import parts
 from ltpost.errors import DataError, UsageError
 from ltpost.extract.convert.probabilities import log_probabilities
-from ltpost.extract.convert.reading import READERS, feature_set_of, named_arrays, read_labels
+from ltpost.extract.convert.reading import READERS, feature_set_of, named_arrays, read_arrays, read_labels
 from ltpost.extract.convert.writing import WRITERS
 from ltpost.extract.data.class_names import are_names, names_in_checkpoint, read_class_names, texts
 from ltpost.extract.data.source import check_split, read_class_counts
@@ -34,6 +34,8 @@ def convert(
     labels: str | os.PathLike[str] | None = None,
     holds: str = "features",
     probabilities: bool = False,
+    column: str | None = None,
+    label_column: str | None = None,
     class_names: Sequence[str] | str | os.PathLike[str] | None = None,
     ckpt: str | os.PathLike[str] | None = None,
     head_key: str | None = None,
@@ -54,6 +56,9 @@ def convert(
         labels: a file of labels, .npy or one a line, for a source that has none.
         holds: what an .npy file is, "features" (N, D) or "logits" (N, C).
         probabilities: the logits are probabilities; each row is checked, and their logarithm is stored.
+        column: of a table, the column of the scores (of class 1 of two), or one for each class with commas between,
+            in the order of the classes; None finds them by their names.
+        label_column: of a table; None finds it.
         class_names: C names, or a file of them: one a line, or JSON.
         ckpt: a checkpoint to take the joint classifier from.
         head_key: name of the classifier in it; needed where several fit.
@@ -84,7 +89,7 @@ def convert(
     if origin.suffix == ".h5":
         feature_set = _of_ours(origin, names, probabilities=probabilities)
     else:
-        arrays = READERS[origin.suffix](origin, "logits" if probabilities else holds)
+        arrays = read_arrays(origin, "logits" if probabilities else holds, column, label_column)
         fields = named_arrays(str(origin), split, arrays)
         if labels is not None:
             fields["labels"] = read_labels(labels)

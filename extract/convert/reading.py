@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ltpost.data.features import FeatureSet
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
 from ltpost.extract.convert.probabilities import log_probabilities, two_classes
 from ltpost.extract.convert.tables import read_table
 from ltpost.extract.data.class_names import numbered, texts
@@ -80,11 +80,14 @@ def feature_set_of(
     elif "logits" in fields:
         fields.pop("probabilities", None)
     if probabilities and "probabilities" not in fields:
-        raise DataError(f"{name}: probabilities= needs columns p_0, p_1, … or logit_0, …, or an array of them")
+        raise DataError(
+            f"{name}: probabilities= needs columns p_0, p_1, … or logit_0, …, or an array of them; "
+            "columns of a table that are called otherwise are named with column="
+        )
     if "labels" not in fields or not {"features", "logits", "probabilities"} & set(fields):
         raise DataError(
             f"{name}: must hold 'features' (or 'feats', 'x', columns f_0, …; with _{split} or without) or logits "
-            "(columns logit_0, …), and 'labels' (or 'y'), but holds "
+            "(columns logit_0, …), and 'labels' (or 'y'), or columns named with column= and label_column=, but holds "
             f"{' '.join(', '.join(map(str, held)).split()) or 'nothing'}"
         )
     for key in ("features", "logits", "probabilities"):
@@ -176,3 +179,23 @@ READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     ".csv": lambda path, _: read_table(path),
     ".parquet": lambda path, _: read_table(path),
 }
+TABLES = (".csv", ".parquet")
+
+
+def read_arrays(path: Path, holds: str, column: str | None, label_column: str | None) -> dict[str, Any]:
+    """The named arrays of a file of another program.
+
+    Args:
+        path: of the file.
+        holds: what an .npy file is.
+        column: of a table, as for :func:`~ltpost.extract.convert.tables.read_table`.
+        label_column: likewise.
+
+    Raises:
+        UsageError: columns are named, and it is no table.
+    """
+    if column is None and label_column is None:
+        return READERS[path.suffix](path, holds)
+    if path.suffix not in TABLES:
+        raise UsageError(f"column= and label_column= are for tables ({', '.join(TABLES)}), but the source is {path}")
+    return read_table(path, column, label_column)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, UsageError
 from ltpost.extract.messages import need, reading, some
 
 #: what the numbered columns of a matrix begin with
@@ -42,10 +42,16 @@ def pandas_for(path: Path) -> Any:
     return pd
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path, column: str | None = None, label_column: str | None = None) -> dict[str, Any]:
     """The columns as arrays; the columns of a matrix as one array, with the names of its classes as ``class_names``.
 
+    Args:
+        path: .csv or .parquet.
+        column: that of the scores, or several with commas between, in the order of the classes; found where None.
+        label_column: that of the labels; found where None.
+
     Raises:
+        UsageError: there is no such column.
         DataError: it cannot be read, or a matrix lacks columns or numbers.
     """
     pandas = pandas_for(path)
@@ -58,6 +64,16 @@ def read_table(path: Path) -> dict[str, Any]:
                 arrays[key] = np.stack(values.tolist())
             except ValueError:
                 raise DataError(f"{path}: the lists of a column must be equally long, but are not") from None
+    scores = [name.strip() for name in column.split(",")] if column is not None else []
+    for argument, name in [*(("column", name) for name in scores), ("label_column", label_column)]:
+        if name is not None and name not in arrays:
+            raise UsageError(f"{argument}= names '{name}', but {path} has the columns {', '.join(table.columns)}")
+    if label_column is not None:
+        arrays["labels"] = arrays.pop(label_column)
+    if scores:
+        stacked = arrays[scores[0]] if len(scores) == 1 else _stacked(path, arrays, scores)
+        names = {"class_names": np.array(scores, object)} if len(scores) > 1 else {}
+        return {"logits": stacked} | {key: arrays[key] for key in arrays if key not in scores} | names
     for matrix, prefixes in PREFIXES.items():
         found = _numbered_columns(path, list(arrays), prefixes)
         if found is None or matrix in arrays:

@@ -151,6 +151,8 @@ class BatchReader:
             raise self._untold(batch, "labels", f"{len(keys)} of its keys are called {', '.join(LABEL_KEYS[:4])}, …")
         if isinstance(batch, list | tuple):
             likely = [place for place, part in enumerate(batch) if place and self._like_labels(part)]
+            if len(likely) > 1 and self.inputs is None:  # labels stand behind as many inputs as the model takes
+                likely = [place for place in likely if self._fewest_positional() <= place <= self._most_positional()]
             if len(likely) == 1:
                 return likely[0]
             raise self._untold(batch, "labels", f"{len(likely)} of its parts after the first are like labels")
@@ -246,6 +248,10 @@ class BatchReader:
 
     def _takes(self, parts: Mapping[str, Any]) -> bool:
         return bool(parts) and all(key in self._parameters for key in parts)
+
+    def _fewest_positional(self) -> int:
+        needed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return sum(one.kind in needed and one.default is one.empty for one in self._parameters.values())
 
     def _most_positional(self) -> float:
         kinds = [parameter.kind for parameter in self._parameters.values()]

@@ -121,6 +121,20 @@ def open_columns(
     )
 
 
+def open_values(file: Path, kind: str, column: str | None = None) -> list[Sequence[Any]]:
+    """The texts or sounds of a table without labels; arguments as for :func:`open_columns`.
+
+    Raises:
+        UsageError: a column cannot be told.
+        DataError: the file cannot be read, or has no rows.
+    """
+    table = _opened(file)
+    values = [table[one] for one in _value_columns(file, table, kind, column, None)]
+    if len(values[0]) == 0:
+        raise DataError(f"{file}: has no rows")
+    return values
+
+
 class _Frame:
     """A table of pandas."""
 
@@ -198,22 +212,37 @@ def _columns(
 ) -> list[str]:
     """The columns that are read, and that of the labels."""
     label = label_column or next((name for name in LABELS if name in table.kinds), None)
+    wanted = _value_columns(file, table, kind, column, label)
+    if label is None:
+        raise UsageError(
+            f"{file}: which column holds the labels cannot be told; name it with label_column=; there is "
+            f"{_listed(table)}"
+        )
+    _check_is_there(file, table, label)
+    return [*wanted, label]
+
+
+def _value_columns(file: Path, table: _Frame | _DataSet, kind: str, column: str | None, label: str | None) -> list[str]:
+    """The columns that hold the texts or sounds."""
     wanted = [name.strip() for name in column.split(",")] if column is not None else []
     if not wanted:
         likely = [name for name, found in table.kinds.items() if found in ("text", kind) and name != label]
         usual = [name for name in USUAL[kind] if name in likely]
         exact = [name for name in likely if table.kinds[name] == kind == "audio"]
         wanted = (exact or usual or (likely if len(likely) == 1 else []))[:1]
-    listed = ", ".join(f"{name} ({found})" for name, found in table.kinds.items())
     if not wanted:
         raise UsageError(
-            f"{file}: which column holds the {kind} cannot be told; name it with column=; there is {listed}"
+            f"{file}: which column holds the {kind} cannot be told; name it with column=; there is {_listed(table)}"
         )
-    if label is None:
-        raise UsageError(
-            f"{file}: which column holds the labels cannot be told; name it with label_column=; there is {listed}"
-        )
-    for name in (*wanted, label):
-        if name not in table.kinds:
-            raise UsageError(f"{file}: has no column '{name}', only {listed}")
-    return [*wanted, label]
+    for name in wanted:
+        _check_is_there(file, table, name)
+    return wanted
+
+
+def _check_is_there(file: Path, table: _Frame | _DataSet, name: str) -> None:
+    if name not in table.kinds:
+        raise UsageError(f"{file}: has no column '{name}', only {_listed(table)}")
+
+
+def _listed(table: _Frame | _DataSet) -> str:
+    return ", ".join(f"{name} ({found})" for name, found in table.kinds.items())

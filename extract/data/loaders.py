@@ -130,7 +130,7 @@ def open_loader(data: Any, batch_size: int, workers: int) -> OrderedBatches | Pa
             tell("warning: the loader leaves out its last rows (drop_last=True); pass its data set to have them all")
         return PassingBatches(data)
     if not isinstance(data.sampler, SequentialSampler):
-        tell("the loader shuffles; its rows are stored in the order of its data set")
+        tell("the rows of the loader are stored in the order of its data set")
     return OrderedBatches(data, int(data.batch_size or 1))
 
 
@@ -145,17 +145,16 @@ def _check_sampler(loader: DataLoader[Any]) -> None:
             f"data=: the loader draws rows with a {type(sampler).__name__}, which repeats some and leaves out others; "
             "pass its data set"
         )
-    if isinstance(sampler, DistributedSampler):
-        raise UsageError(
-            "data=: the loader has a DistributedSampler, which repeats rows to make the parts even; pass its data set, "
-            "of which every process then takes its own part"
-        )
 
 
 def _covers_in_any_order(loader: DataLoader[Any]) -> bool:
-    """Whether a loader gives every sample of a data set once, where samples have numbers."""
+    """Whether a loader gives every sample of a data set, where samples have numbers.
+
+    A DistributedSampler repeats some to make the parts of its processes even. Its data set is read in order, of which
+    each process takes its own part.
+    """
     if isinstance(loader.dataset, IterableDataset) or type(loader.batch_sampler) is not BatchSampler:
         return False
     if isinstance(loader.sampler, RandomSampler):
         return loader.sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    return isinstance(loader.sampler, SequentialSampler)
+    return isinstance(loader.sampler, SequentialSampler | DistributedSampler)  # the latter, over all processes

@@ -18,6 +18,7 @@ from ltpost.extract.export.properties import properties_of
 from ltpost.extract.joint import parted
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.classifier import keys_of
+from ltpost.extract.networks.collating import Sounds, Tokens
 from ltpost.extract.networks.opening import open_network
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import LinearHead
@@ -114,13 +115,13 @@ def _write_onnx_head(head: LinearHead, path: Path, properties: dict[str, str]) -
 def _write_onnx_model(
     head: LinearHead, path: Path, ckpt: Any, arch: str | None, head_key: str | None, feature_set: FeatureSet | None
 ) -> None:
-    """Write the whole model, from preprocessed images (N, channels, height, width) to logits (N, C)."""
+    """Write the whole model, from what it takes (images (N, channels, height, width), tokens, …) to logits (N, C)."""
     _onnx()
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UsageError("format=onnx of a model needs onnxscript; install it with: pip install onnxscript") from None
-    backbone, preprocess = _network(ckpt, head, arch, head_key, feature_set)
+    backbone, prepare = _network(ckpt, head, arch, head_key, feature_set)
     model = backbone.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     widths = [layer.in_features for layer in backbone.classifiers]
     if (head.num_classes, head.num_features) != (backbone.classifiers[0].out_features, sum(widths)):
@@ -130,28 +131,28 @@ def _write_onnx_model(
     old = {key: model.get_submodule(key) for key in keys_of(backbone.head_key)}
     for key, (_, part) in zip(old, parted(head, widths), strict=True):
         model.set_submodule(key, _layer(part))
-    images = torch.zeros(2, _channels(model, preprocess), *[preprocess.crop or 32] * 2)
+    inputs, dimensions = _example(model, prepare)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's exporter and transformers are full of them
             program = torch.onnx.export(
-                _LogitsOnly(model).eval(), (images,), dynamo=True, verbose=False, input_names=["images"],
-                output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("N")},),
+                _LogitsOnly(model, list(inputs)).eval(), tuple(inputs.values()), dynamo=True, verbose=False,
+                input_names=list(inputs), output_names=["logits"], dynamic_shapes=(tuple(dimensions.values()),),
             )  # fmt: skip
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UsageError(f"format=onnx: torch cannot export this model ({first_line(error)})") from None
     finally:
         for key, layer in old.items():
             model.set_submodule(key, layer)
     assert program is not None
-    program.model.metadata_props.update(properties_of(head, feature_set, preprocess))
+    program.model.metadata_props.update(properties_of(head, feature_set, prepare))
     program.save(str(path), external_data=False)
 
 
 def _network(
     ckpt: Any, head: LinearHead, arch: str | None, head_key: str | None, feature_set: FeatureSet | None
-) -> tuple[Backbone, Preprocess]:
-    """The network of a checkpoint, of a model folder or in memory, and the transform of the features."""
+) -> tuple[Backbone, Preprocess | Tokens | Sounds]:
+    """The network of a checkpoint, of a model folder or in memory, and how its inputs are prepared."""
     from ltpost.extract.export.model_folder import head_key_in, without_origin
     from ltpost.extract.export.parts import parts_in
     from ltpost.extract.export.proof import backbone_of
@@ -161,21 +162,47 @@ def _network(
     if not isinstance(ckpt, torch.nn.Module):
         without_origin(feature_set, Path(ckpt))
     network = open_network(ckpt, arch, head_key_in(feature_set, head_key))
+    if network.collate is not None:
+        return Backbone(network.model, network.head_key), network.collate
     attrs = {} if feature_set is None else feature_set.attrs
     stored = Preprocess.from_json(json.loads(attrs["transform"])) if "transform" in attrs else None
     return Backbone(network.model, network.head_key), network.preprocess if stored is None else stored
 
 
+def _example(
+    model: torch.nn.Module, prepare: Preprocess | Tokens | Sounds
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[int, Any]]]:
+    """What the model takes, by name, for two rows; and which of its dimensions may have any size."""
+    rows, length = torch.export.Dim("N"), torch.export.Dim("T")
+    if isinstance(prepare, Preprocess):
+        images = torch.zeros(2, _channels(model, prepare), *[prepare.crop or 32] * 2)
+        return {"images": images}, {"images": {0: rows}}
+    if isinstance(prepare, Tokens):
+        batch = prepare([("a b c", 0), ("a", 0)])
+    else:
+        silence = np.zeros(prepare.rate, np.float32)
+        batch = prepare([({"array": silence, "sampling_rate": prepare.rate}, 0)] * 2)
+    inputs = {name: value for name, value in batch.items() if torch.is_tensor(value) and name != "labels"}
+    # of tokens (N, T) and waves (N, T); a spectrogram has the length that its extractor gives it
+    return inputs, {name: {0: rows, 1: length} if value.ndim == 2 else {0: rows} for name, value in inputs.items()}
+
+
 class _LogitsOnly(torch.nn.Module):
-    """A model whose only output is its logits."""
+    """A model whose only output is its logits.
 
-    def __init__(self, model: torch.nn.Module):
+    Args:
+        model: the model.
+        names: of the inputs: of what it takes by name, or "images" alone.
+    """
+
+    def __init__(self, model: torch.nn.Module, names: list[str]):
         super().__init__()
-        self.model = model
+        self.model, self.names = model, names
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images to logits (n, C)."""
-        output = self.model(images)
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs to logits (n, C)."""
+        by_name = dict(zip(self.names, inputs, strict=True))
+        output = self.model(*inputs) if self.names == ["images"] else self.model(**by_name)
         logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output["logits"]
         return logits
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ltpost.errors import DataError, UsageError
@@ -18,9 +19,17 @@ _SAME = 1e-3
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile, whose modules can be hooked."""
+    """The model inside DataParallel, DistributedDataParallel and torch.compile, whose modules can be hooked.
+
+    Under DistributedDataParallel all processes get the buffers of the first one, as in a forward pass of its own: since
+    the last step of the training, batch-norm statistics differ from process to process.
+    """
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            group, model = model.process_group, model.module
+            for buffer in model.buffers():
+                dist.broadcast(buffer, dist.get_global_rank(group, 0), group)
+        elif isinstance(model, nn.DataParallel):
             model = model.module
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]

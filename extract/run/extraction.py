@@ -93,7 +93,8 @@ def extract_features(
 
     Args:
         model: a checkpoint file, a module that gives logits (n, C), or an opened network; it is left as it was, in its
-            mode and without hooks. DataParallel, DistributedDataParallel and torch.compile are taken off.
+            mode and without hooks. DataParallel, DistributedDataParallel and torch.compile are taken off; under
+            DistributedDataParallel every process makes this call, and has the buffers of the first one afterwards.
         data: a folder with ``<split>/<class>/…``, ``<split>.npz`` or ``<split>.txt``, or an .npz file. Or a data set
             (of samples) or a loader (of batches): ``(x, y)``, several inputs and y, or a mapping (a BatchEncoding).
             Rows of a data set keep its order and an interrupted run goes on, also where its DataLoader shuffles; other
@@ -156,8 +157,8 @@ def extract_features(
         seed: of the augmentation.
         max_bad: stop when more images than this cannot be read; None marks them and goes on.
         expect_top1: top-1 of the joint classifier, a fraction or percent; more than a point away is an error.
-        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; None asks torchrun's and srun's
-            variables, and then the last process joins the parts.
+        shard: "i/n" or (i, n): only part i of n, 0 <= i < n, for :func:`merge_shards`; (0, 1) is all of it. None asks
+            torch.distributed, and torchrun's and srun's variables, and then the last process joins the parts.
         restart: discard the rows that an interrupted run has left, instead of going on from there.
         skip_finished: leave a finished file of the same settings as it is, instead of computing it anew.
 
@@ -208,7 +209,7 @@ def extract_features(
     beside = several and split != "train" and not settings.names_a_file
     shown = Views(preprocess, views, augment or ("standard" if several else "none"), tta, seed)
     if views > 1 and augment == "none" and tta == "off":
-        tell(f"warning: without --augment standard the {views} views of an image are all the same")
+        tell(f"warning: without augment='standard' the {views} views of an image are all the same")
     given_statistics = mean is not None or std is not None
     feed = ImageFeed(source, shown, batch_size, workers, dataset, class_order, class_counts, given_statistics)
     if not beside:

@@ -36,7 +36,10 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
     target, part = settings.target, settings.part
     passing = isinstance(feed, SampleFeed) and not feed.in_order
     if passing and part is not None:
-        raise UsageError("data=: these batches come once, so several processes cannot share them; pass a data set")
+        raise UsageError(
+            "data=: these batches come once, so several processes cannot share them; pass a data set, or shard=(0, 1) "
+            "in the one process that reads all of them"
+        )
     with left_as_it_was(network.model) as device_now:
         stays = network.own and settings.device == "auto"
         where = device_now if stays else choose_device(settings.device, part.local if part else None)
@@ -63,7 +66,7 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
         if (joins or settings.skip_finished) and not settings.restart and is_finished(target, spec):
             if joins:
                 clear_if_joined(target)
-            tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
+            tell(f"{target}: is finished already with these settings; compute it again with restart=True")
             return target
         if part is None:
             return job.run(target, slice(0, len(feed)))
@@ -111,7 +114,7 @@ def _spec(network: Network, backbone: Backbone, feed: Feed, settings: Settings) 
     if counts is None and not _counted_elsewhere(known, settings):
         tell(
             f"warning: {feed.name}: no train split beside it, so no class counts are stored: many/medium/few is "
-            "'–' and logit adjustment cannot run; give --class-counts FILE"
+            "'–' and logit adjustment cannot run; give class_counts=FILE"
         )
     return Spec(
         labels=known.labels,

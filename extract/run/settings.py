@@ -73,7 +73,8 @@ class Settings:
         """The rows of this process; None for all."""
         if self.shard is None:
             return launched()
-        return parse_shard(self.shard) if isinstance(self.shard, str) else Shard(*self.shard)
+        part = parse_shard(self.shard) if isinstance(self.shard, str) else Shard(*self.shard)
+        return None if part.count == 1 else part
 
     def stores_logits(self, rows: int, num_classes: int) -> bool:
         """Whether logits are stored, where they can be computed from the features too."""

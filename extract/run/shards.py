@@ -1,8 +1,9 @@
 """Several processes, one file: each writes a shard, and the last one to finish joins the shards by copying.
 
 Shards are feature files of contiguous rows, ``<split>.shards/<index>-of-<count>.h5``, cut at whole batches so that
-every row is computed in the same batch as by one process. Each process takes its number from torchrun (RANK,
-WORLD_SIZE), srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) or ``--shard i/n``. Processes do not communicate.
+every row is computed in the same batch as by one process. Each process takes its number from torch.distributed where a
+script has joined its processes, else from torchrun (RANK, WORLD_SIZE), srun (SLURM_PROCID, SLURM_STEP_NUM_TASKS) or
+``--shard i/n``. Processes do not communicate.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltpost.data import distributed
 from ltpost.errors import UsageError
 
 #: the variables that hold the number of this process, of how many processes
@@ -56,11 +58,14 @@ def parse_shard(text: str) -> Shard:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """This process's part by the variables of torchrun or srun; None where it is the only process.
+    """This process's part by torch.distributed, or the variables of torchrun or srun; None for the only process.
 
     Raises:
         UsageError: only some of the variables are set.
     """
+    if distributed.is_active():
+        local = environment.get("LOCAL_RANK", "")
+        return Shard(distributed.rank(), distributed.world_size(), int(local) if local.isdecimal() else None)
     for rank, size, local in LAUNCHERS:
         if size not in environment:
             continue

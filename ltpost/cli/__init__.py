@@ -113,7 +113,9 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except LtpostError as error:
-            raise _Failure(in_options(str(error), self, ctx), error.exit_code) from None
+            raise _Failure(
+                in_options(str(error), self.get_command(ctx, ctx.invoked_subcommand or "")), error.exit_code
+            ) from None
         except BrokenPipeError:
             raise  # click's: the reader of our output has left
         except OSError as error:
@@ -123,9 +125,8 @@ class _Commands(click.Group):
             raise _Failure("out of memory; close other programs, or use a smaller --batch-size") from None
 
 
-def in_options(message: str, group: click.Group, ctx: click.Context) -> str:
+def in_options(message: str, command: click.Command | None) -> str:
     """A message of the library, whose arguments are written ``name=``, with the options of the command instead."""
-    command = group.get_command(ctx, ctx.invoked_subcommand or "")
     options = [parameter for parameter in (command.params if command else ()) if isinstance(parameter, click.Option)]
     flags = {str(option.name): max(option.opts, key=len) for option in options}
     flags |= {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}

@@ -34,8 +34,8 @@ def diagnose(
     """
     from ltpost import diagnostics
     from ltpost.data.folder import FeatureFolder
+    from ltpost.figures import save
     from ltpost.heads import load_head
-    from ltpost.plots import save
     from ltpost.tables import write_csv
 
     rows = FeatureFolder(folder).reported(split)

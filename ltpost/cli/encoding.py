@@ -13,7 +13,7 @@ _IN_ASCII = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "θ": "theta", "κ": "kappa",
     "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi", "ψ": "psi", "ω": "omega",
 }  # fmt: skip
-_ERRORS = "ltpost-ascii"
+_ERRORS = _ENCODING = "ltpost-ascii"
 
 
 def in_ascii(text: str) -> str:
@@ -38,9 +38,24 @@ def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
     return in_ascii(error.object[error.start : error.end]), error.end
 
 
+def _ascii_by_another_name(name: str) -> codecs.CodecInfo | None:
+    if name.replace("_", "-") != _ENCODING:
+        return None
+    known = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        known.encode, known.decode, known.streamreader, known.streamwriter, known.incrementalencoder,
+        known.incrementaldecoder, name=_ENCODING,
+    )  # fmt: skip
+
+
 def never_fail() -> None:
-    """Let stdout and stderr write :func:`in_ascii` where they cannot encode a letter."""
+    """Let stdout and stderr write :func:`in_ascii` where they cannot encode a letter.
+
+    To a stream whose encoding is called ASCII click writes UTF-8, so its encoding gets another name.
+    """
     codecs.register_error(_ERRORS, _replace)
+    codecs.register(_ascii_by_another_name)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_ERRORS)
+            known = codecs.lookup(stream.encoding).name
+            stream.reconfigure(encoding=_ENCODING if known == "ascii" else stream.encoding, errors=_ERRORS)

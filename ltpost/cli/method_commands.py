@@ -113,6 +113,16 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _checked_front_files(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Refuse a name that cannot be written before anything is computed."""
+    if files:
+        from ltpost.report.front import check_front_file
+
+        for file in files:
+            check_front_file(file)
+    return files
+
+
 @click.command()
 @methods_option
 @click.option(
@@ -123,8 +133,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     "front_files",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Print the Pareto front of Many against Few on the rows of the choice, over all methods, and write every "
-    "point to this file: .csv, or a picture.",
+    callback=_checked_front_files,
+    help="Print the Pareto front of Many against Few on the rows of the choice, over all methods, and write it to this "
+    "file: every point as .csv, or a picture. Can be given twice.",
 )
 @report_options
 @plot_options
@@ -162,7 +173,7 @@ def compare(
     front = comparison.pareto_front(experiment, outcomes) if front_files else None
     for file in front_files:
         if front is not None and file not in stay:
-            front.save(file)
+            front.save(file, draw.width)
     blocks: list[Table | str] = [*report.blocks(output.style), *([] if front is None else [front.table()])]
     blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,7 +20,24 @@ class HasPlot(Protocol):
         """Draw into a new figure of this width in inches; returns the matplotlib axes."""
 
 
-Draw = Callable[[HasPlot], None]
+@dataclass(frozen=True)
+class Draw:
+    """Draws what it is called with, where the user wants a picture.
+
+    Attributes:
+        file: of the picture, or None.
+        width: of this and other pictures of the command, in inches.
+    """
+
+    file: Path | None
+    width: float
+
+    def __call__(self, shown: HasPlot) -> None:
+        """Draw to the file, if there is one."""
+        if self.file is not None:
+            from ltpost.figures import save
+
+            save(shown.plot(width=self.width), self.file)
 
 
 def plot_options(command: Command) -> Command:
@@ -34,21 +52,14 @@ def plot_options(command: Command) -> Command:
         type=click.FloatRange(2, 20),
         default=7.0,
         show_default=True,
-        help="Of the picture, in inches; 3.3 is one column of a paper.",
+        help="Of pictures, in inches; 3.3 is one column of a paper.",
     )
     @functools.wraps(command)
     def wrapper(*args: Any, file: Path | None, width: float, **kwargs: Any) -> Any:
         if file is not None:
-            from ltpost.plots import check_ending
+            from ltpost.figures import check_ending
 
             check_ending(file)  # before anything is computed
-
-        def draw(shown: HasPlot) -> None:
-            if file is not None:
-                from ltpost.plots import save
-
-                save(shown.plot(width=width), file)
-
-        return command(*args, draw=draw, **kwargs)
+        return command(*args, draw=Draw(file, width), **kwargs)
 
     return wrapper  # type: ignore[return-value]

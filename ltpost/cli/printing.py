@@ -95,8 +95,9 @@ def output_options(command: Command) -> Command:
         verbose: bool,
         **kwargs: Any,
     ) -> Any:
-        style = Style(intervals, bold, signature or verbose, quiet, None if verbose else WIDTH)
-        return command(*args, output=Output("json" if as_json else output_format, csv_file, style), **kwargs)
+        form = "json" if as_json else output_format
+        style = Style(intervals, bold, signature or verbose, quiet, None if verbose else WIDTH, form == "latex")
+        return command(*args, output=Output(form, csv_file, style), **kwargs)
 
     return wrapper  # type: ignore[return-value]
 

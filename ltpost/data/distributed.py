@@ -74,13 +74,20 @@ def rank() -> int:
     return dist.get_rank()
 
 
+def world_size() -> int:
+    """The number of processes."""
+    if not is_active():
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size()
+
+
 def shard(train: FeatureSet) -> FeatureSet:
     """The rows of this process, one consecutive run, of a feature set that every process can read."""
     if not is_active():
         return train
-    import torch.distributed as dist
-
-    return train.subset(np.array_split(np.arange(len(train)), dist.get_world_size())[dist.get_rank()])
+    return train.subset(np.array_split(np.arange(len(train)), world_size())[rank()])
 
 
 def own_part(files: list[Path]) -> Path:
@@ -135,9 +142,9 @@ def join(array: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
         return array, 0
     import torch.distributed as dist
 
-    parts: list[NDArray[np.int64]] = [array] * dist.get_world_size()
+    parts: list[NDArray[np.int64]] = [array] * world_size()
     dist.all_gather_object(parts, array)
-    return np.concatenate(parts), sum(len(part) for part in parts[: dist.get_rank()])
+    return np.concatenate(parts), sum(len(part) for part in parts[: rank()])
 
 
 def _device() -> str:

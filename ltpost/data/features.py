@@ -68,7 +68,7 @@ class FeatureSet(Matrices):
         logits: Any = None,
         head: LinearHead | None = None,
         class_counts: Any = None,
-        class_names: list[str] | None = None,
+        class_names: Sequence[str | bytes] | None = None,
         paths: Any = None,
         sample: Any = None,
         view: Any = None,
@@ -83,7 +83,8 @@ class FeatureSet(Matrices):
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self.logits_are_finite = False
-        self.head, self.class_names = head, class_names
+        self.head = head
+        self.class_names = None if class_names is None else [_as_text(one) for one in class_names]
         if head is not None:
             checks.head_is_finite(name, head)
         #: rows that show augmented views of these, in a file of their own; see :meth:`two_views`
@@ -386,3 +387,8 @@ def _count_samples(labels: NDArray[np.int64], sample: NDArray[np.int64] | None, 
     if sample is not None:
         labels = labels[np.unique(sample, return_index=True)[1]]
     return np.bincount(labels, minlength=num_classes)
+
+
+def _as_text(name: str | bytes) -> str:
+    """A name; pickles of CIFAR and arrays of numpy have bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)

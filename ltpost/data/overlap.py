@@ -2,7 +2,8 @@
 
 What this module does not do: find images that are nearly alike. Two rows are one if they are equal as float16. Rows of
 a few numbers, such as the logits of two classes, are soon equal by chance: they must be equal as they are stored, and
-unlike all other rows of their split.
+unlike all other rows of their split, and there must be more of them than chance explains, as it does where scores are
+rounded.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ def shared_rows(one: FeatureSet, other: FeatureSet) -> tuple[int, int]:
     else:
         sampled, candidates = _some(one.labels, other.labels, max(_SOME_ROWS, _READ_ELEMENTS // mine.shape[1]))
     ours, others = (_keys(rows) for rows in (mine[sampled], theirs[candidates]))
-    times = Counter(others)
-    known = {key for key, number in times.items() if number == 1 or mine.shape[1] >= _FEW_COLUMNS}
+    times, few = Counter(others), mine.shape[1] < _FEW_COLUMNS
+    known = {key for key, number in times.items() if number == 1 or not few}
     known.discard(b"")
-    return sum(key in known for key in ours), len(ours)
+    shared = sum(key in known for key in ours)
+    # of two equal rows of a split each would be alone without the other: so often a foreign row meets one by chance
+    by_chance = 2 * sum(number == 2 for number in times.values()) / len(others) if few else 0.0
+    return (shared if shared > 2 * by_chance * len(ours) else 0), len(ours)
 
 
 def _columns(one: FeatureSet, other: FeatureSet) -> tuple[Rows, Rows] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpost.figures import letters, new_axes
 from ltpost.heads import Array
 from ltpost.tables import Table
 
@@ -34,14 +35,18 @@ class Finding:
     picture: Callable[[Any], Any]
     per_class: Mapping[str, Array] = field(default_factory=dict)
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
         """Draw it; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
 
         Raises:
             UsageError: matplotlib is not installed.
         """
-        ax = self.picture(ax)
-        ax.set_title(self.key.replace("_", " "), loc="left", fontsize=10)
+        ax = self.picture(ax if ax is not None or width is None else new_axes(width, 0.7 * width))
+        ax.set_title(self.key.replace("_", " "), loc="left", fontsize=letters(ax))
         return ax
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ltpost.data.priors import GROUPS
+from ltpost.figures import COLOURS, letters, new_axes, plain, series
 from ltpost.heads import Array
-from ltpost.plots import COLOURS, MARKERS, SERIES, new_axes
 from ltpost.tables import HEADINGS
 
 
@@ -24,14 +24,14 @@ def against_counts(counts: Array, values: Mapping[str, Array], label: str, *, ax
     """
     ax = new_axes(5.6, 4.0) if ax is None else ax
     known = counts > 0
-    for number, (name, series) in enumerate(values.items()):
-        style = {"color": SERIES[number % len(SERIES)], "marker": MARKERS[number % len(MARKERS)]}
-        ax.plot(counts[known], series[known], linestyle="", markersize=4, alpha=0.8, label=name, **style)
+    for number, (name, of_class) in enumerate(values.items()):
+        style = {**series(number), "linestyle": ""}
+        ax.plot(counts[known], of_class[known], markersize=4, alpha=0.8, label=name, **style)
     ax.set_xscale("log")
     ax.set_xlabel("training samples of the class")
     ax.set_ylabel(label)
     if len(values) > 1:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False, fontsize=letters(ax))
     return _tidy(ax)
 
 
@@ -52,7 +52,7 @@ def by_group(values: Mapping[str, Mapping[str, float]], label: str, *, ax: Any =
     ax.set_xticks(range(len(values)), list(values))
     ax.set_ylabel(label)
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=letters(ax))
     return _tidy(ax)
 
 
@@ -70,7 +70,7 @@ def group_matrix(rows: Sequence[str], columns: Sequence[str], values: Array, lab
     ax.imshow(values, cmap="Blues", vmin=min(0.0, float(np.nanmin(values))), vmax=float(np.nanmax(values)) * 1.4 or 1.0)
     for row in range(len(rows)):
         for column in range(len(columns)):
-            ax.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center")
+            ax.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", fontsize=letters(ax))
     ax.set_xticks(range(len(columns)), list(columns))
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylabel(labels[0])
@@ -81,5 +81,4 @@ def group_matrix(rows: Sequence[str], columns: Sequence[str], values: Array, lab
 def _tidy(ax: Any) -> Any:
     ax.grid(axis="y", alpha=0.3, linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
+    return plain(ax)

@@ -122,7 +122,7 @@ def _split(split: str, results: Sequence[Result], figure: str) -> dict[str, Any]
             }
             for one in here
         ],
-        "paired": paired.headings("joint", figure) if comparisons else None,
+        "paired": paired.headings("joint", figure, len(comparisons)) if comparisons else None,
         "note": paired.note(len(comparisons), "joint", figure) if comparisons else "",
         "more": [_more(table, here) for table in dict.fromkeys(table for one in here for table in one.more)],
     }

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from ltpost import plots
-from ltpost.errors import DataError, first_line
-from ltpost.output import replacing
+from ltpost.errors import DataError
+from ltpost.figures import check_ending, save
+from ltpost.heads import Array
+from ltpost.methods import label_of
 from ltpost.report.judgement import number
 from ltpost.scores.front import Point, not_beaten
 from ltpost.scores.metrics import FIGURES
@@ -71,7 +73,7 @@ class Front:
             for method, (parameter, points) in of_methods.items()
         }
         every = [point for points in self.of_methods.values() for point in points]
-        kept = not_beaten(*(np.array([self._figure(point, name) for point in every]) for name in (x, y)))
+        kept = not_beaten(*self._xy(every))
         if len(kept) == 0:
             raise DataError(
                 f"{split}: a front needs rows with the figures {x} and {y}; see class_counts, many_shot= and few_shot="
@@ -122,38 +124,47 @@ class Front:
         )
         return Table(title, ["method", "", *(HEADINGS[name] for name in names)], rows, left=2)
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Any = None, *, width: float | None = None) -> Any:
         """Draw the front of every method, and that of all; returns the matplotlib axes.
+
+        Args:
+            ax: matplotlib axes; default a new figure.
+            width: of a new figure in inches, to be saved.
 
         Raises:
             UsageError: matplotlib is not installed.
         """
-        ax = plots.new_axes(5.6, 4.2) if ax is None else ax
-        for number_, (method, points) in enumerate(self.of_methods.items()):
-            colour, marker = plots.SERIES[number_ % len(plots.SERIES)], plots.MARKERS[number_ % len(plots.MARKERS)]
-            x, y = ([100 * self._figure(point, name) for point in points] for name in (self.x, self.y))
-            if len(points) > 1:
-                ax.plot(x, y, color=colour, linewidth=1.3, label=method, drawstyle="steps-post", alpha=0.9)
-            else:
-                ax.plot(x, y, marker, color=colour, label=method, markersize=6)
-        x, y = ([100 * self._figure(point, name) for point in self.points] for name in (self.x, self.y))
-        ax.plot(x, y, color="black", linewidth=4, alpha=0.15, drawstyle="steps-post", label="front of all")
-        ax.set_xlabel(f"{HEADINGS[self.x]}, accuracy in % on {self.split}")
-        ax.set_ylabel(f"{HEADINGS[self.y]}, accuracy in %")
-        ax.grid(alpha=0.3, linewidth=0.6)
-        ax.spines[["top", "right"]].set_visible(False)
-        columns = 1 if len(self.of_methods) <= 8 else 2
-        ax.legend(frameon=False, fontsize=8, ncols=columns, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return ax
+        return plots.plot_front(
+            {label_of(method): self._xy(points) for method, points in self.of_methods.items()},
+            self._xy(self.points),
+            labels=(HEADINGS[self.x], HEADINGS[self.y]),
+            split=self.split,
+            ax=ax,
+            width=width,
+        )
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write every point as CSV where the name ends in ``.csv``, else a picture, in one step."""
-        path = Path(path)
-        if path.suffix == ".csv":
-            return self.to_csv(path)
-        with replacing(path, keep_ending=True) as partial:
-            try:
-                self.plot().figure.savefig(partial, dpi=150)
-            except ValueError as error:  # an ending that matplotlib does not know
-                raise DataError(f"{path}: name a file .csv, .png, .pdf or .svg ({first_line(error)})") from None
-        return path
+    def _xy(self, points: Sequence[FrontPoint]) -> tuple[Array, Array]:
+        x, y = (np.array([self._figure(point, name) for point in points]) for name in (self.x, self.y))
+        return x, y
+
+    def save(self, path: str | os.PathLike[str], width: float = 7.0) -> Path:
+        """Write every point as CSV where the name ends in ``.csv``, else a picture, in one step.
+
+        Args:
+            path: the file.
+            width: of the picture in inches.
+
+        Raises:
+            UsageError: the name ends otherwise.
+        """
+        path = check_front_file(path)
+        return self.to_csv(path) if path.suffix.lower() == ".csv" else save(self.plot(width=width), path)
+
+
+def check_front_file(path: str | os.PathLike[str]) -> Path:
+    """The path of :meth:`Front.save`.
+
+    Raises:
+        UsageError: it ends neither in .csv nor as a picture.
+    """
+    return check_ending(path, "front", ".csv")

@@ -87,17 +87,18 @@ def compared(results: Sequence[Judgement], against: str, figure: str = "all") ->
     return {name: Comparison(other.name, difference, p) for (name, difference), p in pairs}
 
 
-def headings(against: str, figure: str) -> list[str]:
+def headings(against: str, figure: str, comparisons: int) -> list[str]:
     """Of the two columns."""
-    return [f"{HEADINGS[figure]} - {against}", "p (Holm)"]
+    return [f"{HEADINGS[figure]} - {against}", "p (Holm)" if comparisons > 1 else "p"]
 
 
 def note(comparisons: int, against: str, figure: str) -> str:
     """What the two columns are."""
     chosen = f"{against} is the best on these very rows; " if against == BEST else ""
+    corrected = f", corrected by Holm for {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"{chosen}difference of {HEADINGS[figure]} in points with its 95 % interval, on the same rows; p of McNemar's "
-        f"exact test (rows weighted as in {HEADINGS[figure]}), corrected by Holm for {comparisons} comparisons"
+        f"exact test (rows weighted as in {HEADINGS[figure]}){corrected}"
     )
 
 

@@ -64,6 +64,7 @@ class Style:
         signature: print how every classifier was made under the table.
         quiet: print results alone.
         width: letters of a line of text; None for as wide as the tables are.
+        labels: name methods as the field writes them (τ-norm), instead of by their keys.
     """
 
     intervals: bool = True
@@ -71,6 +72,11 @@ class Style:
     signature: bool = False
     quiet: bool = False
     width: int | None = WIDTH
+    labels: bool = False
+
+    def name(self, method: str) -> str:
+        """What a method is called in a table."""
+        return methods.label_of(method) if self.labels else method
 
 
 class Report:
@@ -122,7 +128,8 @@ class Report:
         for split, results in self.by_split().items():
             tables.append(self._table(split, results, style))
             tables += [
-                _more_table(name, results) for name in dict.fromkeys(name for one in results for name in one.more)
+                _more_table(name, results, style)
+                for name in dict.fromkeys(name for one in results for name in one.more)
             ]
             if self.sort is not None:
                 tables += self.per_class(split, self.sort).tables()
@@ -141,7 +148,7 @@ class Report:
         comparisons, extra = self._compared(results), []
         if comparisons:
             other = next(iter(comparisons.values())).against
-            extra = paired.headings(other, self.figure)
+            extra = paired.headings(style.name(other), self.figure, len(comparisons))
         notes = [f"note: {note}" for note in dict.fromkeys(note for result in results for note in result.notes)]
         notes += [f"note: {paired.note(len(comparisons), str(self.against), self.figure)}"] if comparisons else []
 
@@ -162,7 +169,7 @@ class Report:
             lines = [*(line for line in below if line), *notes]
             return Table(title, ["method", "", *headings.values(), *extra], rows, 2, bold, lines)
 
-        names = [result.name for result in results]
+        names = [style.name(result.name) for result in results]
         for tried in (table(True, names), table(False, names)):
             if style.width is None or tried.width <= style.width:
                 return tried
@@ -298,12 +305,12 @@ def _best(results: Sequence[Result], figures: Sequence[str]) -> frozenset[tuple[
     return frozenset(best)
 
 
-def _more_table(name: str, results: Sequence[Result]) -> Table:
+def _more_table(name: str, results: Sequence[Result], style: Style) -> Table:
     """A table of other figures than accuracy by group."""
     shown = [result for result in results if name in result.more]
     columns = list(dict.fromkeys(column for result in shown for column in result.more[name]))
     rows = [
-        [result.name, *(_plain_cell(column, result.more[name].get(column, np.nan)) for column in columns)]
+        [style.name(result.name), *(_plain_cell(column, result.more[name].get(column, np.nan)) for column in columns)]
         for result in shown
     ]
     return Table(f"{results[0].split}, {name}", ["method", *columns], rows, left=1)
