@@ -39,10 +39,22 @@ def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], d
     keys = methods.keys_of(asked)
     lacking = {key: needs for key in keys if key not in asked and (needs := missing(experiment, key))}
     reasons = {
-        key: f"it needs {' and '.join(NEEDS[need] for need in needs)}, which {experiment.folder.path} does not hold"
+        key: f"{experiment.folder.path} does not hold {' and '.join(NEEDS[need] for need in needs)}"
         for key, needs in lacking.items()
     }
     return [key for key in keys if key not in lacking], reasons
+
+
+def not_run_lines(not_run: Mapping[str, str]) -> list[str]:
+    """A line for each reason: the methods that were not run for it.
+
+    >>> not_run_lines({"ncm": "features does not hold train features", "crt": "features does not hold train features"})
+    ['not run: ncm, crt; features does not hold train features']
+    """
+    keys: dict[str, list[str]] = {}
+    for key, reason in not_run.items():
+        keys.setdefault(reason, []).append(key)
+    return [f"not run: {', '.join(names)}; {reason}" for reason, names in keys.items()]
 
 
 def compare_sets(experiment: Experiment, names: Iterable[str]) -> tuple[list[Outcome], dict[str, str]]:

@@ -68,7 +68,7 @@ def test_of_a_set_what_refuses_the_files_is_left_out(folder, tmp_path):
     result = CliRunner().invoke(cli, [*words, "default"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "tnorm: tau" in result.output
-    assert "la: not run, " in result.output
+    assert "not run: la" in result.output
     assert "class_counts must be positive for a class prior, but class 9 has none" in result.output
     assert [path.name for path in (tmp_path / "heads").iterdir()] == ["tnorm.safetensors"]
     named = CliRunner().invoke(cli, [*words, "tnorm,la"], catch_exceptions=False)

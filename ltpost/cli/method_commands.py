@@ -178,7 +178,7 @@ def compare(
     blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
         blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
-    blocks += [f"{key}: not run, {reason}" for key, reason in not_run.items()]
+    blocks += comparison.not_run_lines(not_run)
     if unfinished:
         blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
         blocks += [f"{file} stays as it was" for file in stay]

@@ -39,6 +39,6 @@ def report(experiment: Experiment, names: tuple[str, ...], out: Path, title: str
     outcomes, not_run = comparison.compare_sets(experiment, names)
     if distributed.rank() > 0:
         return
-    for key, reason in not_run.items():
-        click.echo(f"{key}: not run, {reason}")
+    for line in comparison.not_run_lines(not_run):
+        click.echo(line)
     click.echo(f"report: {write_report(experiment, outcomes, out, title=title)}")
