@@ -19,10 +19,12 @@ from pathlib import Path
 
 from ltpost.cli import main as ltpost_command
 
+HANGS, HUNG = 180.0, 1000  # seconds without an end, and the code for it
+
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: exit code (minus the signal that ended it), and what it said."""
+    """How a run ended: exit code (minus the signal that ended it, or ``HUNG``), and what it said."""
 
     code: int
     said: str
@@ -102,12 +104,25 @@ def run(
             for process in processes if kill.to_all else processes[:1]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, kill.number)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    codes = [exit_code(process) for process in processes]
     seconds = time.monotonic() - started
     if room is not None:
         time.sleep(0.02)  # for the one that takes down what is said
     said = "".join(log.read_text(errors="replace") for log in logs if log.exists())
     return Ended(next((code for code in codes if code), 0), said, seconds)
+
+
+def exit_code(process: int) -> int:
+    """Wait for the exit code of a process; one that does not end is killed."""
+    limit = time.monotonic() + HANGS
+    while time.monotonic() < limit:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return HUNG
 
 
 def in_a_fork(work: Callable[[], None]) -> None:

@@ -62,6 +62,7 @@ def scenarios() -> list[Scenario]:
         Scenario(
             "compare: heads and CSV",
             ["compare", "--methods", "tnorm,la,mla,ncm", "--heads", "made", "--csv", "out.csv"], ["out.csv", *heads],
+            parts=True,
         ),
         Scenario("report: a page", ["report", "--methods", "tnorm,la", "--out", "out.html"], ["out.html"]),
         Scenario("convert: a feature file", ["convert", "large.npz", "out.h5"], ["out.h5"], locks=True),

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ltpost.errors import DataError, LtpostError, UsageError
+import click
+
+from ltpost.cli import cli, in_options
+from ltpost.errors import DataError, LtpostError, UsageError, first_line
 
 
 def tell(message: str) -> None:
-    """Print a line on stderr."""
+    """Print a line on stderr; a command prints its options in the place of arguments of Python."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.parent is not None and context.find_root().command is cli:
+        message = in_options(message, cli, context.parent)
     print(f"ltpost: {message}", file=sys.stderr)  # noqa: T201
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def some(keys: list[str]) -> str:

@@ -193,7 +193,7 @@ def _images(source: Any, root: str | os.PathLike[str] | None) -> tuple[ImageFile
         else:
             raise UsageError(f"source={place}: no such folder, image, list of images or feature file")
     if not paths:
-        raise DataError(f"{source}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DataError(f"{source or Path()}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return image_files(start, paths), [storable(path) for path in paths]
 
 

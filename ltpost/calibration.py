@@ -14,7 +14,7 @@ Kundaje, Shrikumar, "Maximum Likelihood with Bias-Corrected Calibration …", IC
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,6 +64,12 @@ class Calibration:
     def apply(self, head: Head) -> RescaledHead:
         """The head whose softmax is calibrated, for export. With an offset it may predict other classes."""
         return RescaledHead(head, np.broadcast_to(self.scale, (head.num_classes,)), self.offset)
+
+    def posteriors(self, head: Head, rows: FeatureSet) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Slices of the rows, and their calibrated probabilities (n, C), block by block."""
+        offset = 0.0 if self.offset is None else self.offset
+        for part, scores in score_blocks(head, rows):
+            yield part, softmax(scores * self.scale, offset)[0]
 
     def info(self) -> dict[str, Any]:
         """What is saved with a head, in ``head.info``; :meth:`of_info` reads it."""

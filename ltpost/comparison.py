@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ltpost import methods
 from ltpost.errors import DataError, UsageError, listed_names
 from ltpost.experiment import Experiment
 from ltpost.fit.options import quiet
-from ltpost.method import Method
+from ltpost.method import NEEDS, Method
 from ltpost.outcome import Outcome
 from ltpost.report.front import Front
 from ltpost.report.results import Report, Result
@@ -25,7 +25,7 @@ def missing(experiment: Experiment, method: str | Method) -> list[str]:
     return experiment.material.lacks(methods.get(method) if isinstance(method, str) else method)
 
 
-def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """The methods to run, and of sets of methods those that cannot be run here.
 
     Args:
@@ -33,16 +33,53 @@ def runnable(experiment: Experiment, names: Iterable[str]) -> tuple[list[str], d
         names: keys of methods, or names of sets (``ltpost.methods.SETS``, or "all").
 
     Returns:
-        The keys, and key to what :func:`missing` says of those that only a set names.
+        The keys, and for every key that only a set names and that cannot be run, why.
     """
     asked = list(names)
     keys = methods.keys_of(asked)
     lacking = {key: needs for key in keys if key not in asked and (needs := missing(experiment, key))}
-    return [key for key in keys if key not in lacking], lacking
+    reasons = {
+        key: f"it needs {' and '.join(NEEDS[need] for need in needs)}, which {experiment.folder.path} does not hold"
+        for key, needs in lacking.items()
+    }
+    return [key for key in keys if key not in lacking], reasons
+
+
+def compare_sets(experiment: Experiment, names: Iterable[str]) -> tuple[list[Outcome], dict[str, str]]:
+    """Methods and sets of methods under one protocol; of a set, those that these files suffice for.
+
+    Args:
+        experiment: the splits and the figure to choose by.
+        names: as for :func:`runnable`.
+
+    Returns:
+        The outcomes, and for every key that only a set names and that was not run, why.
+
+    Raises:
+        DataError: a method that was named by its key refuses the files, or all methods do.
+        Interrupted: as for :func:`compare`.
+    """
+    asked = list(names)
+    keys, not_run = runnable(experiment, asked)
+
+    def leave_out(key: str, error: DataError) -> None:
+        if key in asked:
+            raise error
+        not_run[key] = str(error)
+
+    try:
+        return compare(experiment, keys, refused=leave_out), not_run
+    except Interrupted as interrupted:
+        interrupted.not_run = not_run
+        raise
 
 
 def compare(
-    experiment: Experiment, keys: Iterable[str | Method] | None = None, **options: Mapping[str, Any]
+    experiment: Experiment,
+    keys: Iterable[str | Method] | None = None,
+    *,
+    refused: Callable[[str, DataError], None] | None = None,
+    **options: Mapping[str, Any],
 ) -> list[Outcome]:
     """Several methods under one protocol.
 
@@ -50,12 +87,15 @@ def compare(
         experiment: the splits and the figure to choose by.
         keys: of methods, or methods of your own; default those of ``methods.DEFAULT`` for which the files suffice
             (see :func:`missing`).
+        refused: is called with the key of a method that refuses the data, and its error; the other methods go on. By
+            default the error is raised.
         **options: per key of a method, its options.
 
     On a terminal a bar shows the method that runs and the time left, which a method's passes over the rows tell.
 
     Raises:
         UsageError: options for a method that is not run.
+        DataError: a method refuses the data and there is no ``refused``, or all methods do.
         Interrupted: Ctrl-C came when a method was finished; it has the outcomes so far.
     """
     if keys is None:
@@ -83,7 +123,11 @@ def compare(
             except KeyboardInterrupt:
                 if not outcomes:
                     raise
-                raise Interrupted(outcomes, tuple(chosen)[len(outcomes) :]) from None
+                raise Interrupted(outcomes, tuple(chosen)[number - 1 :]) from None
+            except DataError as error:
+                if refused is None or (number == len(chosen) and not outcomes):
+                    raise
+                refused(name, error)
             bar.update(works[name])
     return outcomes
 
@@ -94,11 +138,13 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         outcomes: of the methods that were finished.
         unfinished: keys of the others, in their order.
+        not_run: of :func:`compare_sets`, key to why it was not run.
     """
 
     def __init__(self, outcomes: list[Outcome], unfinished: tuple[str, ...]):
         super().__init__(f"{len(outcomes)} of {len(outcomes) + len(unfinished)} methods are finished")
         self.outcomes, self.unfinished = outcomes, unfinished
+        self.not_run: dict[str, str] = {}
 
 
 def _work(experiment: Experiment, method: str | Method) -> float:

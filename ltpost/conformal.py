@@ -9,7 +9,7 @@ A row's set is every class c with score_c(x) ≤ q_c; labelled rows tell q.
 With n rows, the quantile is the ⌈(n + 1) · level⌉-th smallest score, ∞ where that is more than n (1 for a class of
 interp-q). Sets of ``softmax`` and ``pas`` hold the right class with probability ``level`` over rows like the labelled
 ones; those of ``interp-q`` trade that for classes. ``pas`` is made for probabilities under the prior π, those of the
-joint classifier: a head that was adjusted already is corrected twice. What this does not do: let rows be rejected.
+joint classifier: a head that was adjusted already is corrected twice.
 
 Source: Ding, Fermanian, Salmon, "Conformal prediction for long-tailed classification", arXiv:2507.06867.
 """
@@ -27,8 +27,6 @@ from ltpost.data.features import FeatureSet
 from ltpost.data.priors import GROUPS, ShotGroups, log_prior
 from ltpost.errors import UsageError
 from ltpost.heads import Array, Head
-from ltpost.heads.blocks import score_blocks
-from ltpost.scores.posteriors import softmax
 
 KINDS = ("softmax", "pas", "interp-q")
 
@@ -103,15 +101,9 @@ def _quantile(scores: Array, level: float) -> float:
 
 def _own_probability(head: Head, rows: FeatureSet, calibration: Calibration) -> NDArray[np.float64]:
     own = np.empty(len(rows))
-    for part, posterior in _probabilities(head, rows, calibration):
+    for part, posterior in calibration.posteriors(head, rows):
         own[part] = posterior[np.arange(len(posterior)), rows.labels[part]]
     return own
-
-
-def _probabilities(head: Head, rows: FeatureSet, calibration: Calibration):  # type: ignore[no-untyped-def]
-    offset = 0.0 if calibration.offset is None else calibration.offset
-    for part, scores in score_blocks(head, rows):
-        yield part, softmax(scores * calibration.scale, offset)[0]
 
 
 def set_figures(head: Head, rows: FeatureSet, rule: SetRule, groups: ShotGroups | None) -> dict[str, float]:
@@ -122,7 +114,7 @@ def set_figures(head: Head, rows: FeatureSet, rule: SetRule, groups: ShotGroups 
         over rows, and for the rows of each group; ``classes below half``: share of classes with coverage below 1/2.
     """
     size, held = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
-    for part, posterior in _probabilities(head, rows, rule.calibration):
+    for part, posterior in rule.calibration.posteriors(head, rows):
         inside = posterior * rule.unit >= rule.least
         size[part] = np.count_nonzero(inside, axis=1)
         held[part] = inside[np.arange(len(inside)), rows.labels[part]]

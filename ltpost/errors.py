@@ -40,3 +40,8 @@ def listed_names(begin: str, names: Iterable[str]) -> str:
     """
     *first, last = [*names] or ["none"]
     return f"{begin} {', '.join(first)} and {last}" if first else f"{begin} {last}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -152,12 +152,17 @@ def _with_ranking(
     return {**more, name: {**more[name], "PR-AUC": average_precision(scores, feature_set.labels == goal.positive)}}
 
 
+def splits_seen(head: Head) -> list[str]:
+    """The splits that a head was fitted to or chosen on, as far as it says so."""
+    fitted, selected_on = head.info.get("fitted_to") or (), str(head.info.get("selected_on") or "")
+    return [*fitted, *filter(None, [selected_on.removesuffix(" (oracle)")])]
+
+
 def _seen(head: Head, split: str) -> str:
     """What was done to the head on this split that makes its figures there too good: "fitted to", "chosen on", ""."""
     if split and split in head.info.get("fitted_to", ()):
         return "fitted to"
-    selected_on = str(head.info.get("selected_on") or "").removesuffix(" (oracle)")
-    return "chosen on" if split and split == selected_on else ""
+    return "chosen on" if split and split in splits_seen(head) else ""
 
 
 def _advice(head: Head, name: str, seen: str, split: str) -> str:

@@ -76,6 +76,7 @@ class Experiment:
         cost: what every answer (column) to rows of every class (row) costs, (C, C), or the file of it.
         coverage: make sets of classes on val that hold the right one with this probability, and report their size and
             coverage on test.
+        reject: leave this share of rows unanswered, the threshold chosen on val, and report the answers to the others.
 
     Raises:
         DataError: neither split is there, or only the reported one without ``oracle``.
@@ -99,6 +100,7 @@ class Experiment:
         calibration: str | None = None,
         test_priors: Sequence[str] = (),
         coverage: float | None = None,
+        reject: float | None = None,
         keep: Sequence[str] = (),
         cost: Array | str | os.PathLike[str] | None = None,
     ):
@@ -146,7 +148,9 @@ class Experiment:
             raise UsageError(f"calibration= must be one of {', '.join(KINDS)}, but is {calibration!r}")
         if coverage is not None and not 0 < coverage < 1:
             raise UsageError(f"coverage= must lie between 0 and 1, but is {coverage:g}")
-        self.calibration, self.coverage = calibration, coverage
+        if reject is not None and not 0 < reject < 1:
+            raise UsageError(f"reject= must lie between 0 and 1, but is {reject:g}")
+        self.calibration, self.coverage, self.reject = calibration, coverage, reject
         self.test_priors = named_priors(test_priors, self.class_counts)
 
     def __repr__(self) -> str:
@@ -242,7 +246,7 @@ class Experiment:
                 how = "chosen" if choice.best is not None else "fitted"
                 results.append(self._judge(head, part, name, joined(detail, f"oracle: {how} on {part.split}")))
             else:
-                found = selection.cross_fit_fitted(part, family_of) if family_of else selection.cross_fit(choice)
+                found = selection.cross_fit_fitted(part, family_of) if family_of else selection.cross_fit(part, choice)
                 what = joined(str(choice.family.parameter or ""), "fit" if fits else "", " and ")
                 label = f"{what} {FOLDS}-fold cross-fitted"  # not the value chosen on these rows
                 known = (found.correct, part, self.groups)
@@ -305,7 +309,7 @@ class Experiment:
 
     def _after(self, choice: Choice, selection: Selection, family_of: FamilyOf | None = None) -> CalibrationStep | None:
         """What comes after a choice, where every row of it is judged by a head that was chosen on other rows."""
-        if self.calibration is None and self.coverage is None:
+        if self.calibration is None and self.coverage is None and self.reject is None:
             return None
         split, kind = self.chosen_on, self.calibration or "none"
         folds = [] if self.oracle else selection.chosen_by_fold(split, choice, family_of)
@@ -313,7 +317,7 @@ class Experiment:
 
     def _with_more(self, results: Sequence[Result], head: Head, step: CalibrationStep | None) -> list[Result]:
         """Results of one head on the reported splits, with the figures that were asked for beside the usual ones."""
-        wanted = (self.calibration is not None, self.coverage, self.test_priors)
+        wanted = (self.calibration is not None, self.coverage, self.reject, self.test_priors)
         return MoreFigures(self.chosen_on, self.groups, *wanted).beside(results, head, step, self.reported)
 
     def _judge(self, head: Head, part: FeatureSet, name: str, detail: str) -> Result:

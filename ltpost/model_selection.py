@@ -143,9 +143,10 @@ class Selection:
         interval = choice.curve.bootstrap_best(choice.goal, *choice.ends, seed=self.seed)
         return replace(choice, best=replace(choice.best, interval=interval))
 
-    def cross_fit(self, choice: Choice) -> CrossFitted:
+    def cross_fit(self, split: FeatureSet, choice: Choice) -> CrossFitted:
         """The rows of the choice, each at the value that is best on the other folds."""
         assert choice.curve is not None
+        self._folds(split)  # raises where a fold would be all there is
         return cross_fit(choice.curve, choice.goal, *choice.ends, num_folds=self.num_folds, seed=self.seed)
 
     def cross_fit_fitted(self, split: FeatureSet, family_of: FamilyOf) -> CrossFitted:
@@ -195,7 +196,10 @@ class Selection:
         return _merged(parts, split.labels, split.sample)
 
     def _folds(self, split: FeatureSet) -> NDArray[np.int64]:
-        return stratified_folds(split.labels, self.num_folds, self.seed, split.sample)
+        folds = stratified_folds(split.labels, self.num_folds, self.seed, split.sample)
+        if not each_fold(folds):
+            raise DataError(f"{split.name}: has too few rows to choose on some and judge others; extract more of them")
+        return folds
 
 
 def _merged(

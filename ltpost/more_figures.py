@@ -1,4 +1,4 @@
-"""Figures beside accuracies that an experiment was asked for: calibration, sets of classes, other class priors."""
+"""Figures beside accuracies that were asked for: calibration, sets of classes, unanswered rows, other class priors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ltpost.conformal import all_set_figures
 from ltpost.data.features import FeatureSet
 from ltpost.data.priors import GROUPS, ShotGroups
 from ltpost.heads import Array, Head, RowFigures
+from ltpost.rejection import rejection_figures
 from ltpost.report.results import Result
 from ltpost.scores.test_priors import figures_under
 
@@ -25,6 +26,7 @@ class MoreFigures:
         groups: many/medium/few-shot classes, or None.
         calibration: whether figures of probabilities are wanted.
         coverage: of sets of classes, or None.
+        reject: share of rows to leave unanswered, or None.
         test_priors: class priors (C,) by name.
     """
 
@@ -32,6 +34,7 @@ class MoreFigures:
     groups: ShotGroups | None
     calibration: bool
     coverage: float | None
+    reject: float | None
     test_priors: dict[str, Array]
 
     def beside(
@@ -66,6 +69,11 @@ class MoreFigures:
                 calibration=step.calibration,
             )
             more.update({f"{kind} sets": dict(row) for kind, row in sets.items()})
+        if step is not None and self.reject is not None and not here:
+            answered = rejection_figures(
+                step.parts, head, part, self.reject, groups=self.groups, calibration=step.calibration
+            )
+            more.update({f"answered by {kind}": row for kind, row in answered.items()})
         if self.test_priors:
             more["test priors"] = figures_under(self.test_priors, result.hits, result.totals)
         return more

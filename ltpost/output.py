@@ -11,8 +11,10 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -31,7 +33,9 @@ _KINDS = {stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket", stat.S_IFCH
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], instead: str = "place", *, keep_ending: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], instead: str = "place", *, keep_ending: bool = False, called: Path | None = None
+) -> Iterator[Path]:
     """A path to write to, which becomes ``path`` when the block ends well and is removed when it does not.
 
     A symlink is followed. Where ``path`` is a pipe or a device of characters, such as /dev/stdout or /dev/null, what
@@ -41,6 +45,7 @@ def replacing(path: str | os.PathLike[str], instead: str = "place", *, keep_endi
         path: the file to be.
         instead: what to choose another one of, where it cannot be written.
         keep_ending: the path to write to ends like ``path``, for writers that go by the ending.
+        called: what messages call the file; default ``path``.
 
     Raises:
         DataError: the place cannot be written; what was there is untouched.
@@ -63,7 +68,8 @@ def replacing(path: str | os.PathLike[str], instead: str = "place", *, keep_endi
             _unlock(descriptor)  # HDF5 takes the lock for that of a writer
             settle(partial, target)
     except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}); choose another {instead}") from None
+        what = f"{called or target}: cannot be written ({error.strerror or error}); choose another {instead}"
+        raise DataError(what) from None
 
 
 def final_place(path: Path) -> Path:
@@ -135,6 +141,27 @@ def remove_temporary_files() -> None:
         if process == os.getpid():
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let signals take effect after the block.
+
+    For what must not be interrupted: taking a lock, or the import of protobuf, which crashes where a signal raises.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _usual_mode(descriptor: int, target: Path) -> int:

@@ -205,6 +205,22 @@ def test_floats_that_numpy_does_not_have_are_converted(tmp_path):
         np.testing.assert_allclose(found.features[:], np.delete(values, 5, axis=0), rtol=0.01, atol=0.01)
 
 
+def test_bfloat16_is_not_mapped_even_if_its_first_and_last_rows_would_agree(tmp_path):
+    """They are 0 in any type, and the bytes of the rows between them are those of other float32 numbers."""
+    path, values = tmp_path / "val.h5", np.zeros((600, 4), np.float32)
+    values[1:599] = np.arange(598)[:, None] % 100
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+    with h5py.File(path, "w") as file:
+        stored = h5py.h5d.create(file.id, b"features", kind, h5py.h5s.create_simple(values.shape))
+        stored.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        file["room"] = np.zeros(4000)  # a map of 4 bytes for 2 ends here
+        file["labels"] = np.zeros(600, int)
+    np.testing.assert_array_equal(load(path).features[:], values)
+
+
 @pytest.mark.parametrize("key", ["features", "logits", "head/weight", "head/bias"])
 def test_numbers_beyond_float32_are_refused(tmp_path, key):
     values = features.arrays()[key].astype(np.float64)

@@ -260,6 +260,8 @@ def test_usage_errors_exit_2(at_home):
     assert "the method must be one of" in bad(2, "compare", "--methods", "svm")
     assert "--epochs is no option of crt with the solver convex" in bad(2, "crt", "--solver", "convex", "--epochs", "3")
     assert "device" in bad(2, "crt", "--device", "cuda:77")
+    for device in ("meta", "mps", "xla", "hpu:0", "nonsense"):
+        assert "--device must be a" in bad(2, "lws", "--device", device)
 
 
 def test_data_errors_exit_1_and_leave_old_results_alone(at_home):
@@ -272,8 +274,13 @@ def test_data_errors_exit_1_and_leave_old_results_alone(at_home):
     assert "no such head file" in bad(1, "evaluate", "--head", "nowhere.safetensors")
     assert "no such feature file" in bad(1, "evaluate", "--split", "other")
     assert "no such feature file" in bad(1, "info", "nowhere.h5")
-    for folder in (".", "/", ""):
-        assert "no such feature file" in bad(1, "info", folder)
+    for folder in (".", "/", "", "features"):
+        assert "is a folder, not a feature file" in bad(1, "info", folder)
+    assert "features has test.h5, train.h5, val.h5" in bad(1, "info", "features")
+    for command in ("evaluate", "diagnose"):
+        assert "features/.h5: no such feature file" in bad(1, command, "--split", "")
+    assert "no such feature file" in bad(1, "split", "nowhere.h5")
+    assert "is a folder" in bad(1, "split", "")
 
 
 def test_unwritable_outputs(at_home):

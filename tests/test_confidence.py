@@ -178,11 +178,10 @@ def test_differences_hold():
 
 
 def test_the_interval_of_tau_holds_at_the_ends_of_its_range():
-    population = coverage.Population.long_tailed()
-    best = population.curve.best("all", 0, 5).value
-    assert coverage.tau(60, population, 5, 0.0, best + 1) > 0.83
-    assert coverage.tau(60, population, 5, 0.0, best - 0.2) > 0.88
-    assert coverage.tau(60, population, 5, best + 0.2, best + 2) > 0.88
+    best = coverage.BEST_TAU
+    assert coverage.tau(60, 5, 0.0, best + 1) > 0.83
+    assert coverage.tau(60, 5, 0.0, best - 0.2) > 0.88
+    assert coverage.tau(60, 5, best + 0.2, best + 2) > 0.88
 
 
 def test_cross_fitted_figures_are_unbiased_and_naive_ones_are_not():
@@ -193,6 +192,10 @@ def test_cross_fitted_figures_are_unbiased_and_naive_ones_are_not():
 
 def test_a_row_that_misses_its_goal_is_said_to():
     met, missed = coverage.Row("all", "a", 0.95), coverage.Row("all", "b", 0.80)
+    assert missed.surer(9) is missed
+    again = coverage.Row("all", "c", 0.971, again=lambda draws: draws / 100).surer(96)
+    assert again.held == 0.96
+    assert again.remark == "96 draws, as of fewer it was 97.10"
     text = coverage.page([met, missed], [(3, 0.07, 0.01, 0.5)], (0.94, 0.68), 1000)
     assert "1 of\n2 lines" in text
     assert "| all | b | 80.0 | 93 to 97 | no |" in text

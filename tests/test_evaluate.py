@@ -38,6 +38,18 @@ def test_a_chosen_head_says_so_on_the_rows_of_the_choice(at_home):
     assert "note" not in elsewhere
 
 
+def test_rows_of_the_choice_under_another_name_are_a_leak(at_home, folder):
+    run("la")
+    assert "LEAK" not in run("evaluate", "--head", "heads/la.safetensors")
+    val = load(folder / "val.h5")
+    FeatureSet(val.features[:], val.labels, head=val.head, class_counts=COUNTS, split="test").save(folder / "test.h5")
+    text = run("evaluate", "--head", "heads/la.safetensors")
+    assert "note: LEAK: features/test.h5 and features/val.h5 share rows: 300 of 300" in text
+    (folder / "val.h5").write_text("not HDF5")
+    text = run("evaluate", "--head", "heads/la.safetensors", "--split", "test")
+    assert "note: the split val was not compared with the others: features/val.h5: is not an HDF5 file" in text
+
+
 def test_json_has_the_notes_and_keeps_its_keys(at_home):
     run("la", "--oracle")
     found = json.loads(run("evaluate", "--head", "heads/la.safetensors", "--json"))["test"]["heads/la.safetensors"]

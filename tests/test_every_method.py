@@ -29,6 +29,7 @@ from ltpost.cli import cli
 from ltpost.comparison import missing
 from ltpost.heads import CausalNormHead
 from ltpost.method import NEEDS
+from ltpost.scores.curve import Curve
 from ltpost.scores.predict import predict
 
 KEYS = methods.all_keys()
@@ -178,18 +179,39 @@ def folders(tmp_path_factory):
     return folder
 
 
-def kind_for(key, folders):
+@pytest.fixture(scope="module")
+def opened():
+    """Gives the experiment on a folder of these. Each is read once; checks of files and devices open their own."""
+    experiments = {}
+
+    def experiment(folder):
+        if folder not in experiments:
+            experiments[folder] = Experiment(folder)
+        return experiments[folder]
+
+    return experiment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """No check here is about the interval of a value; ``test_confidence`` has those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Curve.bootstrap_best.__kwdefaults__, "num", 10)
+        yield
+
+
+def kind_for(key, folders, opened):
     """The options of the first kind of folder that suffices for a method."""
     for options in KINDS.values():
-        if not missing(Experiment(folders(**options)), key):
+        if not missing(opened(folders(**options)), key):
             return options
     raise AssertionError(f"{key} runs on none of {', '.join(KINDS)}; give test_every_method a folder that it runs on")
 
 
 @pytest.fixture(scope="module")
-def kinds(folders):
+def kinds(folders, opened):
     """Key of a method to the options of the first kind of folder that suffices for it."""
-    return {key: kind_for(key, folders) for key in KEYS}
+    return {key: kind_for(key, folders, opened) for key in KEYS}
 
 
 @pytest.fixture
@@ -200,24 +222,46 @@ def made(key, kinds, folders):
 
 @pytest.fixture(scope="module")
 def outcomes():
-    """Key and folder to what the method gave there."""
+    """Key, folder and options to what the method gave there."""
     return {}
 
 
 @pytest.fixture
-def plain(key, outcomes):
-    """Gives what the method gives on a folder; it runs there once."""
+def outcome_on(key, opened, outcomes):
+    """Gives what the method gives on a folder with these options; it runs there once."""
 
-    def outcome(folder):
-        if (key, folder) not in outcomes:
-            outcomes[key, folder] = run(Experiment(folder), key)
-        return outcomes[key, folder]
+    def outcome(folder, **options):
+        case = (key, folder, repr(sorted(options.items())))
+        if case not in outcomes:
+            outcomes[case] = opened(folder).run(key, **options)
+        return outcomes[case]
 
     return outcome
 
 
+@pytest.fixture
+def plain(key, outcome_on):
+    """Gives what the method gives on a folder with its defaults."""
+    return lambda folder: outcome_on(folder, **QUICK.get(key, {}))
+
+
+@pytest.fixture
+def quick(key, outcome_on):
+    """Gives what the method gives on a folder after few steps."""
+    return lambda folder: outcome_on(folder, **few_steps(key))
+
+
 #: options with which methods run that would take seconds
 QUICK = {"crt-val": {"strengths": (1.0, 0.1)}, "crt-la": {"strengths": (1.0, 0.1)}}
+
+
+def few_steps(key):
+    """Options with which a method that is fitted takes few steps."""
+    options = methods.get(key).options
+    solver = options["solver"].default if "solver" in options else "sgd"
+    if "epochs" in options and solver == "sgd":
+        return {"epochs": 2}
+    return {"strengths": (0.1,)} if "strengths" in options else {}
 
 
 def run(experiment, key, **options):
@@ -317,27 +361,22 @@ def another_value(option, tmp_path):
 
 
 @every_method
-def test_every_option_changes_the_signature(key, made, tmp_path):
+def test_every_option_changes_the_signature(key, made, outcome_on, tmp_path):
     """So that two different heads never have the same."""
-    method, experiment = methods.get(key), Experiment(made())
-    from ltpost.fit.options import CONVEX_ONLY, SGD_ONLY
-
-    known = {}
-
-    def run(**options):
-        if repr(options) not in known:
-            known[repr(options)] = experiment.run(key, **options)
-        return known[repr(options)]
+    method, folder = methods.get(key), made()
+    from ltpost.fit.options import CONVEX_ONLY
 
     for name, option in method.options.items():
-        base = {}
+        base = {} if name == "solver" else few_steps(key)
         if "solver" in method.options and name != "solver":
-            base = {"solver": "sgd" if name in SGD_ONLY else "convex" if name in CONVEX_ONLY else "sgd"}
+            convex = name in CONVEX_ONLY
+            base = {"solver": "convex", "strengths": (0.1,)} if convex else {"solver": "sgd", "epochs": 2}
+        base.pop(name, None)
         values = another_value(option, tmp_path)
-        plain, changed = run(**base), []
+        plain, changed = outcome_on(folder, **base), []
         for value in values:
             try:
-                outcome = run(**base, **{name: value})
+                outcome = outcome_on(folder, **base, **{name: value})
             except (UsageError, DataError):  # not every number is possible
                 continue
             assert outcome.head.info["signature"] == outcome.signature
@@ -349,12 +388,12 @@ def test_every_option_changes_the_signature(key, made, tmp_path):
 
 
 @every_method
-def test_an_option_that_it_does_not_have_is_a_usage_error(key, made):
+def test_an_option_that_it_does_not_have_is_a_usage_error(key, made, opened):
     with pytest.raises(UsageError, match=rf"foo= is no option of {key}; it has"):
-        Experiment(made()).run(key, foo=1)
+        opened(made()).run(key, foo=1)
     if not methods.get(key).grid:
         with pytest.raises(UsageError, match=rf"grid= is no option of {key}; it has"):
-            Experiment(made()).run(key, grid=(0.0, 1.0))
+            opened(made()).run(key, grid=(0.0, 1.0))
 
 
 # -- running it --------------------------------------------------------------------------------------------------------
@@ -399,10 +438,11 @@ def test_arrays_in_memory_are_not_changed(key, made):
 
 
 @every_method
-def test_permuted_classes_permute_the_result(key, made):
+def test_permuted_classes_permute_the_result(key, made, outcome_on):
     order = np.array([3, 0, 4, 1, 2])
     options = without_chance(key)
-    plain, permuted = (run(Experiment(made(order=how)), key, **options) for how in (None, order))
+    folders = made(), made(order=order)
+    plain, permuted = (outcome_on(folder, **QUICK.get(key, {}), **options) for folder in folders)
     draws = "seed" in methods.get(key).settings and not options
     for mine, other in zip(plain.results, permuted.results, strict=True):
         if draws or "cross-fitted" in mine.detail:  # folds and batches are of other rows
@@ -429,11 +469,10 @@ def test_a_saved_head_has_the_same_figures(key, logits, made, plain, tmp_path):
 
 
 @every_method
-def test_logits_alone_give_what_features_and_logits_give(key, made, plain, tmp_path):
+def test_logits_alone_give_what_features_and_logits_give(key, made, plain, opened, tmp_path):
     """Where the method needs nothing else; and the saved head is evaluated as itself, not as the joint classifier."""
     folder = made(without=("features",))
-    experiment = Experiment(folder)
-    if missing(experiment, key):
+    if missing(opened(folder), key):
         pytest.skip(f"{key} needs more than logits")
     whole, outcome = plain(made()), plain(folder)
     assert figures_of(outcome) == figures_of(whole)
@@ -476,20 +515,20 @@ LACKING = {
 
 
 @every_method
-def test_each_need_that_is_missing_has_its_message(key, made, tmp_path):
+def test_each_need_that_is_missing_has_its_message(key, made, folders, opened):
     method = methods.get(key)
     for need in method.needs:
         if need in ("val", "target"):
             continue  # a split to choose on and rows to classify are always there
         if need == "class_counts" and "train" in method.needs:
-            assert not missing(Experiment(made(without=LACKING[need])), key)  # they are counted in train.h5
+            assert not missing(opened(made(without=LACKING[need])), key)  # they are counted in train.h5
             continue
         if need in LACKING:
             without = LACKING[need] if "train" in method.needs or need == "train" else (*LACKING[need], "train")
             folder = made(without=without)
         else:
-            folder = write(tmp_path / "plain")
-        experiment = Experiment(folder)
+            folder = folders()
+        experiment = opened(folder)
         assert need in missing(experiment, key)
         with pytest.raises(DataError, match=re.escape(method.title)) as caught:
             experiment.run(key)
@@ -498,16 +537,16 @@ def test_each_need_that_is_missing_has_its_message(key, made, tmp_path):
 
 
 @every_method
-def test_a_need_that_reads_features_is_missing_where_there_are_logits_only(key, made):
+def test_a_need_that_reads_features_is_missing_where_there_are_logits_only(key, made, opened):
     for need in {"causal_head", "zero_shot"} & set(methods.get(key).needs):
-        experiment = Experiment(made(without=("features",)))
+        experiment = opened(made(without=("features",)))
         assert need in missing(experiment, key)
         with pytest.raises(DataError, match=r"holds no 'features', only logits; extract them with ltpost extract"):
             experiment.run(key)
 
 
 @every_method
-def test_what_it_does_not_need_may_be_missing(key, made, plain):
+def test_what_it_does_not_need_may_be_missing(key, made, quick, opened):
     needs = set(methods.get(key).needs)
     unneeded = {
         "train": "train" not in needs,
@@ -517,12 +556,12 @@ def test_what_it_does_not_need_may_be_missing(key, made, plain):
     }
     for name in (name for name, free in unneeded.items() if free):
         folder = made(without=(name,))
-        assert missing(Experiment(folder), key) == []
-        outcome = plain(folder)
+        assert missing(opened(folder), key) == []
+        outcome = quick(folder)
         assert outcome.results[-1].name in (key, "joint")
     everything = tuple(name for name, free in unneeded.items() if free)
     if not {"joint", "head"} & needs:  # the logits are computed where the classifier is known
-        outcome = run(Experiment(made(without=everything)), key)
+        outcome = quick(made(without=everything))
         joint = ["joint"] if "experts" in needs else []  # several experts have a joint classifier
         assert [row.name for row in outcome.results] == [*joint, key, *joint, key]
 
@@ -536,8 +575,8 @@ def test_two_classes(key, made):
 
 
 @every_method
-def test_a_class_that_val_does_not_have(key, made):
-    outcome = run(Experiment(made(absent=4)), key)
+def test_a_class_that_val_does_not_have(key, made, quick):
+    outcome = quick(made(absent=4))
     assert outcome.head.num_classes == 5
     rows = {(row.split, row.name): row for row in outcome.results}
     assert rows["val", key].as_dict()["classes_without_rows"] == [4]
@@ -545,20 +584,19 @@ def test_a_class_that_val_does_not_have(key, made):
 
 
 @every_method
-def test_float16_features_give_what_their_values_give(key, made):
-    half, whole = made(dtype=np.float16), made(dtype=np.float16, stored_as=np.float32)
-    found, expected = run(Experiment(half), key), run(Experiment(whole), key)
+def test_float16_features_give_what_their_values_give(key, made, quick):
+    found, expected = quick(made(dtype=np.float16)), quick(made(dtype=np.float16, stored_as=np.float32))
     for mine, other in zip(found.results, expected.results, strict=True):
         np.testing.assert_allclose(mine.hits, other.hits, atol=1)
 
 
 @every_method
-def test_on_a_device(key, made, plain, fake_device):
+def test_on_a_device(key, made, quick, fake_device):
     """Everything that knows devices gets the one that was asked for, and the figures stay."""
     folder = made()
-    expected = plain(folder)
+    expected = quick(folder)
     fake_device.clear()
-    outcome = run(Experiment(folder, device="fake"), key)
+    outcome = Experiment(folder, device="fake").run(key, **few_steps(key))
     assert set(fake_device) == {"fake"}
     reported = [row for row in outcome.results if "cross-fitted" not in row.detail]
     assert len(fake_device) >= len(reported)
@@ -591,15 +629,6 @@ if distributed.rank() == 0:
     print(json.dumps(report.as_dict(), default=float))
 distributed.stop()
 """
-
-
-def few_steps(key):
-    """Options with which a method that is fitted takes few steps: two processes wait for each other in every one."""
-    options = methods.get(key).options
-    solver = options["solver"].default if "solver" in options else "sgd"
-    if "epochs" in options and solver == "sgd":
-        return {"epochs": 2}
-    return {"strengths": [0.1]} if "strengths" in options else {}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from test_extract_data import Reads, touch
 from torch import nn
 
 import ltpost
+from ltpost.cli import cli
 from ltpost.data.features import FeatureSet
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.extract import extract_features
@@ -26,10 +28,11 @@ from ltpost.extract.checkpoints.checkpoint import read_checkpoint
 from ltpost.extract.convert import convert
 from ltpost.extract.data import source
 from ltpost.extract.data.forms import open_source
-from ltpost.extract.data.image_files import decode
+from ltpost.extract.data.image_files import decode, walk
 from ltpost.extract.data.lists import read_list
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.data.source import Unreadable, read_class_counts
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import choose_device
 from ltpost.extract.networks.inspection import describe
 from ltpost.extract.pixels.preprocess import Preprocess
@@ -174,6 +177,12 @@ def test_a_link_back_does_not_multiply_rows(tmp_path):
     (tmp_path / "val" / "a" / "again").symlink_to("..")
     (tmp_path / "val" / "b" / "more").symlink_to("../../elsewhere")  # an ordinary link is followed
     assert open_source(tmp_path, "val").paths == ["val/a/1.png", "val/b/1.png", "val/b/more/2.png"]
+
+
+def test_the_current_folder_is_walked_as_any_other(tmp_path, monkeypatch):
+    touch(tmp_path, "val/a/1.png", "val/b/1.png")
+    monkeypatch.chdir(tmp_path)
+    assert sorted(folder for folder, _, _ in walk(Path())) == [".", "./val", "./val/a", "./val/b"]
 
 
 def test_a_fifo_does_not_hang(tmp_path):
@@ -441,6 +450,17 @@ def test_odd_options_of_extract(options, message, tmp_path):
     torch.save({"fc.weight": torch.zeros(4, 4)}, tmp_path / "c.pth")
     with pytest.raises(UsageError, match=message):
         extract_features(tmp_path / "c.pth", tmp_path, "val", tmp_path / "f", **options)
+
+
+def test_lines_of_a_command_name_its_options(capsys):
+    tell("another order (class_order=, a list)")
+    group = click.Context(cli)
+    group.invoked_subcommand = "extract"
+    with click.Context(cli.get_command(group, "extract"), parent=group):
+        tell("another order (class_order=, a list)")
+    python, command = capsys.readouterr().err.splitlines()
+    assert python == "ltpost: another order (class_order=, a list)"
+    assert command == "ltpost: another order (--class-order, a list)"
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ def test_every_wrong_setting_is_found_and_the_options_are_right(arrays, tmp_path
     assert "add to the command: " in shown
     assert "Each line changes one setting" in shown
     assert "2: " in shown  # a second round
+    assert 0.4 < best.measured.confidence < best.measured.top1
+    assert shown.splitlines()[2].split()[:4] == ["reading", "images", "Top-1", "confidence"], shown
 
 
 def test_the_table_is_cheapest_first_and_stops_what_is_clearly_worse(arrays):
@@ -242,6 +244,10 @@ def test_pixel_alternatives():
     assert options["size 32, as the images are"] == {"img_size": 32, "crop_pct": 1.0}
     assert options["crop fraction 1"] == {"crop_pct": 1.0}
     assert "crop fraction 0.875" not in options  # it is the current one
+    assert {options[f"interpolation {method}"]["interpolation"] for method in ("bicubic", "lanczos")} == {
+        "bicubic", "lanczos"
+    }  # fmt: skip
+    assert {"mean and std of CIFAR-10", "mean and std of CIFAR-100", "mean and std 0.5", "channels BGR"} <= set(options)
     pixels = torch.arange(0, 250, 250 // 12)[:12].reshape(1, 2, 2, 3).to(torch.uint8)
     plain = Preprocess().changed(**options["no mean and std, pixels in 0..255"]).normalise(pixels)
     torch.testing.assert_close(plain, pixels.permute(0, 3, 1, 2).float())

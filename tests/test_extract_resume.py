@@ -2,10 +2,13 @@
 
 import math
 import os
+import queue
 import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -20,7 +23,7 @@ from ltpost.data.write import partial_name
 from ltpost.errors import DataError, UsageError
 from ltpost.extract import extract_features
 from ltpost.extract.command import merge
-from ltpost.extract.run import shards, writer
+from ltpost.extract.run import lock, shards, writer
 from ltpost.extract.run.lock import held
 from ltpost.extract.run.merge import merge_shards
 
@@ -198,7 +201,7 @@ def test_a_kill_while_the_file_is_created_does_not_count_its_rows_as_done(data, 
     with pytest.raises(Killed):
         extract_features(Counting(), data, "val", tmp_path, batch_size=10)
     monkeypatch.undo()
-    assert partial_name(tmp_path / "val.h5").is_file()
+    assert not partial_name(tmp_path / "val.h5").exists()  # it has no name before it is whole
     assert contents(extract_features(Counting(), data, "val", tmp_path, batch_size=10)) == contents(whole)
 
 
@@ -219,6 +222,23 @@ def test_a_lock_file_left_by_a_kill_holds_nobody_up(tmp_path):
     (tmp_path / "val.h5.lock").write_text('{"pid": 1}')
     with held(tmp_path / "val.h5"):
         assert f'"pid": {os.getpid()}' in (tmp_path / "val.h5.lock").read_text()
+
+
+def test_a_signal_while_a_lock_is_taken_leaves_no_lock_file(tmp_path, monkeypatch):
+    lockf = lock.fcntl.lockf
+
+    def and_then_a_signal(*args):
+        lockf(*args)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(lock.fcntl, "lockf", and_then_a_signal)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), held(tmp_path / "x.h5"):
+            pytest.fail("the signal was lost")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disk_full_before_the_first_row(data, tmp_path):
@@ -419,3 +439,88 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout))
     assert peaks[1] - peaks[0] < 60, peaks
+
+
+def interrupted_at(step, rows_writer, rows):
+    """Write rows and raise KeyboardInterrupt at a step of Python in what hands them over; False where it has ended."""
+    passed, files = 0, {module.__file__ for module in (queue, threading, writer)}
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            passed += 1
+            if passed == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        rows_writer.write(0, {"features": rows}, np.ones(len(rows), np.uint8))
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_ctrl_c_between_any_two_steps_of_handing_rows_over_ends(tmp_path):
+    """The writer slept for ever if it came between the waking of the writer and the note that it is awake."""
+    step, going_on = 1, True
+    while going_on:
+        path = tmp_path / f"{step}.h5"
+        with h5py.File(tmp_path / f"{step}.h5.partial", "w") as file:
+            file["features"], file["done"] = np.zeros((4, 2)), np.zeros(4, np.uint8)
+        to_stop = writer.FeatureWriter(path)
+        time.sleep(0.01)  # it waits for rows now
+        going_on = interrupted_at(step, to_stop, np.ones((4, 2)))
+        time.sleep(0.01)  # it waits again
+        end = threading.Thread(target=to_stop.__exit__, args=(None, None, None), daemon=True)
+        end.start()
+        end.join(20)
+        assert not end.is_alive(), step
+        step += 1
+    assert step > 5
+    with h5py.File(tmp_path / f"{step - 1}.h5.partial") as file:
+        assert file["done"][:].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("name", ["head/bias", "head/weight", "done", "labels"])
+def test_a_stop_while_the_file_is_created_leaves_none(name, data, whole, tmp_path, monkeypatch):
+    """One without the bias of the classifier was taken up, and the bias was lost."""
+    create = h5py.Group.create_dataset
+
+    def stopped(self, key, *args, **kwargs):
+        if key == name:
+            raise KeyboardInterrupt
+        return create(self, key, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, "create_dataset", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(Counting(), data, "val", tmp_path, batch_size=4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_comes_late_removes_its_shard(data, tmp_path, monkeypatch):
+    """The others have joined all shards between its look at the whole file and its own rows."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    kept = {}
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        path = extract_features(Counting(), data, "val", tmp_path, batch_size=4)
+        kept.update({file.name: file.read_bytes() for file in (tmp_path / "val.shards").glob("*.h5")})
+    before, folder = path.read_bytes(), tmp_path / "val.shards"
+    folder.mkdir()
+    (folder / "0-of-2.h5").write_bytes(kept["0-of-2.h5"])
+    for rank, seen in ((1, True), (0, False)):  # it sees the whole file, or comes between
+        monkeypatch.setenv("RANK", str(rank))
+        with monkeypatch.context() as patch:
+            if not seen:
+                patch.setattr("ltpost.extract.run.rows.is_finished", lambda *_: False)
+            assert extract_features(Counting(), data, "val", tmp_path, batch_size=4) == path
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["val.h5"]

@@ -250,8 +250,12 @@ def test_links_in_circles_do_not_multiply_rows(tmp_path):
     assert found.paths == ["val/a/0.png", "val/a/x/1.png", "val/b/1.png", "val/b/y/0.png"]
 
 
-def test_a_pipe_called_like_a_tar_file_does_not_hang(tmp_path):
-    os.mkfifo(tmp_path / "val.tar")
+@pytest.mark.parametrize(
+    "name", ["val.tar", "other.npz", "val.npz", "val.txt", "list_val.txt", "cifar-100-python/test"]
+)
+def test_a_pipe_called_like_a_data_set_does_not_hang(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
     with pytest.raises(LtpostError, match="holds no split 'val'"):
         open_source(tmp_path, "val")
 

@@ -250,12 +250,14 @@ def test_the_command_prints_and_saves_what_is_finished(tmp_path, monkeypatch, fo
         "experiment.Experiment.run = interrupted\n"
         "main(['compare', '--methods', 'tnorm,la,mla,pc-softmax', *sys.argv[1:]])"
     )
-    options = ["--csv", "all.csv", *(["--json"] if form == "json" else [])]
+    options = ["--csv", "all.csv", "--front", "front.csv", *(["--json"] if form == "json" else [])]
+    Path("front.csv").write_text("of all methods")
     done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr.strip() == "Stopped by SIGINT; no file is half-written.", "and no bar, as this is no terminal"
     assert sorted(path.name for path in Path("heads").iterdir()) == ["la.safetensors", "tnorm.safetensors"]
     assert "tnorm" in Path("all.csv").read_text()
+    assert Path("front.csv").read_text() == "of all methods"
     if form == "json":
         printed = json.loads(done.stdout)
         assert [outcome["method"] for outcome in printed["methods"]] == ["tnorm", "la"]
@@ -263,6 +265,7 @@ def test_the_command_prints_and_saves_what_is_finished(tmp_path, monkeypatch, fo
     else:
         assert "tnorm" in done.stdout
         assert "not finished: mla, pc-softmax; ltpost compare --methods mla,pc-softmax" in done.stdout
+        assert "front.csv stays as it was" in done.stdout
 
 
 def test_a_bar_tells_the_method_and_the_time_left(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ FLOORS = [
     ["data.*"],
     ["scores.*"],
     ["calibration"],
-    ["conformal"],
+    ["conformal", "rejection"],
     ["diagnostics.*"],
     ["family"],
     ["method", "model_selection", "fit.*"],

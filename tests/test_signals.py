@@ -12,7 +12,7 @@ import pytest
 from conftest import make_split
 
 from ltpost import cli
-from ltpost.extract.export.formats import signals_held_back
+from ltpost.output import signals_held_back
 
 #: a command that says when it has started and then writes for long; ``stuck`` is a clean-up that does not end
 SLOW = """
@@ -103,6 +103,29 @@ def free_for_long():
     assert said.strip() == "Stopped by SIGTERM; no file is half-written."
     assert process.returncode == 143
     assert not list(tmp_path.iterdir())
+
+
+def test_objects_that_a_signal_left_half_made_are_freed_in_silence(tmp_path):
+    """A reader of images that was stopped while it was made prints an AttributeError as it is freed."""
+    code = SLOW.replace('print("started", flush=True)', "HalfMade()").replace(
+        "@click.command()",
+        """
+class HalfMade:
+    def __init__(self):
+        print("started", flush=True)
+        time.sleep(60)
+        self.whole = True
+
+    def __del__(self):
+        self.whole
+
+@click.command()""",
+        1,
+    )
+    process = start(tmp_path, code=code)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
 
 
 def test_nohup_is_respected(tmp_path):
@@ -212,3 +235,55 @@ def test_hdf5_is_quiet_when_a_signal_came_as_it_closed(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", words, tmp_path / "a.h5"], capture_output=True, text=True, check=True)
     assert run.stderr == ""
+
+
+def test_a_signal_inside_of_a_lock_waits_until_it_is_given_back(tmp_path):
+    """Raised there it leaves the lock held, or a sleeper asleep for ever: an extraction did not end after a SIGHUP."""
+    code = """
+import signal, sys, threading, time
+from ltpost.cli import signals
+signals.catch()
+condition, sent = threading.Condition(), []
+
+def trace(frame, event, _):
+    if frame.f_code.co_filename != threading.__file__ or frame.f_code.co_name not in ("__enter__", "notify"):
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode" and not sent and frame.f_code.co_name == sys.argv[1]:
+        sent.append(frame)
+        signals._stop(signal.SIGTERM, frame)  # as Python does where a signal has come
+    return trace
+
+sys.settrace(trace)
+try:
+    with condition:
+        condition.notify()
+    sys.settrace(None)
+    time.sleep(10)
+except KeyboardInterrupt:
+    sys.settrace(None)
+    free = condition.acquire(blocking=False)
+    print("free" if sent and free else "held")
+"""
+    for name in ("__enter__", "notify"):
+        words = [sys.executable, "-c", code, name]
+        run = subprocess.run(words, capture_output=True, text=True, check=True, preexec_fn=as_in_the_foreground)
+        assert (run.stdout, run.stderr) == ("free\n", "")
+
+
+def test_a_process_that_waits_for_a_thread_is_stopped(tmp_path):
+    code = """
+import threading
+from ltpost.cli import signals
+signals.catch()
+event = threading.Event()
+try:
+    print("started", flush=True)
+    event.wait()
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    process = start(tmp_path, code=code)
+    process.send_signal(signal.SIGHUP)
+    said, _ = process.communicate(timeout=60)
+    assert said == "stopped\n"

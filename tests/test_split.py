@@ -60,6 +60,18 @@ def test_files_of_a_split_fit_every_command(tmp_path):
     assert "LEAK" not in result.output  # both were extracted from the same images, and share none of them
 
 
+def test_a_file_of_the_current_folder(tmp_path, monkeypatch):
+    written(tmp_path / "features")
+    (tmp_path / "features" / "deep").mkdir()
+    for here, name, expected in (
+        ("features", "test.h5", "../features-split"),
+        ("features/deep", "../test.h5", "../../features-split"),
+        (".", "features/test.h5", "features-split"),
+    ):
+        monkeypatch.chdir(tmp_path / here)
+        assert str(split_file(name, val=5)[0].parent) == expected
+
+
 def test_command_and_mistakes(tmp_path):
     written(tmp_path / "features")
     file = str(tmp_path / "features" / "test.h5")

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, first_line
 from ltpost.extract.checkpoints.layouts import Container
 from ltpost.extract.data.pickles import filled, substitutes
-from ltpost.extract.messages import first_line, reading
+from ltpost.extract.messages import reading
 
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".safetensors")
 

@@ -141,5 +141,5 @@ def npz_in(data: Path, split: str) -> Path | None:
         return data
     if (data / f"{split}.npz").is_file():
         return data / f"{split}.npz"
-    files = sorted(data.glob("*.npz")) if data.is_dir() else []
+    files = sorted(file for file in data.glob("*.npz") if file.is_file()) if data.is_dir() else []
     return next((file for file in files if f"x_{split}.npy" in _archive(file).namelist()), None)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, first_line
 from ltpost.extract.data.source import Source, Unreadable, as_labels
-from ltpost.extract.messages import first_line, need
+from ltpost.extract.messages import need
 
 
 def dataset_in(data: Path, split: str) -> Path | None:

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError
+from ltpost.errors import DataError, first_line
 from ltpost.extract.data.class_order import check_class_order, sort_key
 from ltpost.extract.data.source import Source, Unreadable, sha256_of_files, sha256_of_rows
-from ltpost.extract.messages import first_line, need, reading
+from ltpost.extract.messages import need, reading
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
@@ -169,7 +169,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
     above = {str(root): (os.path.realpath(root),)}  # the real places of a folder and of those that led to it
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        places = above.pop(folder)
+        places = above.pop(str(Path(folder)))  # Path drops the ./ of a root that is the current folder
         inside = {name: os.path.realpath(Path(folder, name)) for name in folders}
         folders[:] = [
             name for name in folders if not (Path(folder, name).is_symlink() and _holds(inside[name], places))

@@ -23,7 +23,9 @@ def list_in(data: Path, split: str, suffixes: tuple[str, ...] = LIST_SUFFIXES) -
     if not data.is_dir():
         return None
     exact = [file for suffix in suffixes if (file := data / f"{split}{suffix}").is_file()]
-    list_files = exact or [file for suffix in suffixes for file in sorted(data.glob(f"*_{split}{suffix}"))]
+    list_files = exact or [
+        file for suffix in suffixes for file in sorted(data.glob(f"*_{split}{suffix}")) if file.is_file()
+    ]
     if len(list_files) > 1:
         names = ", ".join(file.name for file in list_files)
         raise UsageError(f"{data}: has several lists for '{split}' ({names}); choose one with list_file=")

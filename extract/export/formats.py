@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +13,15 @@ import torch
 from safetensors import SafetensorError
 
 from ltpost.data.features import FeatureSet
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, UsageError, first_line
 from ltpost.extract.export.properties import properties_of
 from ltpost.extract.joint import parted
-from ltpost.extract.messages import first_line
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.classifier import keys_of
 from ltpost.extract.networks.opening import open_network
 from ltpost.extract.pixels.preprocess import Preprocess
 from ltpost.heads import LinearHead
-from ltpost.output import replacing
+from ltpost.output import replacing, signals_held_back
 
 SUFFIXES = {"safetensors": ".safetensors", "torch-head": ".pth", "onnx": ".onnx"}
 _OPSET = 17
@@ -87,24 +82,6 @@ def _first_cause(error: BaseException) -> BaseException:
     while cause is not None and not isinstance(cause, (OSError, KeyboardInterrupt, SystemExit)):
         cause = cause.__context__
     return OSError(str(error)) if cause is None else cause
-
-
-@contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Let signals take effect after the block: protobuf crashes where one raises an exception while it is imported."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in came:
-            signal.raise_signal(number)
 
 
 def _onnx() -> Any:

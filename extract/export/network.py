@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltpost.data.features import FeatureSet
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, UsageError, first_line
 from ltpost.extract.data.forms import open_source
 from ltpost.extract.data.source import Source, Unreadable
 from ltpost.extract.export.properties import properties_of
 from ltpost.extract.export.with_head import WithHead, averaged_variants, stored_taps
-from ltpost.extract.messages import first_line, tell
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone
 from ltpost.extract.networks.builders import known
 from ltpost.extract.networks.opening import HEAD_SCALE, Network, open_network

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ltpost.errors import DataError, UsageError
+from ltpost.data.tensors import find_device
+from ltpost.errors import DataError, UsageError, first_line
 from ltpost.extract.data.batches import Arguments
 from ltpost.extract.joint import joined
-from ltpost.extract.messages import first_line
 from ltpost.extract.networks.classifier import head_key_of, keys_of, logits_of, rows_of_tokens
 from ltpost.extract.networks.taps import Taps
 from ltpost.heads import LinearHead
@@ -238,16 +238,4 @@ def choose_device(device: str, local: int | None = None) -> torch.device:
         device = f"cuda:{(local or 0) % torch.cuda.device_count()}"
     elif device == "auto":
         device = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        if chosen.type == "meta":
-            raise RuntimeError("holds no numbers")
-    except RuntimeError:
-        raise UsageError(f"device= must be auto, cpu, cuda, cuda:1, …, but is '{device}'") from None
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here")
-    try:
-        torch.zeros(1, device=chosen)
-    except Exception as error:  # noqa: BLE001,RUF100 - a device that is not here raises errors of any kind
-        raise UsageError(f"device= must be a device of this machine, but is '{device}' ({first_line(error)})") from None
-    return chosen
+    return find_device(device)

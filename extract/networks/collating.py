@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltpost.errors import DataError, UsageError
-from ltpost.extract.messages import first_line
+from ltpost.errors import DataError, UsageError, first_line
 
 _WITHOUT_LIMIT = 10**6  # a tokenizer that does not know its limit says 10**30
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ltpost.errors import DataError, LtpostError, UsageError
+from ltpost.errors import DataError, LtpostError, UsageError, first_line
 from ltpost.extract.checkpoints.container import sha256_of_file
 from ltpost.extract.data.class_names import in_order
-from ltpost.extract.messages import first_line, need, reading, some
+from ltpost.extract.messages import need, reading, some
 from ltpost.extract.networks.collating import Sounds, Tokens, tokens_of
 from ltpost.extract.networks.models import check_finite
 from ltpost.extract.pixels.preprocess import Preprocess
@@ -52,7 +52,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _weights(folder: Path) -> list[Path]:
     """The files of weights in a folder, sorted; those of safetensors where there are both kinds."""
-    return next((files for pattern in ("*.safetensors", "*.bin") if (files := sorted(folder.glob(pattern)))), [])
+    return next(
+        (
+            files
+            for pattern in ("*.safetensors", "*.bin")
+            if (files := sorted(file for file in folder.glob(pattern) if file.is_file()))
+        ),
+        [],
+    )
 
 
 def kind_of(folder: Path) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ltpost.errors import DataError
+from ltpost.output import signals_held_back
 
 try:
     import fcntl
@@ -38,19 +39,25 @@ def held(path: Path) -> Iterator[None]:
         yield
         return
     lock = path.with_name(f"{path.name}.lock")
+    file = None
+    try:
+        with signals_held_back():  # a signal would leave the lock file behind
+            file = _opened(lock, path)
+        yield
+    finally:
+        if file is not None:
+            lock.unlink(missing_ok=True)
+            os.close(file)
+
+
+def _opened(lock: Path, path: Path) -> int:
+    """The lock file, locked."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, path)
-    except HeldError:
-        raise
+        return _locked(lock, path)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{path}: cannot be written ({reason}); choose another place with out=") from None
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(file)
 
 
 def _locked(lock: Path, path: Path) -> int:

@@ -88,6 +88,18 @@ def merge_if_complete(target: Path, count: int) -> bool:
     return True
 
 
+def clear_if_joined(target: Path) -> bool:
+    """Remove shards whose rows are in ``target`` already, as of a process that came late; whether it is there."""
+    try:
+        with held(target):
+            if not _is_joined(target):
+                return False
+            _clear(target)
+    except HeldError:
+        return False
+    return True
+
+
 def complete_shards(target: Path, count: int | None = None) -> list[Path] | None:
     """The files of a complete set of ``count`` shards (of any number where None), or None."""
     sizes = {int(match[1]) for file in _shard_files(target) if (match := re.fullmatch(r"\d+-of-(\d+)", file.stem))}

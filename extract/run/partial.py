@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ltpost.data.write import partial_name, start_file
+from ltpost.data.write import create_file, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import LinearHead
+from ltpost.output import replacing
 
 MISSING, DONE, UNREADABLE = 0, 1, 2
 
@@ -113,48 +113,35 @@ def start(path: Path, spec: Spec) -> None:
     total, (num_classes, num_features) = len(spec.labels), spec.shape
     # the file has ``done``, with zeros, from its first moment on: a file without it was being finished
     datasets: dict[str, tuple[tuple[int, ...], Any]] = {**spec.matrices, "done": ((total,), "uint8")}
-    partial = partial_name(path)
-    with _write_errors_named(path):
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:  # HDF5 does not survive a full disk, so try before it starts
+    with replacing(partial_name(path), "place with out=", called=path) as new:  # a half-made one has no name
+        with new.open("r+b") as file:  # HDF5 does not survive a full disk, so try before it starts
             _keep_room(file.fileno(), total * spec.row_bytes() + 4 * num_classes * num_features + 2**14)
-    start_file(
-        path,
-        spec.labels,
-        datasets,
-        head=spec.head,
-        expert_bias=spec.expert_bias,
-        class_counts=spec.class_counts,
-        class_names=spec.class_names,
-        attrs=spec.attrs,
-    )
-    with _write_errors_named(path), h5py.File(partial, "r+", locking=False) as file:
-        file["done"][:] = 0
-        if spec.paths is not None:
-            file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
-        for key, column in spec.columns.items():
-            file.create_dataset(key, data=column)
-        for name, layer in spec.layers.items():
-            file[f"layers/{name}"].attrs.update(layer.attrs)
-        file.flush()
-        _keep_room(file.id.get_vfd_handle(), file.id.get_filesize())
+        create_file(
+            new,
+            spec.labels,
+            datasets,
+            head=spec.head,
+            expert_bias=spec.expert_bias,
+            class_counts=spec.class_counts,
+            class_names=spec.class_names,
+            attrs=spec.attrs,
+        )
+        with h5py.File(new, "r+", locking=False) as file:
+            file["done"][:] = 0
+            if spec.paths is not None:
+                file.create_dataset("paths", data=list(spec.paths), dtype=h5py.string_dtype())
+            for key, column in spec.columns.items():
+                file.create_dataset(key, data=column)
+            for name, layer in spec.layers.items():
+                file[f"layers/{name}"].attrs.update(layer.attrs)
+            file.flush()
+            _keep_room(file.id.get_vfd_handle(), file.id.get_filesize())
 
 
 def _keep_room(descriptor: int, size: int) -> None:
     """Reserve disk space for the file, where the file system supports it."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(descriptor, 0, size)
-
-
-@contextlib.contextmanager
-def _write_errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial_name(path).unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); choose another place with out=") from None
 
 
 def _resumable(partial: Path, spec: Spec) -> NDArray[np.uint8] | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ltpost.errors import DataError, UsageError
-from ltpost.extract.messages import first_line, tell
+from ltpost.errors import DataError, UsageError, first_line
+from ltpost.extract.messages import tell
 from ltpost.extract.networks.backbone import Backbone, choose_device
 from ltpost.extract.networks.classifier import certain_head_key, head_key_by_running, head_key_of
 from ltpost.extract.networks.opening import Network
@@ -19,7 +19,7 @@ from ltpost.extract.run.feed import Feed, Known
 from ltpost.extract.run.images import ImageFeed
 from ltpost.extract.run.layers import cost_of_layers, tapped
 from ltpost.extract.run.loop import Job
-from ltpost.extract.run.merge import merge_if_complete
+from ltpost.extract.run.merge import clear_if_joined, merge_if_complete
 from ltpost.extract.run.partial import LayerSpec, Spec, is_finished
 from ltpost.extract.run.samples import SampleFeed
 from ltpost.extract.run.settings import Settings
@@ -61,12 +61,15 @@ def extract_rows(network: Network, feed: ImageFeed | SampleFeed, settings: Setti
             return job.run_once(target, feed.passing())
         joins = settings.shard is None and part is not None
         if (joins or settings.skip_finished) and not settings.restart and is_finished(target, spec):
+            if joins:
+                clear_if_joined(target)
             tell(f"{target}: is finished already with these settings; compute it again with ltpost extract --restart")
             return target
         if part is None:
             return job.run(target, slice(0, len(feed)))
         path = job.run(part.path(target), part.rows(len(feed), feed.batch_size), target, part)
-        return target if joins and merge_if_complete(target, part.count) else path
+        joined = joins and (merge_if_complete(target, part.count) or clear_if_joined(target))
+        return target if joined else path
 
 
 @contextlib.contextmanager

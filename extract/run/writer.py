@@ -24,6 +24,7 @@ from ltpost.errors import DataError
 from ltpost.extract.run.partial import DONE, IMAGES_STATE, UNREADABLE, done_of
 
 _FLUSH_SECONDS = 1.0
+_AHEAD = 8  # blocks of rows that wait to be written
 
 
 class FeatureWriter:
@@ -39,7 +40,11 @@ class FeatureWriter:
     def __init__(self, path: Path):
         self.path = path
         self.file = h5py.File(partial_name(path), "r+", locking=False)  # ``held`` is the lock
-        self._queue: queue.Queue[tuple[int, dict[str, NDArray[Any]], NDArray[np.uint8]] | None] = queue.Queue(8)
+        # Queues in C: Ctrl-C inside of a queue.Queue can leave its lock held, or its reader asleep for ever
+        self._queue: queue.SimpleQueue[tuple[int, dict[str, NDArray[Any]], NDArray[np.uint8]] | None]
+        self._queue, self._room = queue.SimpleQueue(), queue.SimpleQueue[None]()
+        for _ in range(_AHEAD):
+            self._room.put(None)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ltpost-writer", daemon=True)
         self._thread.start()
@@ -47,6 +52,7 @@ class FeatureWriter:
     def write(self, start: int, rows: dict[str, NDArray[Any]], done: NDArray[np.uint8]) -> None:
         """Store rows ``start…`` of each dataset; ``done`` is DONE or UNREADABLE for each."""
         self._raise()
+        self._room.get()
         self._queue.put((start, rows, done))
 
     def wait(self) -> None:
@@ -84,6 +90,7 @@ class FeatureWriter:
         pending: list[tuple[int, NDArray[np.uint8]]] = []
         flushed = time.monotonic()
         while (item := self._queue.get()) is not None:
+            self._room.put(None)
             if self._error is not None:
                 continue  # keep taking, so that nobody waits for room
             try:

@@ -35,6 +35,7 @@ def diagnose(
     from ltpost import diagnostics
     from ltpost.data.folder import FeatureFolder
     from ltpost.heads import load_head
+    from ltpost.plots import save
     from ltpost.tables import write_csv
 
     rows = FeatureFolder(folder).reported(split)
@@ -43,9 +44,8 @@ def diagnose(
     groups = rows.shot_groups(many_shot, few_shot)
     diagnosis = diagnostics.diagnose(rows, head, groups, only=keys, name=str(head_file or ""))
     if pictures is not None:
-        pictures.mkdir(parents=True, exist_ok=True)
         for key, finding in diagnosis.findings.items():
-            finding.plot().figure.savefig(pictures / f"{key}.png", dpi=120)
+            save(finding.plot(), pictures / f"{key}.png")
     if output.csv_file is not None:
         write_csv(diagnosis.records(), output.csv_file)
     output.show(diagnosis.blocks(), records=diagnosis.records, as_json=diagnosis.as_dict)

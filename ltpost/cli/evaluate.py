@@ -53,14 +53,15 @@ def evaluate(
     Example: ltpost evaluate --head heads/tnorm.safetensors --split test
     """
     from ltpost.data.folder import FeatureFolder
-    from ltpost.evaluation import evaluate_heads
+    from ltpost.evaluation import evaluate_heads, splits_seen
     from ltpost.heads import load_head
     from ltpost.scores.goal import costs_of
 
     files = FeatureFolder(folder)
     rows = files.reported(split)
+    named = {str(path): load_head(path) for path in heads}
     report = evaluate_heads(
-        {str(path): load_head(path) for path in heads},
+        named,
         rows,
         many_shot,
         few_shot,
@@ -69,7 +70,7 @@ def evaluate(
         cost=None if cost is None else costs_of(cost, rows.num_classes),
         **shown,
     )
-    notes = files.notes([rows.split])
+    notes = files.notes([rows.split], beside=[split for head in named.values() for split in splits_seen(head)])
     if output.csv_file is not None:
         report.to_csv(output.csv_file)
     blocks: list[Table | str] = [*report.blocks(output.style), *(f"note: {note}" for note in notes)]

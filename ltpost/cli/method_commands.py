@@ -14,7 +14,7 @@ from ltpost.cli.plotting import Draw, plot_options
 from ltpost.cli.printing import Output, output_options, report_options
 from ltpost.data import distributed
 from ltpost.heads.keeping import save_and_keep
-from ltpost.method import NEEDS, Method, Option
+from ltpost.method import Method, Option
 
 if TYPE_CHECKING:
     from ltpost.experiment import Experiment
@@ -139,49 +139,52 @@ def compare(
     output: Output,
     draw: Draw,
 ) -> None:
-    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished.
+    """Several methods, chosen on val, in one table. Ctrl-C keeps those that are finished, and replaces no file by them.
 
     Example: ltpost compare --csv results.csv
     """
     from ltpost import comparison
 
-    keys, lacking = comparison.runnable(experiment, names)
     unfinished: tuple[str, ...] = ()
     stop: comparison.Interrupted | None = None
     try:
-        outcomes = comparison.compare(experiment, keys)
+        outcomes, not_run = comparison.compare_sets(experiment, names)
     except comparison.Interrupted as interrupted:
         stop, outcomes, unfinished = interrupted, interrupted.outcomes, interrupted.unfinished
+        not_run = interrupted.not_run
     if distributed.rank() > 0:
         return  # every process chooses and evaluates alike; one of them says so
     report = comparison.compare_report(outcomes, figure=experiment.figure, **shown)
-    if output.csv_file is not None:
+    tables = [file for file in (output.csv_file, *front_files) if file is not None]
+    stay = [file for file in tables if stop is not None and file.exists()]  # they may hold all methods
+    if output.csv_file is not None and output.csv_file not in stay:
         report.to_csv(output.csv_file)
     front = comparison.pareto_front(experiment, outcomes) if front_files else None
     for file in front_files:
-        assert front is not None
-        front.save(file)
+        if front is not None and file not in stay:
+            front.save(file)
     blocks: list[Table | str] = [*report.blocks(output.style), *([] if front is None else [front.table()])]
     blocks += [*(f"note: {note}" for note in experiment.notes)]
     for outcome in outcomes:
         blocks += [f"{outcome.method}: {note}" for note in outcome.notes if note not in experiment.notes]
-    for key, needs in lacking.items():
-        words = " and ".join(NEEDS[need] for need in needs)
-        blocks.append(f"{key}: not run, it needs {words}, which {experiment.folder.path} does not hold")
+    blocks += [f"{key}: not run, {reason}" for key, reason in not_run.items()]
     if unfinished:
         blocks.append(f"not finished: {', '.join(unfinished)}; ltpost compare --methods {','.join(unfinished)}")
+        blocks += [f"{file} stays as it was" for file in stay]
     output.show(
         blocks,
         records=report.table_records,
         as_json=lambda: {
             "methods": [outcome.as_dict() for outcome in outcomes],
             "results": report.as_dict(),
+            **({"not_run": not_run} if not_run else {}),
             **({"unfinished": list(unfinished)} if unfinished else {}),
             **({} if front is None else {"front": [point.record() for point in front.points]}),
         },
     )
     lines = [save_and_keep(outcome.head, heads / f"{outcome.method}.safetensors")[1] for outcome in outcomes]
-    draw(report)
+    if stop is None:
+        draw(report)
     output.say(f"heads: {heads}/")
     output.note(*lines)
     if stop is not None:

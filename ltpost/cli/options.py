@@ -29,6 +29,7 @@ EXPERIMENT = (
     "calibration",
     "test_priors",
     "coverage",
+    "reject",
     "keep",
     "cost",
 )
@@ -202,6 +203,13 @@ def experiment_options(command: Command) -> Command:
             type=float,
             help="Make sets of classes on val that hold the right one with this probability, such as 0.9; report their "
             "size and coverage on test.  [default: none]",
+        ),
+        click.option(
+            "--reject",
+            type=float,
+            help="Leave this share of rows unanswered, such as 0.1: the least sure ones (Chow's rule), or those that "
+            "keep many-, medium- and few-shot classes equally right (plug-in rule); thresholds are chosen on val.  "
+            "[default: none]",
         ),
         click.option(
             "--calibration",

@@ -36,8 +36,9 @@ def report(experiment: Experiment, names: tuple[str, ...], out: Path, title: str
     from ltpost.data import distributed
     from ltpost.page import write_report
 
-    keys, _ = comparison.runnable(experiment, names)
-    outcomes = comparison.compare(experiment, keys)
+    outcomes, not_run = comparison.compare_sets(experiment, names)
     if distributed.rank() > 0:
         return
+    for key, reason in not_run.items():
+        click.echo(f"{key}: not run, {reason}")
     click.echo(f"report: {write_report(experiment, outcomes, out, title=title)}")

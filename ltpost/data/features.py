@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, LinearHead
 from ltpost.heads.blocks import score_blocks
 
 MOST_CLASSES = 10**8  # of which counts still fit into memory
+
+#: the name of a feature set that came from no file
+UNNAMED = "features"
 
 
 class FeatureSet(Matrices):
@@ -75,7 +79,7 @@ class FeatureSet(Matrices):
         part: bool = False,
         split: str = "",
         attrs: Mapping[str, Any] | None = None,
-        name: str = "features",
+        name: str = UNNAMED,
     ):
         self.name, self.split, self.attrs = name, split, dict(attrs or {})
         self.logits_are_finite = False
@@ -270,8 +274,7 @@ class FeatureSet(Matrices):
     def _with_columns(self, number: int) -> FeatureSet:
         """The expert that has some of the columns."""
         assert self._features is not None
-        part = object.__new__(FeatureSet)
-        part.__dict__.update(self.__dict__)
+        part = copy(self)
         part.name, part.num_experts, part.expert_widths = f"{self.name}, expert {number}", 1, ()
         part.expert_bias, part._experts, part._logits = None, {}, None
         part.attrs = {**self.attrs, "experts": 1, "expert": number}
@@ -325,8 +328,7 @@ class FeatureSet(Matrices):
 
     def subset(self, rows: NDArray[np.int64]) -> FeatureSet:
         """The rows of ``rows`` (indices), still unread."""
-        part = object.__new__(FeatureSet)
-        part.__dict__.update(self.__dict__)
+        part = copy(self)
         part.num_invalid = 0
         part.labels = self.labels[rows]
         part._numbers = None if self.sample is not None else self.samples[rows]

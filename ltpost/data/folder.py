@@ -12,7 +12,7 @@ network, are the experts of one ensemble: their features side by side (see ``exp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,8 @@ class FeatureFolder:
             self.path = self.path.parent.parent if self.path.parent.suffix == ".shards" else self.path.parent
             if not self.parts:
                 raise DataError(f"{path}: matches no file; folder= takes a folder, or a pattern of train's parts")
+        if self.path.is_file():
+            raise DataError(f"{self.path}: is a file; name the folder that it is in with folder=")
         if not self.path.is_dir():
             raise DataError(
                 f"{self.path}: no such folder of feature files; run ltpost extract, or name one with folder="
@@ -176,26 +178,28 @@ class FeatureFolder:
                     feature_set.class_names = names if len(names or ()) == feature_set.num_classes else None
         return self._loaded[split]
 
-    def notes(self, splits: Sequence[str]) -> tuple[str, ...]:
+    def notes(self, splits: Sequence[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
         """What a reader of figures on these splits has to know: rows that they share, and settings that differ.
 
-        The training split is looked at too where there is one.
+        The training split and those of ``beside`` are looked at too where there are any.
         """
         names = [*dict.fromkeys(splits)]
         for split in names:
             self[split]
         notes = [note for split in names for note in self._loaded[split].notes]
-        if "train" in self and "train" not in names and not self.parts:
+        for split in dict.fromkeys(["train", *beside]):
+            if split not in self or split in names or (split == "train" and self.parts):
+                continue
             try:
-                self["train"]
-                names.append("train")
+                self[split]
+                names.append(split)
             except DataError as error:  # which only methods that read it must refuse
-                notes.append(f"the training split was not compared with the others: {error}")
+                notes.append(f"the split {split} was not compared with the others: {error}")
         return tuple(dict.fromkeys([*notes, *notes_on_pairs([self._loaded[split] for split in names])]))
 
     def reported(self, split: str | None = None) -> FeatureSet:
         """The split of this name; default test, or val where there is no test."""
-        return self[split or ("val" if "test" not in self and "val" in self else "test")]
+        return self[("val" if "test" not in self and "val" in self else "test") if split is None else split]
 
     def _adopt(self, feature_set: FeatureSet, other: str) -> None:
         """Let a feature set take what it lacks from the file ``other``, and check that both agree."""

@@ -45,6 +45,8 @@ def load(path: str | os.PathLike[str], part: bool = False) -> FeatureSet:
         DataError: the file breaks a rule of the format; the message says which, and what was found.
     """
     source = Path(path)
+    if source.is_dir():
+        raise DataError(f"{source}: is a folder, not a feature file{_near(source / 'any')}")
     if not source.is_file():
         raise DataError(f"{source}: no such feature file{_near(source)}")
     with File(source) as file:
@@ -73,7 +75,7 @@ def _near(source: Path) -> str:
     others = sorted(other.name for other in source.parent.glob("*.h5")) if source.parent.is_dir() else []
     if others:
         return f"; {source.parent} has {', '.join(others)}"
-    return "; write one with ltpost extract, or name the folder with folder="
+    return "; write one with ltpost extract"
 
 
 def _read(source: Path, file: File, part: bool) -> FeatureSet:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ltpost.data.features import FeatureSet
+from ltpost.data.features import UNNAMED, FeatureSet
 from ltpost.data.folder import notes_on_pairs
 from ltpost.errors import DataError
 
@@ -61,7 +61,8 @@ class FeatureSets:
 
 
 def _named(feature_set: FeatureSet, split: str) -> FeatureSet:
-    """A copy that goes by the name of its split."""
+    """A copy that goes by the name of its file, or else of its split."""
     copied = copy.copy(feature_set)
-    copied.split, copied.name = feature_set.split or split, split
+    copied.split = feature_set.split or split
+    copied.name = split if feature_set.name == UNNAMED else feature_set.name
     return copied

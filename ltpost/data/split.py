@@ -74,10 +74,12 @@ def split_file(
         DataError: the folder is the folder of the file; or a file cannot be read or written.
     """
     source = Path(path)
-    folder = source.parent.with_name(f"{source.parent.absolute().name}-split") if out is None else Path(out)
+    rows = load(source)
+    home = source.parent if source.parent.name not in ("", "..") else source.parent.resolve()
+    beside = source.parent / ".." / f"{home.name}-split"
+    folder = Path(os.path.normpath(beside)) if out is None else Path(out)
     if folder.resolve() == source.parent.resolve():
         raise DataError(f"{folder}: is the folder of {source.name}, which stays as it is; choose another one with out=")
-    rows = load(source)
     parts = draw_rows(rows.labels, val, sample=rows.sample, seed=seed)
     if not len(parts[0]):
         raise DataError(f"{source}: no class has two rows, so none can go to val")

@@ -19,7 +19,7 @@ from torch import Tensor
 from ltpost.data import distributed
 from ltpost.data.features import FeatureSet
 from ltpost.data.rows import BLOCK_ELEMENTS, Rows
-from ltpost.errors import UsageError
+from ltpost.errors import UsageError, first_line
 from ltpost.heads import Array, LinearHead
 from ltpost.heads.blocks import score_blocks
 
@@ -34,12 +34,14 @@ def find_device(name: str) -> torch.device:
     """The device of ``--device``: cpu, cuda, cuda:1, or auto (cuda where there is one).
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: there is no such device, or it does not hold numbers that can be read back.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("holds no numbers")
     except RuntimeError:
         raise UsageError(f"device= must be auto, cpu, cuda or cuda:<number>, but is '{name}'") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -47,6 +49,13 @@ def find_device(name: str) -> torch.device:
             f"device='{name}' was asked for, but this machine has {torch.cuda.device_count()} usable CUDA devices; "
             "use cpu"
         )
+    if device.type != "cpu":
+        try:
+            torch.zeros(1, device=device)
+        except Exception as error:  # noqa: BLE001,RUF100 - a device that is not here raises errors of any kind
+            raise UsageError(
+                f"device= must be a device of this machine, but is '{name}' ({first_line(error)})"
+            ) from None
     return device
 
 

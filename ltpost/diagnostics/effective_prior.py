@@ -22,8 +22,10 @@ from ltpost.heads import Array, Head
 def effective_prior(subject: Subject) -> Finding:
     """Slopes on log π_c and their R²; the offset per class."""
     prior = subject.answers.prior
-    log_prior = subject.log_counts - np.log(subject.counts.sum())
-    slope, fit = correlation(log_prior, np.log(prior))
+    with np.errstate(divide="ignore", invalid="ignore"):  # classes of 0 have no logarithm, and are left out
+        log_prior = subject.log_counts - np.log(subject.counts.sum())
+        log_effective = np.log(prior)
+    slope, fit = correlation(log_prior, log_effective)
     values = {"prior_slope": slope, "prior_r2": fit}
     rows: list[list[str | float]] = [["log of the mean softmax, slope on log π", slope, fit]]
     per_class = {"effective_prior": prior}

@@ -121,7 +121,7 @@ def posterior_means(
     normal = design[present].T @ (length[present, None] * design[present])
     slope = np.maximum(design @ np.linalg.lstsq(normal, design[present].T @ inner[present], rcond=None)[0], 0.0)
     prior = centre + slope[:, None] * away
-    noise = val_variance / np.maximum(val_counts, 1)
+    noise = max(val_variance, 0.0) / np.maximum(val_counts, 1)
     excess = np.square(val_means - prior).sum(axis=1) - noise
     spread = np.maximum(design @ np.linalg.lstsq(design[present], excess[present], rcond=None)[0], 0.0)
     kept = np.divide(spread, spread + noise, out=np.zeros_like(spread), where=present & (spread > 0))

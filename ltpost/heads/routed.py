@@ -47,7 +47,8 @@ class Gates:
         weight, bias = self.hidden[number]
         hidden = np.maximum(normalized(features.astype(np.float32)) @ weight.T + bias, 0)
         score = np.concatenate([hidden, largest], axis=1) @ self.weight + self.bias
-        return np.asarray(1 / (1 + np.exp(-score.astype(np.float64))) > threshold)
+        with np.errstate(over="ignore"):  # 1 / infinity is the 0 that is meant
+            return np.asarray(1 / (1 + np.exp(-score.astype(np.float64))) > threshold)
 
 
 class RoutedHead(Saved):

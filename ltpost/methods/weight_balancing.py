@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ltpost.data.features import FeatureSet
+from ltpost.errors import DataError
 from ltpost.family import Family
 from ltpost.fit.class_weights import effective_number
 from ltpost.fit.fitting import refit
@@ -60,6 +61,8 @@ def weight_balancing(
     # NOTE[DIFF]: the reference code projects once per epoch, the paper at every step; here it is every step.
     norms, weight = head.norms(), effective_number(class_counts, beta)
     radius = float(norms.min() + threshold * (norms.max() - norms.min()))
+    if radius == 0:
+        raise DataError("'head/weight' must have norms above 0, which are the ball that weights stay in, but is 0")
     minimised: HeadLoss = SoftmaxBCE(weight) if loss == "softmax-bce" else Loss(weight=weight)
     return refit(train, minimised, fit, name="wb", layer=Layer(start=head, pull=False, max_norm=radius))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltpost import plots
-from ltpost.errors import DataError
+from ltpost.errors import DataError, first_line
 from ltpost.output import replacing
 from ltpost.report.judgement import number
 from ltpost.scores.front import Point, not_beaten
@@ -155,7 +155,5 @@ class Front:
             try:
                 self.plot().figure.savefig(partial, dpi=150)
             except ValueError as error:  # an ending that matplotlib does not know
-                raise DataError(
-                    f"{path}: name a file .csv, .png, .pdf or .svg ({str(error).splitlines()[0]})"
-                ) from None
+                raise DataError(f"{path}: name a file .csv, .png, .pdf or .svg ({first_line(error)})") from None
         return path

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data.priors import GROUPS, ShotGroups
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, UsageError, first_line
 from ltpost.heads import Array
 from ltpost.scores.metrics import FIGURES, SELECT, row_weights, selection_score
 
@@ -255,7 +255,7 @@ def _read_costs(source: Path) -> Array:
         lines = [line.strip(" ,;\t") for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
         return np.array([[float(word) for word in re.split(r"[\s,;]+", line)] for line in lines])
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{source}: must hold a matrix of numbers ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{source}: must hold a matrix of numbers ({first_line(error)})") from None
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
