@@ -51,7 +51,7 @@ def run(size: str, device: str = "cpu", num_rows: int | None = None, num_classes
     passes = {"float32": 0.0, "both": 0.0, "bfloat16": 0.0, "until": 0.0, "bfloat16 until": 0.0}
     worst, chosen = -1.0, 0.0
     with held_below(0 if size == "inat18" else None):
-        paths = {"float32": descent(train, device, rough=False), "both": descent(train, device, rough=True)}
+        paths = {"float32": descent(train, device, bfloat16=False), "both": descent(train, device, bfloat16=True)}
         for _ in HeadFit().strengths:
             heads = {}
             for which, path in paths.items():
@@ -92,7 +92,7 @@ def run(size: str, device: str = "cpu", num_rows: int | None = None, num_classes
     return [replace(row, goal="") for row in rows] if size == "small" else rows
 
 
-def descent(train: FeatureSet, device: str, *, rough: bool) -> Iterator[Head]:
+def descent(train: FeatureSet, device: str, *, bfloat16: bool) -> Iterator[Head]:
     """The heads of the path, as convex cRT makes them, or as it made them before it used bfloat16."""
     where, fit = torch.device(device), HeadFit()
     weights = row_weights(train.labels, np.bincount(train.labels))
@@ -102,9 +102,9 @@ def descent(train: FeatureSet, device: str, *, rough: bool) -> Iterator[Head]:
         torch.from_numpy(weights).to(where).float(),
         train.num_classes,
         Loss().on(where),
-        rough=rough,
+        bfloat16=bfloat16,
     )
-    gain = GAIN * fit.tolerance if rough else 0.0
+    gain = GAIN * fit.tolerance if bfloat16 else 0.0
     yield from convex_path(problem, fit.strengths, fit.tolerance, description="cRT", progress=False, gain=gain)
 
 

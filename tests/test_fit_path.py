@@ -87,7 +87,7 @@ def test_a_large_problem_remembers_fewer_pairs():
 class Well:
     """``logistic_well`` of three parameters, with a penalty that pulls them to 0."""
 
-    rough = None
+    near = None
 
     def __init__(self):
         self.strength, self.cost, self.tried = 0.0, 1.0, []

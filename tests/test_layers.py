@@ -13,14 +13,15 @@ from ltpost.scores.predict import predict
 WIDTHS = {"early": 12, "late": 6}
 
 
-def with_layers(split, dtype=np.float16, **changes):
-    """A split with two layers, which are noisy projections of the class centres."""
+def with_layers(split, dtype=np.float16, below=0.0, **changes):
+    """A split with two layers, which are noisy projections of the class centres; ``below`` is taken from ``late``."""
     rows = make_split(split, **changes)
     shape, noise = np.random.default_rng(8), np.random.default_rng(len(rows))
     layers = {}
     for name, width in WIDTHS.items():
         centres = np.abs(shape.normal(size=(len(COUNTS), width))) * 2
         values = np.maximum(centres[rows.labels] + 0.7 * noise.normal(size=(len(rows), width)), 0)
+        values -= below * (name == "late")
         layers[name] = Layer(Rows(values.astype(dtype)), {"module": name, "pooling": "average 1x1"})
     logits = rows.logits if rows.has_logits else None
     known = {"head": rows.head, "class_counts": rows.class_counts, "split": split}
@@ -125,15 +126,17 @@ def test_mean_of_views_is_the_slow_mean():
 # -- the method -------------------------------------------------------------------------------------------------------
 
 
-def slow_scores(train, rows, tau, weight):
-    """The recipe, row by row and class by class."""
+def slow_scores(train, rows, tau, weight, signed=()):
+    """The recipe, row by row and class by class; layers in ``signed`` have no square root."""
     counts, total = COUNTS, COUNTS.sum()
     scores = np.zeros((len(rows), len(counts)))
     for i in range(len(rows)):
         z = rows.logits[i].astype(float)
         scores[i] = z - np.log(np.exp(z).sum()) - tau * np.log(counts / total)
     for name, width in WIDTHS.items():
-        a, q = (np.sqrt(part.read_layer(name, slice(None)).astype(float)) for part in (train, rows))
+        a, q = (part.read_layer(name, slice(None)).astype(float) for part in (train, rows))
+        if name not in signed:
+            a, q = np.sqrt(a), np.sqrt(q)
         means = np.array([a[train.labels == c].mean(0) for c in range(len(counts))])
         centre = means.mean(0)
         covariance = np.zeros((width, width))
@@ -162,6 +165,15 @@ def test_equals_the_slow_recipe(family):
     rows = with_layers("test").subset(np.arange(0, 300, 11))
     read = family.head(1.2).reader(rows)
     np.testing.assert_allclose(read(slice(None)), slow_scores(with_layers("train"), rows, 1.2, 0.7), atol=2e-3)
+
+
+def test_a_layer_with_negative_values_is_taken_as_it_is():
+    train, test = (with_layers(split, below=2.0) for split in ("train", "test"))
+    rows = test.subset(np.arange(0, 300, 11))
+    head = methods.get("layers")(train, test.joint, COUNTS, ("early", "late"), weight=0.7).head(1.2)
+    np.testing.assert_allclose(
+        head.reader(rows)(slice(None)), slow_scores(train, rows, 1.2, 0.7, signed=["late"]), atol=2e-3
+    )
 
 
 def test_the_curve_is_that_of_the_heads(family):

@@ -82,17 +82,38 @@ def test_a_processor_without_bfloat16_has_no_rough_passes(train, much, monkeypat
     assert all("bfloat16_passes" not in head.info for head in heads(train).values())
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("loss", [Loss(), GeometricMeanLoss(np.zeros(20))], ids=["sum", "whole"])
-def test_rough_values_and_gradients_are_nearly_exact(train, bias, loss):
-    device = torch.device("cpu")
+def problem_of(train, loss=None, **options):
     weights = torch.from_numpy(row_weights(train.labels, np.bincount(train.labels))).float()
-    labels = torch.from_numpy(train.labels)
-    problem = Regression(training_features(train, device), labels, weights, 20, loss.on(device), bias=bias, rough=True)
-    theta = problem.random_start(0)
-    (value, gradient), (rough_value, rough) = problem(theta), problem.rough(theta)
-    assert rough_value == pytest.approx(value, rel=1e-2)
-    assert 0 < float((rough - gradient).norm()) < 1e-2 * float(gradient.norm())
+    features, labels = training_features(train, torch.device("cpu")), torch.from_numpy(train.labels)
+    loss = (Loss() if loss is None else loss).on(torch.device("cpu"))
+    return Regression(features, labels, weights, train.num_classes, loss, bfloat16=True, **options)
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_near_objective_is_off_by_thousandths_of_what_changes(train, bias, held, monkeypatch):
+    """At the point itself it is exact, and a hundredth of the way has about a hundredth of the error."""
+    if not held:
+        monkeypatch.setattr("ltpost.data.tensors.RESIDENT_BYTES", 0)
+    problem = problem_of(train, bias=bias)
+    start = problem.random_start(0)
+    away = problem.random_start(1) - start
+    points = [(theta, *problem(theta)) for theta in (start + away, start + away / 100)]
+    value, gradient = problem(start)
+    near = problem.near(start, value, gradient)
+    assert (problem._logits is not None) == held
+    same_value, same_gradient = near(start)
+    assert same_value == value
+    assert (same_gradient == gradient).all()
+    for theta, value_there, gradient_there in points:
+        near_value, near_gradient = near(theta)
+        assert near_value - value == pytest.approx(value_there - value, rel=0.05)
+        error, change = (near_gradient - gradient_there).norm(), (gradient_there - gradient).norm()
+        assert 0 < float(error) < 0.01 * float(change)
+
+
+def test_a_loss_of_all_rows_has_no_near_objectives(train):
+    assert problem_of(train, GeometricMeanLoss(np.zeros(20))).near is None
 
 
 def test_what_the_processor_has_is_read_from_the_system(tmp_path, monkeypatch):

@@ -103,12 +103,13 @@ def test_one_shrinkage_is_that_of_all_of_them():
         np.testing.assert_allclose(one.bias, all_.bias, rtol=1e-4)
 
 
-def slow_discriminants(train, val, rows, sources, power):
+def slow_discriminants(train, val, rows, sources, power, signed=()):
     """EB_c of every row, with plain loops."""
 
     def read(part, source):
         block = part.read_layer(source, slice(None)) if source else part.features
-        return np.maximum(np.asarray(block, float), 0) ** power if power != 1 else np.asarray(block, float)
+        plain = power == 1 or source in signed
+        return np.asarray(block, float) if plain else np.maximum(np.asarray(block, float), 0) ** power
 
     blocks, means, seen, unseen = [], [], [], []
     degrees = len(val) - C
@@ -159,6 +160,13 @@ def test_eb_layers_is_the_slow_one(splits):
     train, val, test = splits.values()
     head = ltpost.empirical_bayes_layers(train, val, test.joint, COUNTS, list(WIDTHS)).head()
     slow = slow_discriminants(train, val, test, ["", *WIDTHS], 0.5) + adjusted(test)
+    np.testing.assert_allclose(scores_of(head, test), slow - slow.mean(1, keepdims=True), atol=2e-2)
+
+
+def test_eb_layers_takes_signed_layers_as_they_are():
+    train, val, test = (with_layers(split, below=2.0) for split in ("train", "val", "test"))
+    head = ltpost.empirical_bayes_layers(train, val, test.joint, COUNTS, list(WIDTHS)).head()
+    slow = slow_discriminants(train, val, test, ["", *WIDTHS], 0.5, signed=("late",)) + adjusted(test)
     np.testing.assert_allclose(scores_of(head, test), slow - slow.mean(1, keepdims=True), atol=2e-2)
 
 

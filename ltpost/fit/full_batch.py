@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltpost.data import distributed
 from ltpost.data.tensors import Matrix
-from ltpost.fit.lbfgs import Objective
+from ltpost.fit.lbfgs import Nearby
 from ltpost.fit.loss import BoundLoss
 from ltpost.fit.models import Model
 from ltpost.heads import Head
@@ -28,7 +28,7 @@ class FullBatch:
     """
 
     cost = 1.0
-    rough: Objective | None = None
+    near: Nearby | None = None
 
     def __init__(self, model: Model, rows: Matrix, labels: Tensor, weights: Tensor, num_classes: int, loss: BoundLoss):
         self.model, self.rows, self.labels, self.weights, self.loss = model, rows, labels, weights, loss

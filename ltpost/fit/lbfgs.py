@@ -22,6 +22,8 @@ from torch import Tensor
 from ltpost.data import distributed
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
+#: from a point with its value and gradient to an objective that is faster, and exact at that point only
+Nearby = Callable[[Tensor, float, Tensor], Objective]
 HISTORY = 40  # pairs (s, y) that L-BFGS remembers; fewer, but at least 10, where they take more than 1 GiB
 REFRESH = 8  # iterations after which the preconditioner is made anew
 

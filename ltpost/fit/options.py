@@ -37,7 +37,7 @@ class Fit:
         solver: convex or sgd. Default convex, but sgd where an option of sgd is given.
         strengths: convex: strengths of the L2 penalty to choose from, such as 0.01,0.1,1; fitted from strong to weak.
         tolerance: convex: stop where the gradient's norm is at most this part of its norm at the start; of a whole head
-            with N C D > 1e10 also where a step would lower the objective by no more than tolerance/1000 of it.
+            with N C D > 1e10 also where a step would lower the objective by no more than 3/1000 of tolerance of it.
         sampler: How rows are drawn (sgd) or weighted (convex). progressive is for sgd only.
         learning_rate: sgd: learning rate at the start. Default as published for data of this size.
         weight_decay: sgd: weight decay. Default as published for data of this size.

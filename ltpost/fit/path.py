@@ -16,12 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ltpost.data import distributed
-from ltpost.fit.lbfgs import Curvature, Minimum, Objective, agreed_number, lbfgs
+from ltpost.fit.lbfgs import Curvature, Minimum, Nearby, Objective, agreed_number, lbfgs
 from ltpost.fit.options import quiet
 from ltpost.heads import Head
 
-ABOVE_ERROR = 3.0  # rough gradients serve as long as they are so many times as long as their error
-ROUGH_VALUE = 1e-3  # the error of a rough value, as a part of it
+ABOVE_ERROR = 3.0  # a near objective serves as long as its gradient is so many times as long as the error of it
+ERROR = 3e-3  # of that gradient, as a part of the first one; then it is measured
+NEAR_VALUE = 1e-4  # the error of a near value, as a part of it
+LESS = 0.5  # of a gradient has to be left, at most, by a descent of a near objective; else the exact one goes on
 
 
 class Problem(Protocol):
@@ -29,7 +31,7 @@ class Problem(Protocol):
 
     strength: float  # of the penalty, for the preconditioner
     cost: float  # passes over the data that one evaluation takes
-    rough: Objective | None  # value and gradient with an error of about 1e-3, but faster; None where nothing is
+    near: Nearby | None  # a faster loss, with errors of some thousandths of what changes; None where nothing is faster
 
     def start(self) -> Tensor:
         """The solution for an infinite strength."""
@@ -67,8 +69,9 @@ def convex_path(
     L-BFGS is therefore the tangent of the path. ``begin`` is another point to begin with, for a loss that is not
     convex. The path then goes from weak to strong: under a strong penalty all descents would end in one minimum.
 
-    Where the problem has a rough objective, it leads the descent until its gradient is ``ABOVE_ERROR`` times as long as
-    its error, which is measured at the points where the exact one takes over. The end is that of the exact one.
+    Where the problem has near objectives, they lead the descent. Each starts at a point where value and gradient are
+    exact, and ends where its gradient is ``ABOVE_ERROR`` times as long as its error, which is measured there by an
+    exact pass. The next one starts from that, until the exact gradient is short enough.
 
     A descent ends where the gradient is short enough (``tolerance``), or where a Newton step would lower the objective
     by no more than the part ``gain`` of it: under a strong penalty that is much earlier.
@@ -82,21 +85,20 @@ def convex_path(
     theta = start.clone() if begin is None else begin.clone()
     curvature, ends = Curvature(len(start)), deque[tuple[float, Tensor]](maxlen=2)
     value, gradient = problem(theta)
-    at_start, passes, rough_passes = agreed_number(gradient.norm()), 1.0, 0.0
-    problem.strength, error = 0.0, math.inf
+    at_start, passes, near_passes, error = agreed_number(gradient.norm()), 1.0, 0.0, ERROR
+    problem.strength = 0.0
 
     def with_penalty(loss: Objective) -> Objective:
         return lambda x: penalised(*loss(x), problem.strength, problem.penalised(x - start))
 
-    exact = with_penalty(problem)
-    rough = None if problem.rough is None else with_penalty(problem.rough)
-    if rough is not None:
-        error = agreed_number((rough(theta)[1] - gradient).norm())
-        rough_passes = 1.0
+    def loss_near(near: Nearby) -> Objective:
+        away = problem.penalised(theta - start)
+        return with_penalty(near(theta, *penalised(value, gradient, -problem.strength, away)))
 
+    exact = with_penalty(problem)
     with tqdm(desc=description, unit="pass", disable=quiet(progress)) as bar:
 
-        def descend(objective: Objective, norm: float, gain: float = 0.0, rounding: float = 1e-6) -> Minimum:
+        def descend(objective: Objective, norm: float, rounding: float = 1e-6) -> Minimum:
             return lbfgs(
                 objective,
                 theta,
@@ -115,29 +117,40 @@ def convex_path(
             value, gradient = penalised(value, gradient, change, problem.penalised(theta - start))
             curvature.strengthen(change, problem.penalised)
             bar.set_postfix(strength=strength)
-            norm, iterations = agreed_number(gradient.norm()), 0
-            objective = exact if rough is None or norm <= ABOVE_ERROR * error else rough
-            if len(ends) == 2 and norm > tolerance * at_start:
+            iterations, enough = 0, tolerance * at_start
+            step = None
+            if len(ends) == 2 and agreed_number(gradient.norm()) > enough:
                 step = distributed.agree_(_secant(ends, strength))
-                predicted = objective(theta + step)
-                passes, rough_passes = passes + (objective is exact), rough_passes + (objective is rough)
-                bar.update()
-                if agreed_number(predicted[1].norm()) < norm:
-                    curvature.add(step, predicted[1] - gradient)
-                    theta, (value, gradient) = theta + step, predicted
-            if objective is rough:
-                far = descend(rough, max(ABOVE_ERROR * error, tolerance * at_start), rounding=ROUGH_VALUE)
-                theta, iterations = far.x, far.iterations
-                rough_passes += far.passes
+            near = problem.near
+            while True:
+                norm, known = agreed_number(gradient.norm()), theta
+                objective = exact if near is None or norm <= enough else loss_near(near)
+                if step is not None:
+                    predicted = objective(theta + step)
+                    passes, near_passes = passes + (objective is exact), near_passes + (objective is not exact)
+                    bar.update()
+                    if agreed_number(predicted[1].norm()) < norm:
+                        curvature.add(step, predicted[1] - gradient)
+                        theta, (value, gradient) = theta + step, predicted
+                    step = None
+                if objective is exact:
+                    break
+                found = descend(objective, max(enough, ABOVE_ERROR * error * norm), NEAR_VALUE)
+                theta, iterations, near_passes = found.x, iterations + found.iterations, near_passes + found.passes
+                if theta is known:
+                    break
                 value, gradient = exact(theta)
                 passes += 1
-                error = agreed_number((far.gradient - gradient).norm())
-            minimum = descend(exact, tolerance * at_start, gain=gain)
+                bar.update()
+                error = agreed_number((found.gradient - gradient).norm()) / norm
+                if agreed_number(gradient.norm()) > LESS * norm:
+                    near = None
+            minimum = descend(exact, enough)
             theta, value, gradient = minimum.x, minimum.value, minimum.gradient
             ends.append((strength, theta))
             counted = {"passes": round((minimum.passes + passes) * problem.cost, 2)}
-            if rough is not None:
-                counted["bfloat16_passes"] = round(rough_passes * problem.cost, 2)
+            if problem.near is not None:
+                counted["bfloat16_passes"] = round(near_passes * problem.cost, 2)
             yield problem.head(
                 theta,
                 {
@@ -151,7 +164,7 @@ def convex_path(
                     "converged": minimum.converged,
                 },
             )
-            passes = rough_passes = 0.0
+            passes = near_passes = 0.0
 
 
 def _secant(ends: Iterable[tuple[float, Tensor]], strength: float) -> Tensor:

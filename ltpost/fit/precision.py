@@ -1,6 +1,7 @@
 """Whether a device multiplies in bfloat16 faster than in float32.
 
-bfloat16 keeps 8 bits of a number, so that a gradient is off by some thousandths: good enough far from a minimum.
+bfloat16 keeps 8 bits of a number, so that a product is off by some thousandths: good enough for a change from a point
+where all is known exactly.
 """
 
 from __future__ import annotations

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ltpost.data import distributed
-from ltpost.data.tensors import FewRows, Matrix
-from ltpost.fit.lbfgs import Objective
+from ltpost.data.tensors import FewRows, Matrix, fits
+from ltpost.fit.lbfgs import Nearby, Objective
 from ltpost.fit.loss import BoundLoss, WholeLoss
 from ltpost.fit.models import shorten_
 from ltpost.heads import LinearHead
@@ -37,7 +36,7 @@ class Regression:
         loss: of the logits.
         start: the head that the penalty pulls W to; default 0.
         bias: whether there is one. Without, the features are not centred, and b stays 0.
-        rough: whether to give value and gradient in bfloat16, too.
+        bfloat16: whether products in bfloat16 may lead to the minimum. Not for a loss that looks at all rows first.
     """
 
     def __init__(
@@ -49,10 +48,11 @@ class Regression:
         loss: BoundLoss,
         start: LinearHead | None = None,
         bias: bool = True,
-        rough: bool = False,
+        bfloat16: bool = False,
     ):
-        self.rough: Objective | None = self._rough if rough else None
-        self.cost, self._has_bias, self._start = 1.5 if isinstance(loss, WholeLoss) else 1.0, bias, start
+        whole = isinstance(loss, WholeLoss)
+        self.near: Nearby | None = self._near if bfloat16 and not whole else None
+        self.cost, self._has_bias, self._start = 1.5 if whole else 1.0, bias, start
         self.features, self.labels, self.weights, self.loss = features, labels, weights, loss
         self.shape = (num_classes, features.shape[1])
         self.strength = 0.0
@@ -63,6 +63,11 @@ class Regression:
         self._spectrum.clamp_(min=0)
         self._mass = torch.ones(num_classes, 1, device=features.device)  # h
         self._centre = torch.zeros(self.shape, device=features.device)  # v - m
+        self._measured: Tensor | None = None  # where h and v are of
+        self._last: Tensor | None = None  # where the last exact pass was
+        self._logits: Tensor | None = None  # (N, C) there
+        if self.near is not None and fits(4 * len(features) * num_classes, features.device):
+            self._logits = torch.empty(len(features), num_classes, device=features.device)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Weighted mean (D,) and covariance (D, D) of the few rows."""
@@ -111,55 +116,60 @@ class Regression:
         """
         weight, bias = self.split(theta)
         raw_bias = bias - weight @ self.mean
-        value, gradient = self._over_rows(
-            lambda x: x,
-            lambda x: torch.addmm(raw_bias, x, weight.T),
-            lambda slot, scores, x: slot.addmm_(scores.T, x),
-        )
-        weight_gradient, bias_gradient = self.split(gradient)
-        weight_gradient.addr_(bias_gradient, self.mean, alpha=-1)
-        if not self._has_bias:
-            bias_gradient.zero_()
-        return value, gradient
-
-    def _rough(self, theta: Tensor) -> tuple[float, Tensor]:
-        """The same with products in bfloat16 of centred features, whose sums cancel less than those of raw ones."""
-        weight, bias = self.split(theta)
-        short = weight.bfloat16().T
-        value, gradient = self._over_rows(
-            lambda x: (x - self.mean).bfloat16(),
-            lambda x: (x @ short).float().add_(bias),
-            lambda slot, scores, x: slot.add_(scores.bfloat16().T @ x),
-        )
-        if not self._has_bias:
-            self.split(gradient)[1].zero_()
-        return value, gradient
-
-    def _over_rows(
-        self,
-        prepared: Callable[[Tensor], Tensor],
-        product: Callable[[Tensor], Tensor],
-        add_: Callable[[Tensor, Tensor, Tensor], Tensor],
-    ) -> tuple[float, Tensor]:
-        """Value and gradient, of all processes, from three steps over blocks of rows (n, D).
-
-        ``prepared`` rows give scores (n, C) by ``product``; ``add_`` adds scoresᵀ · rows to the gradient (C, D).
-        """
-        gradient = torch.zeros(self.shape[0] * (self.shape[1] + 1), device=self.features.device)
+        gradient = torch.zeros_like(theta)
         weight_gradient, bias_gradient = self.split(gradient)
         if isinstance(self.loss, WholeLoss):
             for part, x in self.features.blocks(self.shape[0]):
-                self.loss.gather(product(prepared(x)), self.labels[part], self.weights[part])
+                self.loss.gather(torch.addmm(raw_bias, x, weight.T), self.labels[part], self.weights[part])
             self.loss.settle()
         total = torch.zeros((), dtype=torch.float64, device=gradient.device)
         for part, x in self.features.blocks(self.shape[0]):
-            rows = prepared(x)
-            scores = product(rows)
+            scores = torch.addmm(raw_bias, x, weight.T)
+            if self._logits is not None:
+                self._logits[part] = scores
             total += self.loss(scores, self.labels[part], self.weights[part])
-            add_(weight_gradient, scores, rows)
+            weight_gradient.addmm_(scores.T, x)
             bias_gradient += scores.sum(0)
+        self._last = theta
         distributed.sum_(gradient)
+        weight_gradient.addr_(bias_gradient, self.mean, alpha=-1)
+        if not self._has_bias:
+            bias_gradient.zero_()
         return float(distributed.sum_(total)), gradient
+
+    def _near(self, theta: Tensor, value: float, gradient: Tensor) -> Objective:
+        """The same from products in bfloat16, with an error that grows with the distance from ``theta``.
+
+        Only what changes is multiplied: the step gives the change of the logits, and the change of ∂L/∂z gives the
+        change of the gradient, each with an error of some thousandths of it. The logits at ``theta`` are those of the
+        last exact pass where (N, C) fits into memory; else they are multiplied in bfloat16 anew every time.
+        """
+        weight, bias = self.split(theta)
+        short = weight.bfloat16().T
+        logits = self._logits if self._last is theta else None
+
+        def objective(x: Tensor) -> tuple[float, Tensor]:
+            step = x - theta
+            weight_step, bias_step = self.split(step)
+            short_step = weight_step.bfloat16().T
+            change = torch.zeros_like(gradient)
+            weight_change, bias_change = self.split(change)
+            total = torch.zeros((), dtype=torch.float64, device=change.device)
+            for part, rows in self.features.blocks(self.shape[0]):
+                labels, weights = self.labels[part], self.weights[part]
+                centred = (rows - self.mean).bfloat16()
+                before = (centred @ short).float().add_(bias) if logits is None else logits[part].clone()
+                after = (centred @ short_step).float().add_(bias_step).add_(before)
+                total += self.loss(after, labels, weights) - self.loss(before, labels, weights)
+                after.sub_(before)
+                weight_change += after.bfloat16().T @ centred
+                bias_change += after.sum(0)
+            distributed.sum_(change)
+            if not self._has_bias:
+                bias_change.zero_()
+            return value + float(distributed.sum_(total)), change.add_(gradient)
+
+        return objective
 
     def penalised(self, step: Tensor) -> Tensor:
         """The weights' part of a step; the bias is not penalised."""
@@ -169,6 +179,9 @@ class Regression:
 
     def refresh(self, theta: Tensor) -> float:
         """Measure h_c and v_c at θ, on a few rows of every class; the cost is that of a pass over those rows."""
+        if theta is self._measured:
+            return 0.0
+        self._measured = theta
         weight, bias = self.split(theta)
         raw_bias = bias - weight @ self.mean
         self._mass.zero_()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ltpost.data import distributed
 from ltpost.data.tensors import FewRows, Matrix
-from ltpost.fit.lbfgs import Objective
+from ltpost.fit.lbfgs import Nearby
 from ltpost.fit.loss import BoundLoss
 from ltpost.heads import Array, Head, RescaledHead
 
@@ -47,7 +47,7 @@ class Rescaling:
         self._few = FewRows(logits, labels, weights, least=32)
         self._diagonal = torch.ones_like(self.start())
 
-    rough: Objective | None = None
+    near: Nearby | None = None
 
     # NOTE[DIFF]: the reference's weight decay pulls f to 0, which shrinks all logits; here it is pulled to 1, the base,
     # so that a strong penalty changes nothing.

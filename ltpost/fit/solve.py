@@ -32,7 +32,7 @@ from ltpost.fit.sgd import Mix, sgd
 from ltpost.heads import Array, Head, LinearHead
 
 #: a step is not worth a pass of seconds where it lowers the objective by no more than this part times the tolerance
-GAIN = 1e-3
+GAIN = 3e-3
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -60,7 +60,7 @@ def refit_convex(
         loss.on(device),
         start=layer.start if layer.pull else None,
         bias=not layer.cosine,
-        rough=much and has_bfloat16(device),
+        bfloat16=much and has_bfloat16(device),
     )
     if layer.max_norm is not None:
         return ball_path(problem, layer.max_norm, fit.strengths, fit.tolerance, description=name, progress=fit.progress)

@@ -56,7 +56,7 @@ def empirical_bayes_discriminant(
     """
     power = 0.5 if root else 1.0
     log_pi = log_prior(class_counts)
-    (layer,) = posterior_discriminants(train, val, class_counts, [""], power=power, ridge=ridge)
+    (layer,) = posterior_discriminants(train, val, class_counts, [""], powers=[power], ridge=ridge)
     return with_joint([ChangedHead(layer, power=power) if root else layer], head, log_pi, tau, weight)
 
 

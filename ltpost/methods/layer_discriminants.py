@@ -2,6 +2,8 @@
 
     z'_c = log softmax(z)_c - τ log π_c + γ/J Σ_j log softmax(LDA_j(√a_j))_c        a_j the pooled features of layer j
 
+The square root is for layers that are never negative, as after a ReLU; others are taken as they are.
+
 The last stage of a network memorises its training rows: the slope of the class means of unseen rows on those of
 training rows is well below 1 for rare classes, more so than for earlier stages. Heads on earlier layers therefore
 generalise better there, and must be fitted apart and mixed. A recipe of this toolkit, not of a paper; SHIKE (Jin et
@@ -20,7 +22,7 @@ from ltpost.data.priors import log_prior
 from ltpost.data.scatter import class_scatter
 from ltpost.errors import UsageError
 from ltpost.family import Family
-from ltpost.fit.discriminant import discriminant, means_towards_the_centre
+from ltpost.fit.discriminant import discriminant, means_towards_the_centre, power_of
 from ltpost.fit.sampling import rows_per_class
 from ltpost.heads import Array, ChangedHead, Head, SummedHead
 from ltpost.heads.changed import change
@@ -76,14 +78,16 @@ def layer_discriminants(
 def _discriminant(train: FeatureSet, layer: str, class_counts: Array, shrinkage: float | None) -> ChangedHead:
     width = train.layers[layer].shape[1]
 
-    def root(block: Array) -> Array:
-        return change(block, power=0.5)
+    power = power_of(train.layer_blocks(layer))
 
-    scatter = class_scatter(train.layer_blocks(layer), train.labels, train.num_classes, width, root)
+    def changed(block: Array) -> Array:
+        return change(block, power)
+
+    scatter = class_scatter(train.layer_blocks(layer), train.labels, train.num_classes, width, changed)
     means = means_towards_the_centre(scatter.means, class_counts)
     own = (0.3 if width >= WIDE else 0.1) if shrinkage is None else shrinkage
     head = discriminant(means, scatter.covariance, own, f"{train.name}, layers/{layer}")
-    return ChangedHead(head, power=0.5, source=layer)
+    return ChangedHead(head, power=power, source=layer)
 
 
 METHOD = Method(
