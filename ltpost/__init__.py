@@ -11,7 +11,7 @@ Every method is a function here (``ltpost.tau_norm``, ``ltpost.crt``, …): see 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltpost import methods
 from ltpost._version import __version__
@@ -27,11 +27,13 @@ from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
 from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
-from ltpost.ladder import Ladder, best
 from ltpost.method import Method
 from ltpost.outcome import Outcome
 from ltpost.page import write_report
 from ltpost.report.results import Report
+
+if TYPE_CHECKING:
+    from ltpost.ladder import Ladder, best
 
 __all__ = [
     "DataError",
@@ -68,6 +70,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "extract_features":  # which needs torch
         return getattr(import_module("ltpost.extract"), name)
+    if name in ("Ladder", "best"):  # which few programs use
+        return getattr(import_module("ltpost.ladder"), name)
     for key, module in methods.TABLE.items():
         if module == name:
             return methods.get(key)
@@ -75,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *methods.TABLE.values()} - {"Any", "import_module"})
+    return sorted({*globals(), *__all__, *methods.TABLE.values()} - {"Any", "TYPE_CHECKING", "import_module"})

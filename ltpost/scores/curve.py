@@ -357,7 +357,10 @@ class ExactCurve(Curve):
             return 0.0
         names = GROUPS if goal.select == "harmonic" else (goal.select,)
         known = [row for name in names if not np.isnan((row := weights[FIGURES.index(name)])[:1]).any()]
-        shares = np.sum(known, axis=0) / max(1, len(known)) * (1.0 if times is None else times)
+        weight = np.sum(known, axis=0) / max(1, len(known))
+        if self.sample is None and times is not None and times is counted:
+            return float(np.sqrt(max(0.0, score * (1 - score)) * (np.square(weight) @ times)))  # (w t)² / t = w² t
+        shares = weight * (1.0 if times is None else times)
         often = np.ones(len(self.labels)) if counted is None else np.asarray(counted, dtype=np.float64)
         if self.sample is not None:
             unit = units(self.labels, self.sample)[0]
