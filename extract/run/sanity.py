@@ -121,6 +121,7 @@ def check_accuracy(file: h5py.File, expect_top1: float | None) -> list[str]:
             )
     elif joint.top1 * num_classes < _NEAR_CHANCE and num_classes > _NEAR_CHANCE:
         lines.append(
-            f"warning: top-1 {percent(joint.top1)} is near 1/C = {percent(1 / num_classes)}: perhaps {why}; {_PROBE}"
+            f"warning: top-1 {percent(joint.top1)} is no better than 1/C = {percent(1 / num_classes)} or near it: "
+            f"perhaps {why}; {_PROBE}"
         )
     return lines
