@@ -94,41 +94,41 @@ def reject_rule(rows: ByGroup, kind: str, share: float) -> RejectRule:
         raise UsageError(f"reject= must lie between 0 and 1, but is {share:g}")
     groups = rows.mass.shape[1]
     if kind == "chow" or groups == 1:
-        return _with_threshold(np.ones(groups), np.zeros(groups), rows, share)
+        return _with_threshold(np.ones(groups), np.zeros(groups), rows, share)[0]
     rules = [_fixed_point(rows, share, move * np.linspace(-0.5, 0.5, groups)) for move in MOVES]
-    return min(rules, key=lambda rule: _balanced_error(rule, rows))
+    return max(rules, key=lambda rule: float(np.mean(_shares(*_counts(rule, rows)[:2]))))
 
 
 def _fixed_point(rows: ByGroup, share: float, moved: Array) -> RejectRule:
     """The rule whose u agrees with the rows that it answers; ``moved`` is m (K,)."""
     groups = len(moved)
     answered = np.bincount(rows.group, minlength=groups) / len(rows.group)  # a, as if all were
-    rule = RejectRule(np.ones(groups), np.zeros(groups))
     for _ in range(ROUNDS):
         unit = 1 / (groups * np.maximum(answered, 1 / len(rows.group)))
-        rule = _with_threshold(unit, unit - moved, rows, share)
-        kept = rule.answers(rows)[1] >= rule.least
-        answered = (answered + np.bincount(rows.group[kept], minlength=groups) / len(kept)) / 2
+        rule, safe = _with_threshold(unit, unit - moved, rows, share)
+        kept = rows.group[safe >= rule.least]
+        answered = (answered + np.bincount(kept, minlength=groups) / len(rows.group)) / 2
     return rule
 
 
-def _with_threshold(unit: Array, cost: Array, rows: ByGroup, share: float) -> RejectRule:
+def _with_threshold(unit: Array, cost: Array, rows: ByGroup, share: float) -> tuple[RejectRule, Array]:
+    """The rule that leaves a share of the rows unanswered, and how safe each row is by it, (N,)."""
     safe = RejectRule(unit, cost).answers(rows)[1]
-    return RejectRule(unit, cost, float(np.quantile(safe, share, method="higher")))
+    return RejectRule(unit, cost, float(np.quantile(safe, share, method="higher"))), safe
 
 
-def _balanced_error(rule: RejectRule, rows: ByGroup) -> float:
-    return 1 - float(np.mean(_accuracies(rule, rows)[0]))
-
-
-def _accuracies(rule: RejectRule, rows: ByGroup) -> tuple[Array, Array]:
-    """(K,) the share of answered rows that are right, 0 where none is answered; and (K,) the share that is answered."""
+def _counts(rule: RejectRule, rows: ByGroup) -> NDArray[np.int64]:
+    """Rows of each group that are answered rightly, that are answered, and all, (3, K)."""
     answer, safe = rule.answers(rows)
     groups, kept = rows.mass.shape[1], safe >= rule.least
-    totals = np.bincount(rows.group, minlength=groups)
-    answered = np.bincount(rows.group[kept], minlength=groups)
-    right = np.bincount(rows.group[kept & (answer == rows.labels)], minlength=groups)
-    return right / np.maximum(answered, 1), answered / np.maximum(totals, 1)
+    chosen = (kept & (answer == rows.labels), kept, slice(None))
+    return np.array([np.bincount(rows.group[some], minlength=groups) for some in chosen])
+
+
+def _shares(some: NDArray[np.int64], of: NDArray[np.int64]) -> Array:
+    """0 where there are none."""
+    shares: Array = some / np.maximum(of, 1)
+    return shares
 
 
 def rejection_figures(
@@ -185,17 +185,17 @@ def by_group(head: Head, rows: FeatureSet, group_of: NDArray[np.int64], calibrat
 
 
 def _figures(rule: RejectRule, rows: ByGroup, names: list[str]) -> dict[str, float]:
-    answer, safe = rule.answers(rows)
-    kept = safe >= rule.least
-    right, answered = _accuracies(rule, rows)
-    here = np.unique(rows.group)  # a group may have no rows
+    counts = _counts(rule, rows)
+    right, answered, total = counts
+    accuracy, kept = _shares(right, answered), _shares(answered, total)
+    all_right, all_answered, all_rows = counts.sum(axis=1)
     figures = {
-        "answered": float(kept.mean()),
-        "right": float(np.mean((answer == rows.labels)[kept])) if kept.any() else np.nan,
-        "right balanced": float(np.mean(right[here])),
-        "right worst": float(np.min(right[here])),
+        "answered": float(all_answered / all_rows),
+        "right": float(all_right / all_answered) if all_answered else np.nan,
+        "right balanced": float(np.mean(accuracy[total > 0])),  # a group may have no rows
+        "right worst": float(np.min(accuracy[total > 0])),
     }
     for k, name in enumerate(names):
-        figures[f"answered {name}"] = float(answered[k]) if k in here else np.nan
-        figures[f"right {name}"] = float(right[k]) if answered[k] > 0 else np.nan
+        figures[f"answered {name}"] = float(kept[k]) if total[k] else np.nan
+        figures[f"right {name}"] = float(accuracy[k]) if answered[k] else np.nan
     return figures

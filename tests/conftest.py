@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on arrays this small, more threads only wait for each other
@@ -83,6 +84,30 @@ def fake_device(monkeypatch):
         if getattr(module, "find_device", None) is real:
             monkeypatch.setattr(module, "find_device", find_device)
     return asked
+
+
+@contextmanager
+def interrupted_at(step, watches):
+    """Raise KeyboardInterrupt in the block at a step of Python, counted in the code that ``watches`` is true for."""
+    passed = 0
+
+    def trace(frame, event, _):
+        nonlocal passed
+        if not watches(frame.f_code):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            passed += 1
+            if passed == step:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def in_processes(home, count, *args, command=("-m", "ltpost")):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import interrupted_at
 from torch import nn
 
 import ltpost
@@ -441,29 +442,14 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     assert peaks[1] - peaks[0] < 60, peaks
 
 
-def interrupted_at(step, rows_writer, rows):
+def stopped_at(step, rows_writer, rows):
     """Write rows and raise KeyboardInterrupt at a step of Python in what hands them over; False where it has ended."""
-    passed, files = 0, {module.__file__ for module in (queue, threading, writer)}
-
-    def trace(frame, event, _):
-        nonlocal passed
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            passed += 1
-            if passed == step:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
+    files = {module.__file__ for module in (queue, threading, writer)}
     try:
-        rows_writer.write(0, {"features": rows}, np.ones(len(rows), np.uint8))
+        with interrupted_at(step, lambda code: code.co_filename in files):
+            rows_writer.write(0, {"features": rows}, np.ones(len(rows), np.uint8))
     except KeyboardInterrupt:
         return True
-    finally:
-        sys.settrace(before)
     return False
 
 
@@ -476,7 +462,7 @@ def test_ctrl_c_between_any_two_steps_of_handing_rows_over_ends(tmp_path):
             file["features"], file["done"] = np.zeros((4, 2)), np.zeros(4, np.uint8)
         to_stop = writer.FeatureWriter(path)
         time.sleep(0.01)  # it waits for rows now
-        going_on = interrupted_at(step, to_stop, np.ones((4, 2)))
+        going_on = stopped_at(step, to_stop, np.ones((4, 2)))
         time.sleep(0.01)  # it waits again
         end = threading.Thread(target=to_stop.__exit__, args=(None, None, None), daemon=True)
         end.start()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ltpost import DataError, FeatureSet, LinearHead, RescaledHead, load
-from ltpost.data.write import start_file
+from ltpost.data.write import create_file
 from ltpost.heads.blocks import score_blocks
 
 
@@ -286,7 +286,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="no such feature file; write one with ltpost extract"):
         load(tmp_path / "nowhere" / "val.h5")
     (tmp_path / "p").mkdir()
-    start_file(tmp_path / "p" / "val.h5", np.zeros(3, int), {"features": ((3, 2), np.float32)})
+    create_file(tmp_path / "p" / "val.h5.partial", np.zeros(3, int), {"features": ((3, 2), np.float32)})
     with pytest.raises(DataError, match=r"only an unfinished val\.h5\.partial; run the same"):
         load(tmp_path / "p" / "val.h5")
 

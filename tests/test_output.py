@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import make_split
+from conftest import interrupted_at, make_split
 
 from ltpost import DataError, LinearHead, load, load_head, output
 from ltpost.data import write
@@ -127,9 +127,16 @@ def test_what_cannot_be_written_is_left_alone(tmp_path, kind):
 
 
 def test_extraction_writes_to_regular_files_only(tmp_path):
+    from torch import nn
+
+    from ltpost.extract import extract_features
+
+    np.savez(tmp_path / "val.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=np.arange(2))
     os.mkfifo(tmp_path / "val.h5")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     with pytest.raises(DataError, match="it is a pipe; name a regular file"):
-        write.start_file(tmp_path / "val.h5", np.zeros(3, int), {})
+        extract_features(model, tmp_path, "val", tmp_path / "val.h5")
+    assert names(tmp_path) == ["val.h5", "val.npz"]  # it is refused before a row is computed
 
 
 def limited(size, kind, path):
@@ -166,7 +173,8 @@ def test_no_room_is_one_sentence_and_the_earlier_file_stays(tmp_path, kind):
 def test_no_room_to_finish_keeps_the_rows(tmp_path):
     """The change that marks a file complete needs room; without it the rows stay, and finishing works later."""
     path = tmp_path / "val.h5"
-    partial = write.start_file(path, np.zeros(3, int), {"features": ((3, 2), np.float32)})
+    partial = write.partial_name(path)
+    write.create_file(partial, np.zeros(3, int), {"features": ((3, 2), np.float32)})
     with h5py.File(partial, "r+") as file:
         file["features"][:] = 1
     before, limits = partial.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -244,27 +252,12 @@ def test_the_temporary_file_of_a_running_process_is_left_alone(tmp_path):
 
 def stopped_at(step: int, path: Path) -> BaseException | None:
     """Write a file and raise KeyboardInterrupt at a step of Python in what writes it; None where it has ended."""
-    passed = 0
-
-    def trace(frame, event, _):
-        nonlocal passed
-        if frame.f_code.co_filename not in (output.__file__, contextlib.__file__) and frame.f_code.co_name != "save":
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            passed += 1
-            if passed == step:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
+    files = (output.__file__, contextlib.__file__)
     try:
-        save("text", path)
+        with interrupted_at(step, lambda code: code.co_filename in files or code.co_name == "save"):
+            save("text", path)
     except KeyboardInterrupt as error:
         return error
-    finally:
-        sys.settrace(before)
     return None
 
 

@@ -55,6 +55,15 @@ def start(folder, stuck=0, code=SLOW, prepared=as_in_the_foreground):
     return process
 
 
+def terminated(folder, code):
+    """A process after SIGTERM, which it must say and nothing else."""
+    process = start(folder, code=code)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
+    return process
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_one_sentence(tmp_path, name, times):
@@ -97,10 +106,7 @@ def free_for_long():
 @click.command()""",
         1,
     )
-    process = start(tmp_path, code=code)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
+    process = terminated(tmp_path, code)
     assert process.returncode == 143
     assert not list(tmp_path.iterdir())
 
@@ -122,10 +128,7 @@ class HalfMade:
 @click.command()""",
         1,
     )
-    process = start(tmp_path, code=code)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert said.strip() == "Stopped by SIGTERM; no file is half-written."
+    terminated(tmp_path, code)
 
 
 def test_nohup_is_respected(tmp_path):

@@ -14,6 +14,7 @@ from ltpost.errors import DataError, UsageError
 from ltpost.extract.convert.probabilities import log_probabilities, two_classes
 from ltpost.extract.convert.tables import read_table
 from ltpost.extract.data.class_names import numbered, texts
+from ltpost.extract.data.columns import TABLES
 from ltpost.extract.data.pickles import unpickle_arrays
 from ltpost.extract.messages import reading
 from ltpost.heads import LinearHead
@@ -179,7 +180,6 @@ READERS: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     ".csv": lambda path, _: read_table(path),
     ".parquet": lambda path, _: read_table(path),
 }
-TABLES = (".csv", ".parquet")
 
 
 def read_arrays(path: Path, holds: str, column: str | None, label_column: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ltpost.data.write import create_file, partial_name
 from ltpost.errors import DataError
 from ltpost.heads import LinearHead
-from ltpost.output import replacing
+from ltpost.output import final_place, replacing
 
 MISSING, DONE, UNREADABLE = 0, 1, 2
 
@@ -113,7 +113,9 @@ def start(path: Path, spec: Spec) -> None:
     total, (num_classes, num_features) = len(spec.labels), spec.shape
     # the file has ``done``, with zeros, from its first moment on: a file without it was being finished
     datasets: dict[str, tuple[tuple[int, ...], Any]] = {**spec.matrices, "done": ((total,), "uint8")}
-    with replacing(partial_name(path), "place with out=", called=path) as new:  # a half-made one has no name
+    with replacing(
+        partial_name(final_place(path)), "place with out=", called=path
+    ) as new:  # a half-made one has no name
         with new.open("r+b") as file:  # HDF5 does not survive a full disk, so try before it starts
             _keep_room(file.fileno(), total * spec.row_bytes() + 4 * num_classes * num_features + 2**14)
         create_file(

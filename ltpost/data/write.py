@@ -1,4 +1,4 @@
-"""Writing a feature file, in two halves: :func:`start_file` makes room, :func:`finish_file` gives it its name.
+"""Writing a feature file, in two halves: :func:`create_file` makes room, :func:`finish_file` gives it its name.
 
 Data first goes to ``<name>.partial``, which takes the final name in one step when it is complete.
 """
@@ -9,7 +9,7 @@ import datetime
 import io
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost._version import __version__
-from ltpost.errors import DataError
 from ltpost.heads import Array, LinearHead
 from ltpost.output import final_place, settle
 
@@ -39,46 +38,6 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def start_file(
-    path: Path,
-    labels: NDArray[np.int64],
-    datasets: Mapping[str, tuple[tuple[int, ...], Any]],
-    *,
-    head: LinearHead | None = None,
-    expert_bias: Array | None = None,
-    class_counts: Any = None,
-    class_names: list[str] | None = None,
-    attrs: Mapping[str, Any] | None = None,
-) -> Path:
-    """Create ``<path>.partial`` with everything that is known before the first row, and room for the rest.
-
-    Args:
-        path: the final name.
-        labels: (N,).
-        datasets: name to (shape, dtype) of what is to be filled in; contiguous, uncompressed.
-        head: the joint classifier.
-        expert_bias: (E, C), of several experts; see :meth:`FeatureSet.expert`.
-        class_counts: (C,).
-        class_names: C names.
-        attrs: provenance; ``format``, ``format_version``, ``state``, ``ltpost_version`` and ``created`` are set here.
-
-    Returns:
-        The path of the partial file, closed; open it with ``h5py.File(partial, "r+")``.
-    """
-    partial = partial_name(final_place(path))
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        create_file(
-            partial, labels, datasets, head=head, expert_bias=expert_bias, class_counts=class_counts,
-            class_names=class_names, attrs=attrs,
-        )  # fmt: skip
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    return partial
-
-
 def create_file(
     partial: Path,
     labels: NDArray[np.int64],
@@ -90,7 +49,17 @@ def create_file(
     class_names: list[str] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a partial file at any path; arguments as for :func:`start_file`.
+    """Create a partial file with everything that is known before the first row, and room for the rest.
+
+    Args:
+        partial: its path.
+        labels: (N,).
+        datasets: name to (shape, dtype) of what is to be filled in; contiguous, uncompressed.
+        head: the joint classifier.
+        expert_bias: (E, C), of several experts; see :meth:`FeatureSet.expert`.
+        class_counts: (C,).
+        class_names: C names.
+        attrs: provenance; ``format``, ``format_version``, ``state``, ``ltpost_version`` and ``created`` are set here.
 
     Raises:
         OSError: it cannot be written.
