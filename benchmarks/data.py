@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 import ltpost
 from ltpost.data.class_sums import class_sums
-from ltpost.data.write import finish_file, start_file
+from ltpost.data.write import create_file, finish_file, partial_name
 from ltpost.heads import LinearHead
 
 CACHE = Path(__file__).parent / "cache"
@@ -128,7 +128,9 @@ class _Maker:
         datasets = {"features": (shape, np.float16)}
         if head is not None:
             datasets["logits"] = ((shape[0], self.size.classes), np.float32)
-        partial = start_file(path, labels, datasets, head=head, class_counts=self.counts, attrs={"split": path.stem})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_name(path)
+        create_file(partial, labels, datasets, head=head, class_counts=self.counts, attrs={"split": path.stem})
         with h5py.File(partial, "r+") as file:
             for start in tqdm(range(0, shape[0], 4096), desc=str(path.name), disable=None):
                 part = slice(start, start + 4096)
