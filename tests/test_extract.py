@@ -143,10 +143,30 @@ def test_architectures_of_the_family_that_torchvision_lacks():
     from ltpost.extract.networks.recognition import candidates
 
     for name in ("resnet10", "resnext101_32x4d"):
-        state = builders(name)[0].build(name, 4).state_dict()
+        state = next(builders(name)).build(name, 4).state_dict()
         assert candidates(state) == [name]
-    model, preprocess = build("resnet10", builders("resnet10")[0].build("resnet10", 4).state_dict(), None)
+    model, preprocess = build("resnet10", next(builders("resnet10")).build("resnet10", 4).state_dict(), None)
     assert (model.fc.out_features, preprocess.crop) == (4, 224)
+
+
+def test_a_package_that_is_not_asked_is_not_imported(monkeypatch):
+    """To import torchvision or timm takes seconds."""
+    from ltpost.extract.networks import builders
+
+    for package in ("_torchvision", "_timm"):
+        monkeypatch.setattr(builders, package, lambda: pytest.fail("not needed"))
+    for name in ("cifar_resnet20", "package.module:factory"):
+        assert builders.known(name)
+        assert next(builders.builders(name)).knows(name)
+    assert [builder.name for builder in builders.builders("package.module:factory")] == ["your own"]
+
+
+def test_weights_that_a_checkpoint_replaces_are_not_drawn():
+    from ltpost.extract.networks.builders import builders
+
+    before = torch.get_rng_state()
+    next(builders("resnet10")).build("resnet10", 4)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_small_stem_is_ambiguous(tree, tmp_path):

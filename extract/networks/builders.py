@@ -10,12 +10,14 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ltpost.errors import UsageError
 from ltpost.extract.messages import need
@@ -34,7 +36,7 @@ class Builder:
     Args:
         name: for messages.
         knows: whether it has an architecture of this name.
-        build: takes (name, number of classes or None for the default), gives a model with random weights.
+        build: takes (name, number of classes or None for the default), gives a model whose weights are arbitrary.
         preprocess: takes (name, model), gives the evaluation transform.
     """
 
@@ -99,6 +101,42 @@ def own_preprocess(model: nn.Module) -> Preprocess:
 # -- CIFAR ResNets, torchvision, timm ----------------------------------------------------------------------------------
 
 
+#: what fills a tensor with random numbers in the constructors of models
+_DRAWS = {
+    nn.init.uniform_,
+    nn.init.normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+    torch.Tensor.uniform_,
+    torch.Tensor.normal_,
+}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Models are built without random weights: a checkpoint replaces all of them, and to draw them takes long.
+
+    Source: PyTorch's recipe "Skipping Module Parameter Initialization".
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What a function of torch gives; the tensor as it is where the function would fill it."""
+        kwargs = kwargs or {}
+        if function in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+def _unfilled(build: Callable[[str, int | None], nn.Module]) -> Callable[[str, int | None], nn.Module]:
+    """``build``, which then draws no random weights."""
+
+    def built(name: str, num_classes: int | None) -> nn.Module:
+        with _Unfilled():
+            return build(name, num_classes)
+
+    return built
+
+
+@_unfilled
 def _build_cifar(name: str, num_classes: int | None) -> nn.Module:
     try:
         return CifarResNet(int(name.removeprefix("cifar_resnet")), **_classes(num_classes))
@@ -121,6 +159,12 @@ def _in_torchvision(name: str) -> bool:
         return False
 
 
+@_unfilled
+def _build_torchvision(name: str, num_classes: int | None) -> nn.Module:
+    model: nn.Module = _torchvision().get_model(name, weights=None, **_classes(num_classes))
+    return model
+
+
 def _torchvision_preprocess(name: str, _: nn.Module) -> Preprocess:
     """The transform of the first published weights.
 
@@ -139,6 +183,7 @@ def _torchvision_preprocess(name: str, _: nn.Module) -> Preprocess:
     )
 
 
+@_unfilled
 def _build_family(name: str, num_classes: int | None) -> nn.Module:
     resnet = _torchvision().resnet
     stem = next((suffix for suffix in sorted(SMALL_STEMS, key=len)[::-1] if name.endswith(suffix)), "")
@@ -172,6 +217,7 @@ def _in_timm(name: str) -> bool:
         return False
 
 
+@_unfilled
 def _build_timm(name: str, num_classes: int | None) -> nn.Module:
     model: nn.Module = _timm().create_model(name.removeprefix("timm:"), pretrained=False, **_classes(num_classes))
     return model
@@ -201,7 +247,7 @@ BUILDERS: tuple[Builder, ...] = (
     Builder(
         "torchvision",
         _in_torchvision,
-        lambda name, num_classes: _torchvision().get_model(name, weights=None, **_classes(num_classes)),
+        _build_torchvision,
         _torchvision_preprocess,
     ),
     Builder(
@@ -219,15 +265,21 @@ def known(arch: str) -> bool:
     return any(builder.knows(arch) for builder in BUILDERS)
 
 
-def builders(arch: str) -> list[Builder]:
-    """Every builder that knows ``arch``, best first.
+def builders(arch: str) -> Iterator[Builder]:
+    """Every builder that knows ``arch``, best first. The others are not asked, and their package is not imported.
 
     Raises:
         UsageError: no builder has it; the message lists similar names, or the missing package.
     """
-    knowing = [builder for builder in BUILDERS if builder.knows(arch)]
-    if knowing:
-        return knowing if ":" not in arch else knowing[:1]
+    found = False
+    for builder in BUILDERS:
+        if builder.knows(arch):
+            found = True
+            yield builder
+            if ":" in arch:  # it names its builder
+                return
+    if found:
+        return
     _torchvision(), _timm()  # a missing package is the more useful message
     import difflib
 

@@ -80,7 +80,7 @@ def _unused(checkpoint: Checkpoint, names: list[str]) -> list[str]:
     """A line about tensors that the only candidate for the architecture does not use."""
     if len(names) != 1:
         return []
-    builder = builders(names[0])[0]
+    builder = next(builders(names[0]))
     used = builder.build(names[0], None).state_dict()
     unused = [name for name in checkpoint.state if name not in used and name != f"{checkpoint.normed}.weight"]
     return [f"unused by {names[0]}: {len(unused)} tensors" + (f" ({some(unused)})" if unused else "")]
