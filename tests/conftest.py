@@ -110,7 +110,27 @@ def interrupted_at(step, watches):
         sys.settrace(before)
 
 
-def in_processes(home, count, *args, command=("-m", "ltpost")):
+#: imports torch once, and splits into processes that each run a program; prints their exit codes
+SPLIT = """
+import os, runpy, sys
+from pathlib import Path
+import torch.distributed
+count, program, *sys.argv[1:] = sys.argv[1:]
+started = []
+for rank in range(int(count)):
+    started.append(os.fork())
+    if started[-1] == 0:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.path[0] = str(Path(program).parent)
+        (runpy.run_path if program.endswith(".py") else runpy.run_module)(program, run_name="__main__")
+        sys.exit()
+print(*[os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started])
+"""
+
+
+def in_processes(home, count, *args, program="ltpost"):
     """Run ltpost, or another Python program, in ``count`` processes as torchrun would.
 
     Returns:
@@ -119,13 +139,9 @@ def in_processes(home, count, *args, command=("-m", "ltpost")):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    running = []
-    for rank in range(count):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        env = {**os.environ, **{key: str(value) for key, value in numbers.items()}}
-        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-        words = [sys.executable, *command, *args]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(words, env=env, cwd=home, **pipes))
-    outputs = [process.communicate(timeout=300) for process in running]
-    return outputs, [process.returncode for process in running]
+    numbers = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **numbers, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = [sys.executable, "-c", SPLIT, str(count), program, *args]
+    done = subprocess.run(words, env=env, cwd=home, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    outputs = [[(home / f"{name}-{rank}").read_text() for name in ("stdout", "stderr")] for rank in range(count)]
+    return outputs, [int(code) for code in done.stdout.split()]

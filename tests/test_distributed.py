@@ -31,7 +31,7 @@ def heads(tmp_path_factory):
     cut = 70  # of different sizes
     train.subset(np.arange(cut)).save(folder / "train-0.h5")
     train.subset(np.arange(cut, len(train))).save(folder / "train-1.h5")
-    outputs, codes = in_processes(folder, 2, str(folder), command=[str(WORKER)])
+    outputs, codes = in_processes(folder, 2, str(folder), program=str(WORKER))
     assert codes == [0, 0], outputs
     found = {
         layout: [

@@ -622,6 +622,8 @@ COMPARE = """
 import json, sys
 from ltpost import Experiment, compare, compare_report
 from ltpost.data import distributed
+from ltpost.scores.curve import Curve
+Curve.bootstrap_best.__kwdefaults__["num"] = 10  # no check is about the interval of a value
 options = json.loads(sys.argv[2])
 distributed.start()
 report = compare_report(compare(Experiment(sys.argv[1], progress=False), list(options), **options))
@@ -639,7 +641,8 @@ def together(tmp_path_factory):
     options = {key: few_steps(key) for key in KEYS if key not in ONE_PROCESS}
     alone = compare_report(compare(Experiment(home / "features"), list(options), **options)).as_dict()
     words = (str(home / "features"), json.dumps(options))
-    outputs, codes = in_processes(home, 2, *words, command=("-c", COMPARE))
+    (home / "program.py").write_text(COMPARE)
+    outputs, codes = in_processes(home, 2, *words, program=str(home / "program.py"))
     assert codes == [0, 0], outputs
     return alone, json.loads(outputs[0][0])
 

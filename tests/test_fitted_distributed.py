@@ -1,15 +1,14 @@
 """Two processes with half of the rows each fit what one with all rows fits."""
 
-import os
-import socket
 import sys
 
 import numpy as np
 import pytest
-import torch.multiprocessing as mp
+from conftest import in_processes
 from long_tail import long_tail
 
 from ltpost import methods
+from ltpost.data import distributed
 
 #: key, and options
 FITS = [
@@ -36,25 +35,25 @@ def fit_all(train):
     return np.stack(scores)
 
 
-def work(rank, port, target):
-    import torch.distributed as dist
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def work(target):
+    """One of two processes: fits to its rows, and the first one saves the scores."""
+    distributed.start()
     train = long_tail()
-    mine = np.arange(len(train))[:40] if rank == 0 else np.arange(len(train))[40:]
+    mine = np.arange(len(train))[:40] if distributed.rank() == 0 else np.arange(len(train))[40:]
     scores = fit_all(train.subset(mine))
-    if rank == 0:
+    if distributed.rank() == 0:
         np.save(target, scores)
-    dist.destroy_process_group()
+    distributed.stop()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="gloo over fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 def test_two_processes_fit_what_one_fits(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(tmp_path / "scores.npy")), nprocs=2)
+    outputs, codes = in_processes(tmp_path, 2, str(tmp_path / "scores.npy"), program=__file__)
+    assert codes == [0, 0], outputs
     together, alone = np.load(tmp_path / "scores.npy"), fit_all(long_tail())
     for (key, options), one, other in zip(FITS, alone, together, strict=True):
         np.testing.assert_allclose(other, one, atol=5e-3, err_msg=f"{key} {options}")
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])
