@@ -160,7 +160,8 @@ class Race:
         if not both.any():
             return None
         labels = self.source.labels[self.rows[both]]
-        return paired_difference(right_base[both], right[both], labels, num_classes=self.num_classes, only="top1")["top1"]
+        of_both = right_base[both], right[both], labels
+        return paired_difference(*of_both, num_classes=self.num_classes, only="top1")["top1"]
 
     def is_ahead(self, reading: Reading, other: Reading) -> bool:
         """Whether a reading has more of the images right than another one, of those that both have."""
