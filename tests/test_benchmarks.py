@@ -1,4 +1,4 @@
-"""The benchmarks run through at their smallest size; how fast they are is not tested."""
+"""The benchmarks run through, smaller than at their smallest size; how fast they are is not tested."""
 
 import importlib.util
 import math
@@ -23,8 +23,9 @@ from ltpost.methods import nearest_class_mean  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """Made-up data goes to a folder of the test, once for all."""
+    """Made-up data, with fewer rows than "small" has, goes to a folder of the test, once for all."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.SIZES, "small", replace(data.SIZES["small"], train=2500, most=120, val=10, test=10))
         patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
         yield
 
