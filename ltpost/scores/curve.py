@@ -343,7 +343,7 @@ class ExactCurve(Curve):
             steps = figure_steps(within, weights, times)
         values = {**{name: steps[FIGURES.index(name)] for name in goal.usual}, **more}
         floors = goal.floors(self.labels, self.groups, self.num_classes, counted)
-        score, missed = goal.ranked(values, within.wide | ~within.wide.any(), floors)
+        score, missed = goal.ranked(values, within.allowed, floors)
         margin = NEAR * self._standard_error(goal, float(score.max()), weights, times, counted)
         value, begin, end, step = near_best(within, score, margin)
         figures = Figures(*map(float, steps[:, step]))
@@ -357,9 +357,10 @@ class ExactCurve(Curve):
             return 0.0
         names = GROUPS if goal.select == "harmonic" else (goal.select,)
         known = [row for name in names if not np.isnan((row := weights[FIGURES.index(name)])[:1]).any()]
-        weight = np.sum(known, axis=0) / max(1, len(known))
+        weight = known[0] if len(known) == 1 else np.mean(known, axis=0)
         if self.sample is None and times is not None and times is counted:
-            return float(np.sqrt(max(0.0, score * (1 - score)) * (np.square(weight) @ times)))  # (w t)² / t = w² t
+            # (w t)² / t = w² t; einsum, as BLAS would start a second thread 200 times, and wait for it
+            return float(np.sqrt(max(0.0, score * (1 - score)) * np.einsum("i,i,i->", weight, weight, times)))
         shares = weight * (1.0 if times is None else times)
         often = np.ones(len(self.labels)) if counted is None else np.asarray(counted, dtype=np.float64)
         if self.sample is not None:
@@ -371,7 +372,7 @@ class ExactCurve(Curve):
     def plateaus(self, low: float, high: float) -> tuple[Array, Array]:
         """The middle of every plateau of a range, (K,) ascending, and the figures there, (5, K)."""
         within = self._of_right.within(low, high)
-        kept = np.flatnonzero(within.wide | ~within.wide.any())
+        kept = np.flatnonzero(within.allowed)
         ends = zip(within.starts[kept], within.stops[kept], strict=True)
         values = np.array([middle(float(start), float(stop)) for start, stop in ends])
         return values, figure_steps(within, self._weights)[:, kept]
