@@ -1,7 +1,7 @@
 """A feature set: the cached features, logits and labels of one split, and what is known of its classes.
 
-What this module does not do: read or write files (``load``, ``save``), read rows (``matrices``), pick out one of several
-experts (``with_experts``), or state the rules of the format (``checks``).
+What this module does not do: read or write files (``load``, ``save``), read rows (``matrices``), pick out one of
+several experts (``with_experts``), or state the rules of the format (``checks``).
 """
 
 from __future__ import annotations
