@@ -24,7 +24,7 @@ from ltpost import FeatureSet
 from ltpost.data.priors import log_prior, shot_groups
 from ltpost.model_selection import cross_fit
 from ltpost.scores.confidence import ClassMoments, figure_intervals
-from ltpost.scores.curve import ExactCurve
+from ltpost.scores.exact import ExactCurve
 from ltpost.scores.metrics import class_weights
 from ltpost.scores.paired import paired_difference
 from ltpost.scores.sweep import affine_curve

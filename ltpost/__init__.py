@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ltpost import methods
 from ltpost._version import __version__
-from ltpost.comparison import compare, compare_report, pareto_front
 from ltpost.data.features import FeatureSet
 from ltpost.data.folder import FeatureFolder
 from ltpost.data.load import load
 from ltpost.data.priors import shot_groups
-from ltpost.data.split import split_file
-from ltpost.diagnostics import diagnose
 from ltpost.errors import DataError, LtpostError, UsageError
 from ltpost.evaluation import evaluate
 from ltpost.experiment import Experiment
@@ -29,11 +26,14 @@ from ltpost.family import Family
 from ltpost.heads import Head, LinearHead, RescaledHead, load_head
 from ltpost.method import Method
 from ltpost.outcome import Outcome
-from ltpost.page import write_report
 from ltpost.report.results import Report
 
 if TYPE_CHECKING:
+    from ltpost.comparison import compare, compare_report, pareto_front
+    from ltpost.data.split import split_file
+    from ltpost.diagnostics import diagnose
     from ltpost.ladder import Ladder, best
+    from ltpost.page import write_report
 
 __all__ = [
     "DataError",
@@ -67,11 +67,25 @@ __all__ = [
 ]
 
 
+#: what many programs do not need, and the module of it, which is loaded at its first use; imported above for type
+#: checkers and for the test of the rooms
+_LOADED_LATER = {
+    "Ladder": "ladder",
+    "best": "ladder",
+    "compare": "comparison",
+    "compare_report": "comparison",
+    "diagnose": "diagnostics",
+    "pareto_front": "comparison",
+    "split_file": "data.split",
+    "write_report": "page",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name == "extract_features":  # which needs torch
         return getattr(import_module("ltpost.extract"), name)
-    if name in ("Ladder", "best"):  # which few programs use
-        return getattr(import_module("ltpost.ladder"), name)
+    if name in _LOADED_LATER:
+        return getattr(import_module(f"ltpost.{_LOADED_LATER[name]}"), name)
     for key, module in methods.TABLE.items():
         if module == name:
             return methods.get(key)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ltpost import methods
-from ltpost.errors import DataError, UsageError, listed_names
+from ltpost.errors import DataError, UsageError, did_you_mean, listed_names
 from ltpost.experiment import Experiment
 from ltpost.fit.options import quiet
 from ltpost.method import NEEDS, Method
@@ -120,8 +119,7 @@ def compare(
         )
     for name in options:
         if name not in chosen:
-            close = difflib.get_close_matches(name, chosen, 1)
-            meant = f"; did you mean {close[0]}?" if close else f"; {listed_names('these are', chosen)}"
+            meant = did_you_mean(name, chosen) or f"; {listed_names('these are', chosen)}"
             raise UsageError(f"{name}= gives options for {name!r}, which is not among the methods that are run{meant}")
     from tqdm.auto import tqdm  # not at the top: every command would wait for it
 

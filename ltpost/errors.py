@@ -42,6 +42,18 @@ def listed_names(begin: str, names: Iterable[str]) -> str:
     return f"{begin} {', '.join(first)} and {last}" if first else f"{begin} {last}"
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like ``name``, as the end of a message; "" where none is.
+
+    >>> did_you_mean("tnrom", ["crt", "tnorm"])
+    '; did you mean tnorm?'
+    """
+    import difflib  # not at the top: every command would wait for it
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -20,7 +20,8 @@ from ltpost.family import Family
 from ltpost.heads import Array, Head
 from ltpost.scores.answers import Answers
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Best, Curve, ExactCurve
+from ltpost.scores.curve import Best, Curve
+from ltpost.scores.exact import ExactCurve
 from ltpost.scores.folds import FOLDS, CrossFitted, cross_fit, each_fold, stratified_folds
 from ltpost.scores.goal import GOALS, OF_ANSWERS, Goal, Limit
 from ltpost.scores.predict import predict

@@ -10,10 +10,8 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import signal
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,6 +52,8 @@ def replacing(
     try:
         mode = _mode_of(target)
         if mode is not None and (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+            import tempfile  # not at the top: every command would wait for it
+
             with tempfile.TemporaryDirectory(prefix="ltpost-") as folder:
                 whole = Path(folder) / target.name
                 yield whole
@@ -225,4 +225,5 @@ def _send(whole: Path, target: Path) -> None:
         raise
     os.set_blocking(descriptor, True)
     with whole.open("rb") as source, os.fdopen(descriptor, "wb") as stream:
-        shutil.copyfileobj(source, stream)
+        while part := source.read(2**20):
+            stream.write(part)

@@ -10,7 +10,7 @@ from ltpost.heads import Array, Head
 from ltpost.model_selection import Selection
 from ltpost.scores.bootstrap import resamples
 from ltpost.scores.goal import Goal
-from ltpost.scores.metrics import SELECT, row_weights, selection_score
+from ltpost.scores.metrics import FIGURES, SELECT, row_weights, selection_score
 from ltpost.scores.predict import predict
 
 RESAMPLES = 200
@@ -51,4 +51,4 @@ class Turn:
         """The figure that is chosen by, of several heads, where rows count ``times`` (N,)."""
         select, split = self._selection.select, self._split
         weights = row_weights(split.labels, self._selection.groups, split.num_classes, times, only=Goal(select).usual)
-        return selection_score(weights @ correct.T, select)
+        return selection_score(dict(zip(FIGURES, weights @ correct.T, strict=True)), select)

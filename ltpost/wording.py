@@ -12,7 +12,8 @@ from ltpost.heads import RescaledHead
 from ltpost.method import TRANSDUCTIVE, Method
 from ltpost.model_selection import Choice
 from ltpost.report.results import Result
-from ltpost.scores.curve import Curve, ExactCurve
+from ltpost.scores.curve import Curve
+from ltpost.scores.exact import ExactCurve
 from ltpost.tables import percent
 
 

@@ -251,8 +251,8 @@ def test_a_head_that_is_not_linear_is_printed_saved_and_evaluated(at_home, metri
 def test_usage_errors_exit_2(at_home):
     assert "'--bias'" in bad(2, "tnorm", "--bias", "none")
     assert "No such option" in bad(2, "tnorm", "--taugrid", "0:1:1")
-    assert "No such command 'tnrom'. Did you mean tnorm?" in bad(2, "tnrom")
-    assert "No such command 'nearest'. See ltpost --help." in bad(2, "nearest")
+    assert "No such command 'tnrom'; did you mean tnorm?" in bad(2, "tnrom")
+    assert "No such command 'nearest'; see ltpost --help" in bad(2, "nearest")
     assert "'--tau-grd'" in (said := bad(2, "tnorm", "--tau-grd", "0:1:1"))
     assert "--tau-grid" in said.replace("--tau-grd", "")
     said = bad(2, "la", "--few-shot", "500")

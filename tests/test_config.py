@@ -6,10 +6,14 @@ import sys
 
 import click
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 from click.testing import CliRunner
 
 from ltpost.cli import cli
-from ltpost.cli.config import tomllib
 
 
 def run(*words):

@@ -10,7 +10,7 @@ from ltpost import DataError, Experiment, FeatureSet, LinearHead, RescaledHead, 
 from ltpost.family import Family
 from ltpost.heads import JointHead
 from ltpost.model_selection import Selection, check_against_curve
-from ltpost.scores.curve import ExactCurve
+from ltpost.scores.exact import ExactCurve
 
 
 def scaled_split(split, factor, *, features=True, logits=True):

@@ -62,9 +62,9 @@ def test_all_and_top1_equal_scikit_learn():
 
 
 def test_harmonic_mean_is_of_the_groups_that_there_are():
-    values = np.array([[0.5], [np.nan], [0.25], [0.4], [0.4]])
+    values = {"many": np.array([0.5]), "medium": np.array([np.nan]), "few": np.array([0.25])}
     assert selection_score(values, "harmonic")[0] == pytest.approx(2 / (1 / 0.5 + 1 / 0.25))
-    assert selection_score(np.zeros((5, 1)), "harmonic")[0] == 0
+    assert selection_score(dict.fromkeys(values, np.zeros(1)), "harmonic")[0] == 0
 
 
 def test_log_prior_and_class_list():

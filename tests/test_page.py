@@ -21,7 +21,7 @@ from ltpost.page import write_report
 from ltpost.page.content import STEPS, confused_pairs, content, slider_values
 from ltpost.page.packed import drawn, packed, safe_json
 from ltpost.scores.changes import changes
-from ltpost.scores.curve import ExactCurve
+from ltpost.scores.exact import ExactCurve
 from ltpost.tables import percent
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

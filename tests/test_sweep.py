@@ -10,7 +10,7 @@ from ltpost import DataError, FeatureSet, LinearHead, UsageError
 from ltpost.data.priors import shot_groups
 from ltpost.heads import RescaledHead
 from ltpost.heads.blocks import score_blocks
-from ltpost.scores.curve import ExactCurve
+from ltpost.scores.exact import ExactCurve
 from ltpost.scores.intervals import Slopes, affine_interval, quick_interval, scaled_interval
 from ltpost.scores.metrics import FIGURES
 from ltpost.scores.predict import predict

@@ -6,7 +6,6 @@ from its declaration. Packages add commands through the entry point group ``ltpo
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from ltpost._version import __version__
 from ltpost.cli import signals
 from ltpost.cli.config import configurable
 from ltpost.cli.encoding import never_fail
-from ltpost.errors import LtpostError
+from ltpost.errors import LtpostError, did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -90,9 +89,8 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's; a name that does not exist gets a suggestion."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            meant = f" Did you mean {close[0]}?" if close else " See ltpost --help."
-            ctx.fail(f"No such command '{args[0]}'.{meant}")
+            meant = did_you_mean(args[0], self.list_commands(ctx)) or "; see ltpost --help"
+            ctx.fail(f"No such command '{args[0]}'{meant}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

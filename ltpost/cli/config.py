@@ -9,12 +9,11 @@ The command line goes before the file, the section of a command before what stan
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,8 @@ import click
 
 from ltpost._version import __version__
 from ltpost.data import distributed
-from ltpost.errors import DataError, UsageError
+from ltpost.errors import DataError, UsageError, did_you_mean
 from ltpost.output import replacing
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _OWN = ("config", "write_config")
 _WRITE_TO = "ltpost.write_config"
@@ -85,6 +79,10 @@ def options_of(
         DataError: the file is not there, or is not TOML.
         UsageError: a section or an option that there is not, or a value that it cannot have.
     """
+    if sys.version_info >= (3, 11):
+        import tomllib  # not at the top: every command would wait for it
+    else:
+        import tomli as tomllib
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -96,18 +94,18 @@ def options_of(
     commands = all_commands() if set(sections) | set(shared) else {}
     for name in sections:
         if name not in commands:
-            raise UsageError(f"{path}: [{name}] is no command of ltpost{_meant(name, commands)}")
+            raise UsageError(f"{path}: [{name}] is no command of ltpost{did_you_mean(name, commands)}")
     known, found = _flags(ctx.command), {}
     for name in shared:
         everywhere = {flag for command in commands.values() for flag in _flags(command)}
         if name not in everywhere:
-            raise UsageError(f"{path}: {name} is no option of any command{_meant(name, everywhere)}")
+            raise UsageError(f"{path}: {name} is no option of any command{did_you_mean(name, everywhere)}")
     section = str(ctx.info_name)
     for name, value in {**shared, **sections.get(section, {})}.items():
         if name in known:
             found[str(known[name].name)] = _value(path, name, value, known[name], ctx)
         elif name not in shared:
-            raise UsageError(f"{path}: {name} is no option of {section}{_meant(name, known)}")
+            raise UsageError(f"{path}: {name} is no option of {section}{did_you_mean(name, known)}")
     return found
 
 
@@ -115,11 +113,6 @@ def _flags(command: click.Command) -> dict[str, click.Option]:
     """The options of a command by their names without dashes in front."""
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     return {flag[2:]: one for one in options for flag in one.opts if flag.startswith("--") and one.name not in _OWN}
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _value(path: Path, name: str, value: Any, option: click.Option, ctx: click.Context) -> Any:

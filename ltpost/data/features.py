@@ -1,7 +1,7 @@
 """A feature set: the cached features, logits and labels of one split, and what is known of its classes.
 
-What this module does not do: read or write files (``load``, ``save``), read rows (``matrices``), or state the rules of
-the format (``checks``).
+What this module does not do: read or write files (``load``, ``save``), read rows (``matrices``), pick out one of
+several experts (``with_experts``), or state the rules of the format (``checks``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.data import checks, views
-from ltpost.data.expert_columns import columns_of, widths_of
+from ltpost.data.expert_columns import widths_of
 from ltpost.data.layers import Layer
-from ltpost.data.matrices import Matrices
 from ltpost.data.priors import FEW_SHOT, MANY_SHOT, ShotGroups, shot_groups
 from ltpost.data.rows import Rows, decoded
 from ltpost.data.save import save_split
+from ltpost.data.with_experts import WithExperts
 from ltpost.errors import DataError
-from ltpost.heads import Array, ExpertHead, JoinedHead, JointHead, LinearHead
+from ltpost.heads import Array, JoinedHead, JointHead, LinearHead
 from ltpost.heads.blocks import score_blocks
 
 MOST_CLASSES = 10**8  # of which counts still fit into memory
@@ -32,7 +32,7 @@ MOST_CLASSES = 10**8  # of which counts still fit into memory
 UNNAMED = "features"
 
 
-class FeatureSet(Matrices):
+class FeatureSet(WithExperts):
     """One split: features (N, D), labels (N,), logits (N, C), the joint classifier and the class counts.
 
     Built by :func:`load` from a file, or from arrays. Rows with ``valid == 0`` are left out of everything
@@ -252,56 +252,6 @@ class FeatureSet(Matrices):
         if self.head is None:
             self.head = other.head
             self._check_head()
-
-    def expert(self, number: int) -> FeatureSet:
-        """One of several experts, as a feature set of its own.
-
-        A file of E experts holds their features side by side, and as the joint classifier the mean of theirs, which is
-        linear in all columns: W = [W_0 … W_{E-1}] / E, b = mean of b_e. So every method runs on the mean as it stands,
-        and on one expert with this.
-
-        Raises:
-            DataError: there is no such expert.
-        """
-        checks.require(
-            self.name,
-            0 <= number < self.num_experts,
-            f"holds experts 0 to {self.num_experts - 1}, but not {number}",
-        )
-        if number not in self._experts:
-            self._experts[number] = self._with_columns(number)
-        return self._experts[number]
-
-    def _with_columns(self, number: int) -> FeatureSet:
-        """The expert that has some of the columns."""
-        assert self._features is not None
-        part = copy(self)
-        part.name, part.num_experts, part.expert_widths = f"{self.name}, expert {number}", 1, ()
-        part.expert_bias, part._experts, part._logits = None, {}, None
-        part.attrs = {**self.attrs, "experts": 1, "expert": number}
-        part.attrs.pop("expert_widths", None)
-        part._features = Rows(self._features.source, self._features.index, columns_of(self.expert_widths, number))
-        if isinstance(self.head, JoinedHead):
-            layer = self.head.experts[number].head.linear()
-            part.head = layer if isinstance(layer, LinearHead) else None
-        part.view_rows = None if self.view_rows is None else self.view_rows.expert(number)
-        return part
-
-    @property
-    def experts(self) -> list[ExpertHead]:
-        """The heads of several experts, each of which reads its own columns or its own file.
-
-        Raises:
-            DataError: there is one expert only, or no head is known.
-        """
-        if self.num_experts < 2:
-            raise DataError(
-                f"{self.name}: holds one expert only; extract a checkpoint of several with --expert all, or name the "
-                "folders of several networks with folder=a,b"
-            )
-        if isinstance(self.head, JoinedHead):
-            return self.head.experts
-        return [ExpertHead(self.expert(number).joint, number) for number in range(self.num_experts)]
 
     @property
     def samples(self) -> NDArray[np.int64]:

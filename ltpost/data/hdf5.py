@@ -1,7 +1,8 @@
 """Reading an HDF5 file that may be damaged, or made to do harm.
 
 Only what is asked for is read, by name; nothing outside of the file is; and every error of the library is a DataError
-of one sentence. What this module does not do: know what a feature file holds (``load``).
+of one sentence. What this module does not do: know what a feature file holds (``load``), or how HDF5 lays out its texts
+(``heaps``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,17 +19,16 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
+from ltpost.data import heaps
 from ltpost.data.rows import StoredDataset, damaged, decoded
 from ltpost.errors import DataError
 from ltpost.heads import Array
 
 _MOST_LINKS = 16
-_HEAP = b"GCOL\x01\x00\x00\x00"  # a global heap, which holds texts: signature, version, three zeros
 #: what h5py raises for a damaged file
 _LIBRARY_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 #: types of attributes
 _SIMPLE = (h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID)
-_TEXT_CLASS = 9  # in the first byte of a type: of variable length
 _LARGE = 2**20  # bytes of a dataset that are not searched for heaps
 
 
@@ -203,47 +202,24 @@ class File:
         return node
 
     def _check_heaps(self) -> None:
-        """Refuse a damaged heap of texts: HDF5 would search it for ever.
-
-        A heap is a row of objects: number, references (2 bytes each), 4 zeros, size (8 bytes), and the value. The
-        object number 0 is the free room at the end. HDF5 goes on by its size, and by nothing if that is 0.
-        """
-        if self._heaps is not None:
-            return
-        heaps = set()
-        with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for start, stop in self._small_parts(len(content)):
-                place = content.find(_HEAP, start, stop)
-                while place >= 0:
-                    self._require(_heap_is_sound(content, place), f"is damaged: the texts at byte {place:,}")
-                    heaps.add(place)
-                    place = content.find(_HEAP, place + 8, stop)
-        self._heaps = heaps
+        """Refuse a damaged heap of texts: HDF5 would search it for ever."""
+        if self._heaps is None:
+            with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                self._heaps = set()
+                for place, is_sound in heaps.all_heaps(content, self._small_parts(len(content))):
+                    self._require(is_sound, f"is damaged: the texts at byte {place:,}")
+                    self._heaps.add(place)
 
     def _leads_to_a_heap(self, name: str) -> bool:
-        """Whether the place that an attribute names for its text is a heap; HDF5 would search elsewhere for ever.
-
-        An attribute in an object header: version, flags, sizes of name, type and shape (2 bytes each), from version 3
-        on the encoding, then those three (in version 1 filled up to 8 bytes), then the value: length (4 bytes), place
-        of the heap (8), number (4).
-        """
-        text, heaps = name.encode() + b"\0", self._heaps or set()
-        user_block = self._file.userblock_size
+        """Whether the place that an attribute names for its text is a heap; HDF5 would search elsewhere for ever."""
         with self._raw() as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for start, stop in self._small_parts(len(content)):
-                place = content.find(text, start, stop)
-                while place >= 0:
-                    for begin in (place - 8, place - 9):
-                        value = _value_of_attribute(content, begin, len(text))
-                        if value is not None:
-                            return not value[0] or value[1] + user_block in heaps
-                    place = content.find(text, place + 1, stop)
-        return True
+            text = heaps.text_of_attribute(content, self._small_parts(len(content)), name)
+        return text is None or not text[0] or text[1] + self._file.userblock_size in (self._heaps or ())
 
     def _small_parts(self, size: int) -> list[tuple[int, int]]:
         """The parts of the file, of ``size`` bytes, that hold no large matrix."""
         if self._small is None:
-            self._small = list(_outside(self._extents(), size))
+            self._small = list(heaps.outside(self._extents(), size))
         return self._small
 
     def _extents(self) -> Iterator[tuple[int, int]]:
@@ -294,49 +270,3 @@ def _written(dataset: h5py.Dataset) -> tuple[int, int]:
 def _is_plain(dataset: h5py.Dataset) -> bool:
     """Whether the bytes in the file are those of numpy's type; h5py reads unusual floats as the next larger type."""
     return bool(dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype, logical=True))
-
-
-def _outside(extents: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file of ``size`` bytes that no extent covers.
-
-    >>> list(_outside(iter([(10, 20), (15, 30)]), 50))
-    [(0, 10), (30, 50)]
-    """
-    start = 0
-    for begin, end in sorted(extents):
-        if begin > start:
-            yield start, begin
-        start = max(start, end)
-    if start < size:
-        yield start, size
-
-
-def _value_of_attribute(content: mmap.mmap, begin: int, name_bytes: int) -> tuple[int, int] | None:
-    """Length and place of the text of an attribute that is one text; None where no such attribute begins here."""
-    if begin < 0 or begin + 9 > len(content):
-        return None
-    version, flags, name, kind, shape = struct.unpack_from("<BBHHH", content, begin)
-    if version not in (1, 2, 3) or flags or name != name_bytes or not 8 <= kind <= 64 or not 4 <= shape <= 16:
-        return None
-    sizes = [-(-size // 8) * 8 if version == 1 else size for size in (name, kind, shape)]
-    start = begin + 8 + (version == 3)
-    value = start + sum(sizes)
-    if value + 16 > len(content) or content[start + sizes[0]] & 15 != _TEXT_CLASS:
-        return None
-    length, place = struct.unpack_from("<IQ", content, value)
-    return length, place
-
-
-def _heap_is_sound(content: mmap.mmap, place: int) -> bool:
-    """Whether the objects of a heap fill it, or end with its free room."""
-    (size,) = struct.unpack_from("<Q", content, place + 8) if place + 16 <= len(content) else (0,)
-    position, end = place + 16, place + size
-    if size < 16 or end > len(content):
-        return False
-    while end - position >= 16:
-        number, length = struct.unpack_from("<H6xQ", content, position)
-        step = length if number == 0 else 16 + (length + 7) // 8 * 8
-        if step < 16 or position + step > end:
-            return False
-        position += step
-    return True

@@ -6,12 +6,11 @@ methods through the entry point group ``ltpost.methods``, whose objects are meth
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ltpost.errors import UsageError
+from ltpost.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -152,9 +151,8 @@ def get(key: str) -> Method:
     if key in others:
         loaded: Method = others[key].load()
         return loaded
-    close = difflib.get_close_matches(key, all_keys(), 1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    raise UsageError(f"the method must be one of {', '.join(all_keys())}, but is {key!r}{meant}")
+    keys = all_keys()
+    raise UsageError(f"the method must be one of {', '.join(keys)}, but is {key!r}{did_you_mean(key, keys)}")
 
 
 def label_of(name: str) -> str:

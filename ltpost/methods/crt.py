@@ -25,8 +25,6 @@ def crt(train: FeatureSet, *, fit: HeadFit = FIT) -> Family:
     Args:
         train: training features (N, D) and labels; several views of a sample are several rows.
         fit: the solver and its options.
-        solver: convex, or sgd, the recipe of the paper. Default convex, but sgd where an option of sgd is given, or
-            where convex would keep a CPU busy for hours.
 
     Returns:
         Heads along the strength (convex), or one head (sgd).

@@ -28,8 +28,6 @@ def crt_train_val(train: FeatureSet, val: FeatureSet, *, fit: HeadFit = FIT) -> 
         train: training features (N, D) and labels.
         val: labelled rows that the network has not seen, drawn at random.
         fit: the solver and its options.
-        solver: convex, or sgd, the recipe of the paper. Default convex, but sgd where an option of sgd is given, or
-            where convex would keep a CPU busy for hours.
 
     Returns:
         Heads along the strength (convex), or one head (sgd).

@@ -36,8 +36,10 @@ def resamples(
     sizes = sizes[sizes > 0]
     draws = np.maximum(sizes - 1, 1)
     first, size = np.repeat(np.cumsum(sizes) - sizes, draws), np.repeat(sizes, draws).astype(np.float32)
-    counts_as = np.empty(len(order))
-    counts_as[order] = np.repeat(sizes / draws, sizes)
+    counts_as = np.repeat(sizes / draws, sizes)
+    place = np.empty_like(order)  # of each unit among the sorted ones
+    place[order] = np.arange(len(order))
+    place = place[unit]
     for _ in range(num):  # u < 1 is at most 1 - 2⁻²⁴, and u · size never rounds to size
-        drawn = order[first + (rng.random(len(first), dtype=np.float32) * size).astype(np.int64)]
-        yield (np.bincount(drawn, minlength=len(order)) * counts_as)[unit]
+        drawn = first + (rng.random(len(first), dtype=np.float32) * size).astype(np.int32)
+        yield (np.bincount(drawn, minlength=len(order)) * counts_as)[place]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltpost.heads import Array
-from ltpost.scores.curve import Curve, ExactCurve
+from ltpost.scores.curve import Curve
+from ltpost.scores.exact import ExactCurve
 
 Integers = NDArray[np.int64]
 

@@ -16,7 +16,8 @@ FOLDS = 5
 
 def each_fold(folds: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Row numbers inside and outside of every fold that has both."""
-    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in np.unique(folds)]
+    numbers = range(int(folds.max(initial=-1)) + 1)
+    pairs = [(np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)) for fold in numbers]
     return [(inside, rest) for inside, rest in pairs if len(inside) and len(rest)]
 
 

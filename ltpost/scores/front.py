@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ltpost.heads import Array
 from ltpost.scores.crossed import CrossedCurve
-from ltpost.scores.curve import Curve, ExactCurve
+from ltpost.scores.curve import Curve
+from ltpost.scores.exact import ExactCurve
 from ltpost.scores.metrics import FIGURES, Figures
 
 

@@ -106,8 +106,7 @@ class Goal:
         """What is maximised, from figures by name; (K,) for K values of a parameter."""
         if self.select in OF_ANSWERS:
             return -values["cost"] if self.select == "cost" else values[self.select]
-        size = len(next(iter(values.values())))
-        return selection_score(np.stack([values.get(name, np.full(size, np.nan)) for name in FIGURES]), self.select)
+        return selection_score(values, self.select)
 
     def ranked(
         self, values: Mapping[str, Array], allowed: NDArray[np.bool_], floors: Mapping[Limit, float]
@@ -123,6 +122,8 @@ class Goal:
             DataError: a figure is not defined here.
         """
         score = self.score(values)
+        if not self.keep:
+            return np.where(allowed, score, -np.inf), 0.0
         missed = np.zeros(len(score))
         for limit in self.keep:
             value = values[limit.figure]

@@ -9,7 +9,7 @@ NOTE[DIFF]: the reference code (classifier-balancing, ``shot_acc``) reports an e
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -81,20 +81,18 @@ def row_weights(
     return weights
 
 
-def selection_score(values: Array, select: str) -> Array:
-    """The figure that a choice maximises, from (5, …) figures; ``harmonic`` is their harmonic mean over the groups.
+def selection_score(values: Mapping[str, Array], select: str) -> Array:
+    """The figure that a choice maximises, from figures by name; ``harmonic`` is their harmonic mean over the groups.
 
     Raises:
         DataError: the figure is not defined here (no training counts, or an empty group).
     """
     if select == "harmonic":
-        known = values[:3][~np.isnan(values[:3]).reshape(3, -1).any(axis=1)]
+        known = [values[name] for name in GROUPS if not np.isnan(values[name]).any()]
         with np.errstate(divide="ignore"):
-            score: Array = (
-                len(known) / (1 / np.abs(known)).sum(axis=0) if len(known) else np.full(values.shape[1:], np.nan)
-            )
+            score = len(known) / np.sum([1 / np.abs(value) for value in known], axis=0) if known else values["many"]
     else:
-        score = values[FIGURES.index(select)]
+        score = values[select]
     if np.isnan(score).any():
         raise DataError(
             f"select= {select} is not defined here: the split has no class of that group, or class_counts are missing"

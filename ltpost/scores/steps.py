@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,11 @@ class Range:
     starts: Array
     stops: Array
     wide: NDArray[np.bool_]
+
+    @cached_property
+    def allowed(self) -> NDArray[np.bool_]:
+        """(K + 1,), which steps may be chosen: those with a width, or all where none has."""
+        return self.wide if self.wide.any() else np.ones_like(self.wide)
 
 
 def figure_steps(within: Range, weights: Array | Sequence[Array], times: Array | None = None) -> Array:

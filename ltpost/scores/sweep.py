@@ -11,7 +11,7 @@ from ltpost.heads import Array, Head
 from ltpost.heads.blocks import score_blocks
 from ltpost.scores import on_cpu
 from ltpost.scores.answers import Answers, answers_between, mixed_answers
-from ltpost.scores.curve import ExactCurve
+from ltpost.scores.exact import ExactCurve
 from ltpost.scores.intervals import Slopes, affine_interval
 
 
