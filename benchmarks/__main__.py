@@ -31,8 +31,8 @@ def table(results: dict[str, list[dict[str, object]]]) -> str:
     lines = [
         "# Results",
         "",
-        "Made by `python -m benchmarks`; every ratio was measured in one run, medians of repeats that took turns. Longer",
-        "measurements, and why goals are missed: `PROFILES.md`.",
+        "Made by `python -m benchmarks`; every ratio was measured in one run, medians of repeats that took turns.",
+        "Longer measurements, and why goals are missed: `PROFILES.md`.",
     ]
     for title, rows in results.items():
         lines += ["", f"## {title}", "", "| what | value | unit | goal | met |", "| --- | ---: | --- | --- | --- |"]
